@@ -1,0 +1,49 @@
+"""Packaging. To release: set the version in src/vtn_hf/__init__.py, run `make quality test`, tag, upload."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+root = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (root / "src/vtn_hf/__init__.py").read_text(encoding="utf-8")).group(1)
+
+extras = {
+    # `AutoVideoProcessor` exists only where torchvision does, in the version made for the installed torch.
+    "torchvision": ["torchvision"],
+    "timm": ["timm"],
+    "examples": ["matplotlib"],
+    "test": ["pytest", "timm"],
+    "quality": ["ruff"],
+}
+extras["dev"] = extras["examples"] + extras["test"] + extras["quality"]
+
+setup(
+    name="vtn_hf",
+    version=version,
+    description="Video Transformer Network (VTN) for Hugging Face transformers",
+    long_description=(root / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    package_data={"vtn_hf.data": ["*.txt"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.6",
+        "transformers>=5.23",
+        "datasets>=5.2",
+        "accelerate>=1.15",
+        "evaluate>=0.4.6",
+        "av>=14",
+        "safetensors",
+        "huggingface-hub",
+        # transformers' image and video processors exist only where PIL does.
+        "pillow",
+        "numpy",
+        "pyyaml",
+        "tqdm",
+    ],
+    extras_require=extras,
+)
