@@ -1,0 +1,180 @@
+"""The configuration of a Video Transformer Network: fields, defaults and the rules that tie them together."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig
+
+
+POSITION_EMBEDDING_TYPES = ("learned", "sinusoidal", "none")
+
+# Where a vision config keeps the width of its pooled output. The order matters: MobileViT has `hidden_sizes` too, but
+# pools after its neck.
+_FEATURE_SIZE_FIELDS = ("neck_hidden_sizes", "hidden_size", "hidden_sizes", "hidden_dim", "num_features")
+
+
+def get_backbone_feature_size(backbone_config: PreTrainedConfig) -> int:
+    """
+    Returns the width of the one vector that a backbone gives per frame.
+
+    Args:
+        backbone_config (`PreTrainedConfig`):
+            The configuration of a vision model that `AutoModel` can build.
+
+    Returns:
+        `int`: The number of features per frame.
+
+    Raises:
+        ValueError: If the configuration does not tell.
+    """
+    if backbone_config.model_type == "timm_wrapper":
+        import timm
+
+        model_args = backbone_config.model_args or {}
+        return timm.create_model(backbone_config.architecture, pretrained=False, **model_args).num_features
+    for field in _FEATURE_SIZE_FIELDS:
+        size = getattr(backbone_config, field, None)
+        if size is not None:
+            return size if isinstance(size, int) else size[-1]
+    raise ValueError(
+        f"Cannot tell how many features a `{backbone_config.model_type}` backbone gives per frame: "
+        f"{type(backbone_config).__name__} has none of the fields {', '.join(_FEATURE_SIZE_FIELDS)}."
+    )
+
+
+@strict
+class VTNConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`VTNModel`] or [`VTNForVideoClassification`]. The defaults are those of ViT-B-VTN, the main
+    model of [Video Transformer Network](https://huggingface.co/papers/2102.00719).
+
+    Args:
+        backbone_config (`dict` or `PreTrainedConfig`, *optional*):
+            Configuration of the 2D backbone, any vision model that `AutoModel` can build. Defaults to ViT-B/16 at
+            224 x 224 pixels.
+        hidden_size (`int`, *optional*):
+            Width of the temporal encoder. Defaults to the backbone's feature width; if the two differ, a linear
+            projection joins them.
+        num_hidden_layers (`int`, *optional*, defaults to 3):
+            Number of layers of the temporal encoder.
+        num_attention_heads (`int`, *optional*, defaults to 12):
+            Number of attention heads in each layer; must divide `hidden_size`.
+        intermediate_size (`int`, *optional*, defaults to 3072):
+            Width of the feed-forward network in each layer.
+        attention_window (`int` or `list[int]`, *optional*, defaults to 18):
+            Two-sided size of the sliding attention window, in frames: 18 lets a frame attend to 9 frames on each side
+            of it. Even and positive; one number, or one per layer.
+        max_position_embeddings (`int`, *optional*, defaults to 288):
+            Rows of the position table. Frame positions wrap at this minus 2; the last two rows belong to the class
+            token and to padding.
+        position_embedding_type (`str`, *optional*, defaults to `"learned"`):
+            `"learned"`, `"sinusoidal"` (fixed) or `"none"`.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the feed-forward networks and of the classification head.
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.1):
+            Dropout probability of the embeddings, the attention outputs and the feed-forward outputs.
+        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.1):
+            Dropout probability of the attention weights.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-12):
+            Epsilon of the layer normalisations in the temporal encoder.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the normal distribution that initialises the weights.
+        classifier_hidden_size (`int`, *optional*):
+            Width of the hidden layer of the classification head. Defaults to `hidden_size`.
+        classifier_dropout (`float`, *optional*, defaults to 0.5):
+            Dropout probability inside the classification head.
+        num_frames (`int`, *optional*, defaults to 250):
+            Frames taken from a video at inference: what `pipeline()` asks the processor for.
+        frames_per_chunk (`int`, *optional*):
+            Frames per call of the backbone at inference, which bounds the memory; `None` passes all at once.
+
+    Raises:
+        ValueError: If fields contradict each other (a `StrictDataclassClassValidationError` that quotes them).
+
+    Example:
+
+    ```python
+    >>> from vtn_hf import VTNConfig, VTNModel
+
+    >>> config = VTNConfig(backbone_config={"model_type": "resnet", "depths": [1, 1, 1, 1]}, num_attention_heads=8)
+    >>> model = VTNModel(config)
+    >>> model.config.hidden_size
+    2048
+
+    ```"""
+
+    model_type = "vtn"
+    # transformers 5.23 would rather have `sub_configs_defaults`, which sends a missing backbone config to its own
+    # default and which older releases do not know; this older spelling is understood by all.
+    sub_configs = {"backbone_config": AutoConfig}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    hidden_size: int | None = None
+    num_hidden_layers: int = 3
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    attention_window: int | list[int] | tuple[int, ...] = 18
+    max_position_embeddings: int = 288
+    position_embedding_type: str = "learned"
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    classifier_hidden_size: int | None = None
+    classifier_dropout: float | int = 0.5
+    num_frames: int = 250
+    frames_per_chunk: int | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.backbone_config is None:
+            # ViT-B/16 as timm, and so the original, builds it: its layer norms have epsilon 1e-6.
+            self.backbone_config = AutoConfig.for_model("vit", layer_norm_eps=1e-6)
+        elif isinstance(self.backbone_config, dict):
+            if "model_type" not in self.backbone_config:
+                raise ValueError(
+                    f"`backbone_config` needs a `model_type`, got the keys {sorted(self.backbone_config)}."
+                )
+            self.backbone_config = AutoConfig.for_model(**self.backbone_config)
+        if self.hidden_size is None:
+            self.hidden_size = get_backbone_feature_size(self.backbone_config)
+        if self.classifier_hidden_size is None:
+            self.classifier_hidden_size = self.hidden_size
+        super().__post_init__(**kwargs)
+
+    @property
+    def attention_windows(self) -> tuple[int, ...]:
+        """The two-sided attention window of each layer, in frames."""
+        if isinstance(self.attention_window, int):
+            return (self.attention_window,) * self.num_hidden_layers
+        return tuple(self.attention_window)
+
+    def validate_architecture(self):
+        """Part of `@strict`-powered validation. Checks the rules that tie fields together."""
+        super().validate_architecture()
+        for field in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_frames"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"`{field}` must be at least 1, got {getattr(self, field)}.")
+        if self.frames_per_chunk is not None and self.frames_per_chunk < 1:
+            raise ValueError(f"`frames_per_chunk` must be at least 1 or None, got {self.frames_per_chunk}.")
+        if self.hidden_size % self.num_attention_heads != 0:
+            raise ValueError(
+                f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
+                f"({self.num_attention_heads})."
+            )
+        if len(self.attention_windows) != self.num_hidden_layers:
+            raise ValueError(
+                f"`attention_window` has {len(self.attention_windows)} entries for {self.num_hidden_layers} layers."
+            )
+        for window in self.attention_windows:
+            if window < 2 or window % 2 != 0:
+                raise ValueError(f"`attention_window` must be even and positive, got {self.attention_window}.")
+        if self.max_position_embeddings < 3:
+            raise ValueError(f"`max_position_embeddings` must be at least 3, got {self.max_position_embeddings}.")
+        if self.position_embedding_type not in POSITION_EMBEDDING_TYPES:
+            raise ValueError(
+                f"`position_embedding_type` must be one of {', '.join(POSITION_EMBEDDING_TYPES)}, "
+                f"got {self.position_embedding_type!r}."
+            )
+
+
+__all__ = ["VTNConfig"]
