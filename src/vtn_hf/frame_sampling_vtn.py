@@ -1,0 +1,84 @@
+"""Which frames of a video to use: pure index arithmetic on frame counts and rates, no video needed."""
+
+import numpy as np
+
+
+def sample_uniform(total_num_frames: int, num_frames: int | None = None) -> np.ndarray:
+    """
+    Spreads `num_frames` frames over the whole video, the first and the last included.
+
+    Args:
+        total_num_frames (`int`): Frames in the video.
+        num_frames (`int`, *optional*): Frames to take. A video with fewer gives all of its frames, none twice, as does
+            any video when this is `None`.
+
+    Returns:
+        `np.ndarray` of int64: Increasing frame numbers, `min(num_frames, total_num_frames)` of them.
+
+    Raises:
+        ValueError: If a number is not positive.
+    """
+    _check_positive(total_num_frames=total_num_frames, num_frames=1 if num_frames is None else num_frames)
+    if num_frames is None or num_frames >= total_num_frames:
+        return np.arange(total_num_frames)
+    return np.linspace(0, total_num_frames - 1, num_frames).astype(np.int64)
+
+
+def sample_clip(
+    total_num_frames: int, num_frames: int, span: float | None = None, generator: np.random.Generator | None = None
+) -> np.ndarray:
+    """
+    Spreads `num_frames` frames over a clip of the video that starts anywhere, for training.
+
+    Args:
+        total_num_frames (`int`): Frames in the video.
+        num_frames (`int`): Frames to take.
+        span (`float`, *optional*): Length of the clip, in frames of the video. Defaults to the whole video.
+        generator (`np.random.Generator`, *optional*): Draws the start of the clip; without one, the clip is the
+            central one.
+
+    Returns:
+        `np.ndarray` of int64: `num_frames` frame numbers, never decreasing; a clip with fewer frames repeats some, so
+        that clips of a batch are of equal length.
+
+    Raises:
+        ValueError: If a number is not positive.
+    """
+    span = total_num_frames if span is None else span
+    _check_positive(total_num_frames=total_num_frames, num_frames=num_frames, span=span)
+    slack = max(total_num_frames - span, 0)
+    start = slack / 2 if generator is None else generator.uniform(0, slack)
+    # The original's rule (PySlowFast's decoder): from the start to one frame before the end, fractions cut off.
+    indices = np.linspace(start, start + span - 1, num_frames)
+    return np.clip(indices, 0, total_num_frames - 1).astype(np.int64)
+
+
+def sample_pyslowfast_full_video(
+    total_num_frames: int, fps: float, num_frames: int = 250, target_fps: float = 25
+) -> np.ndarray:
+    """
+    The frames that the original sees when it evaluates on full videos: the first `num_frames / target_fps` seconds
+    (10 s) spread over `num_frames` frames, with repeats where the video has fewer.
+
+    Args:
+        total_num_frames (`int`): Frames in the video.
+        fps (`float`): Frames per second of the video.
+        num_frames (`int`, *optional*, defaults to 250): Frames to take.
+        target_fps (`float`, *optional*, defaults to 25): The rate at which the original counts clip lengths.
+
+    Returns:
+        `np.ndarray` of int64: `num_frames` frame numbers, never decreasing.
+
+    Raises:
+        ValueError: If a number is not positive.
+    """
+    _check_positive(total_num_frames=total_num_frames, fps=fps, num_frames=num_frames, target_fps=target_fps)
+    # In a video that is too short the original counts one frame too many, and then clips.
+    end = min(num_frames / target_fps * fps - 1, total_num_frames)
+    return np.clip(np.linspace(0, end, num_frames), 0, total_num_frames - 1).astype(np.int64)
+
+
+def _check_positive(**numbers: float):
+    for name, number in numbers.items():
+        if not number > 0:
+            raise ValueError(f"`{name}` must be positive, got {number}.")

@@ -1,0 +1,368 @@
+"""From decoded frames to `pixel_values`. The pixel maths of both processors lives here, once, in plain torch."""
+
+import os
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature, get_size_dict
+from transformers.image_transforms import get_resize_output_image_size
+from transformers.image_utils import (
+    ChannelDimension,
+    ImageInput,
+    SizeDict,
+    infer_channel_dimension_format,
+    is_pil_image,
+    make_nested_list_of_images,
+)
+from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import TensorType
+
+
+PIXEL_PROTOCOLS = ("transformers", "pyslowfast")
+
+# Keys as in PIL's Resampling, values as in torch.
+_INTERPOLATION = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
+
+
+def resize_frames(frames: torch.Tensor, size: SizeDict, resample: int, antialias: bool = True) -> torch.Tensor:
+    """
+    Resizes frames as torchvision does.
+
+    Args:
+        frames (`torch.Tensor` of shape `(frames, channels, height, width)`): uint8 or float; keeps its dtype.
+        size (`SizeDict`): `shortest_edge`, or `height` and `width`, in pixels.
+        resample (`int`): 0 (nearest), 2 (bilinear) or 3 (bicubic), as PIL numbers them.
+        antialias (`bool`, *optional*, defaults to `True`): Low-pass filter when making the frames smaller.
+
+    Raises:
+        ValueError: If `size` or `resample` is something else.
+    """
+    if resample not in _INTERPOLATION:
+        raise ValueError(
+            f"`resample` must be one of {sorted(_INTERPOLATION)} (nearest, bilinear, bicubic), got {resample}."
+        )
+    if size.shortest_edge:
+        new_size = get_resize_output_image_size(
+            frames, size.shortest_edge, default_to_square=False, input_data_format=ChannelDimension.FIRST
+        )
+    elif size.height and size.width:
+        new_size = (size.height, size.width)
+    else:
+        raise ValueError(f"`size` must have the key `shortest_edge`, or `height` and `width`, got {dict(size)}.")
+    if tuple(frames.shape[-2:]) == new_size:
+        return frames
+    mode = _INTERPOLATION[resample]
+    antialias = antialias and mode != "nearest-exact"
+    if frames.dtype == torch.uint8 and frames.device.type != "cpu":
+        # Only the CPU has kernels for bytes.
+        resized = nn.functional.interpolate(frames.float(), new_size, mode=mode, antialias=antialias)
+        return resized.round_().clamp_(0, 255).to(torch.uint8)
+    return nn.functional.interpolate(frames, new_size, mode=mode, antialias=antialias)
+
+
+def crop_frames(frames: torch.Tensor, size: SizeDict, position: float = 0.5, round_up: bool = False) -> torch.Tensor:
+    """
+    Crops frames, after padding them with zeros where they are smaller than the crop.
+
+    Args:
+        frames (`torch.Tensor` of shape `(frames, channels, height, width)`): Any dtype.
+        size (`SizeDict`): `height` and `width` of the crop, in pixels.
+        position (`float`, *optional*, defaults to 0.5): Where along the longer side the crop lies, from 0 (left or
+            top) to 1 (right or bottom); along the shorter side it is in the centre.
+        round_up (`bool`, *optional*, defaults to `False`): Round odd margins up, as PySlowFast does, instead of down.
+    """
+    height, width = frames.shape[-2:]
+    if size.height > height or size.width > width:
+        extra_height, extra_width = max(size.height - height, 0), max(size.width - width, 0)
+        padding = (extra_width // 2, (extra_width + 1) // 2, extra_height // 2, (extra_height + 1) // 2)
+        frames = nn.functional.pad(frames, padding)
+        height, width = frames.shape[-2:]
+    along_height, along_width = (position, 0.5) if height > width else (0.5, position)
+    round_offset = np.ceil if round_up else np.floor
+    top = int(round_offset((height - size.height) * along_height))
+    left = int(round_offset((width - size.width) * along_width))
+    return frames[..., top : top + size.height, left : left + size.width]
+
+
+def rescale_and_normalize(
+    frames: torch.Tensor,
+    rescale_factor: float | None,
+    image_mean: tuple[float, ...] | float | None,
+    image_std: tuple[float, ...] | float | None,
+) -> torch.Tensor:
+    """
+    Computes `(frames * rescale_factor - image_mean) / image_std` in one pass.
+
+    Args:
+        frames (`torch.Tensor` of shape `(frames, channels, height, width)`): uint8 or float.
+        rescale_factor (`float`, *optional*): `None` leaves the scale as it is.
+        image_mean, image_std (`tuple[float]` or `float`, *optional*): Per channel or for all; `None` does not
+            normalise.
+
+    Returns:
+        `torch.Tensor`: Of dtype float32, or that of `frames` if they are float already.
+
+    Raises:
+        ValueError: If there are more or fewer means or deviations than channels.
+    """
+    frames = frames.contiguous() if frames.is_floating_point() else frames.float(memory_format=torch.contiguous_format)
+    scale = 1.0 if rescale_factor is None else rescale_factor
+    if image_mean is None:
+        return frames * scale
+    mean, std = (
+        torch.tensor(numbers, dtype=frames.dtype, device=frames.device) for numbers in (image_mean, image_std)
+    )
+    for name, numbers in (("image_mean", mean), ("image_std", std)):
+        if numbers.numel() not in (1, frames.shape[1]):
+            raise ValueError(f"`{name}` has {numbers.numel()} entries for frames of {frames.shape[1]} channels.")
+    shift = (-mean / std).reshape(-1, 1, 1)
+    return torch.addcmul(shift, frames, (scale / std).reshape(-1, 1, 1))
+
+
+def preprocess_frames(
+    frames: torch.Tensor,
+    *,
+    do_resize: bool,
+    size: SizeDict,
+    resample: int,
+    do_center_crop: bool,
+    crop_size: SizeDict,
+    do_rescale: bool,
+    rescale_factor: float,
+    do_normalize: bool,
+    image_mean: tuple[float, ...] | float,
+    image_std: tuple[float, ...] | float,
+    pixel_protocol: str,
+    **kwargs,
+) -> torch.Tensor:
+    """
+    Frames `(frames, channels, height, width)` of one video, uint8 or float, to `pixel_values` of the same layout,
+    float. The arguments are those of [`VTNImageProcessor`]; others, which transformers passes as well, have no part
+    here.
+    """
+    if pixel_protocol not in PIXEL_PROTOCOLS:
+        raise ValueError(f"`pixel_protocol` must be one of {', '.join(PIXEL_PROTOCOLS)}, got {pixel_protocol!r}.")
+    # The original normalises before it resizes, in float32. Resizing is linear and its weights add up to one, so the
+    # other order gives the same pixels.
+    original = pixel_protocol == "pyslowfast"
+    if do_resize:
+        frames = resize_frames(frames.float() if original else frames, size, resample, antialias=not original)
+    if do_center_crop:
+        frames = crop_frames(frames, crop_size, round_up=original)
+    return rescale_and_normalize(
+        frames,
+        rescale_factor if do_rescale else None,
+        image_mean if do_normalize else None,
+        image_std if do_normalize else None,
+    )
+
+
+def batch_videos(videos: list[torch.Tensor], position_ids: list[np.ndarray] | None = None) -> dict:
+    """
+    Puts videos `(frames, channels, height, width)` of one size into a batch.
+
+    Args:
+        videos (`list[torch.Tensor]`): Their pixels.
+        position_ids (`list[np.ndarray]`, *optional*): The index of each frame in its video.
+
+    Returns:
+        `dict`: Lists `pixel_values`, `position_ids` if given, and, if the videos are of unequal length,
+        `attention_mask` (1 = frame, 0 = padding), in which case all are padded with zeros to the longest.
+
+    Raises:
+        ValueError: If the videos differ in picture size.
+    """
+    if len({tuple(video.shape[1:]) for video in videos}) > 1:
+        raise ValueError(
+            "The videos of a batch must have one picture size, got (channels, height, width) "
+            f"{[tuple(video.shape[1:]) for video in videos]}; resize or crop them."
+        )
+    batch = {"pixel_values": videos}
+    if position_ids is not None:
+        batch["position_ids"] = [torch.as_tensor(ids) for ids in position_ids]
+    lengths = [len(video) for video in videos]
+    if len(set(lengths)) > 1:
+        batch["attention_mask"] = [torch.ones(length, dtype=torch.long) for length in lengths]
+        for name, rows in batch.items():
+            batch[name] = list(nn.utils.rnn.pad_sequence(rows, batch_first=True))
+    return batch
+
+
+def read_backbone_preprocessing(backbone_name_or_path: str | os.PathLike) -> dict:
+    """
+    Reads what an image model was trained on off its preprocessor configuration.
+
+    Args:
+        backbone_name_or_path (`str` or `os.PathLike`): A model on the Hub or a local directory.
+
+    Returns:
+        `dict`: `image_mean`, `image_std`, `rescale_factor` and `resample` as there; `crop_size`, the picture size; and
+        `size`, the short side before cropping. Where the image model has no crop of its own, the crop leaves as much
+        out as the paper's 224 of 256.
+
+    Raises:
+        OSError: If there is no preprocessor configuration.
+        ValueError: If it does not say which size of pictures the model takes.
+    """
+    config, _ = BaseImageProcessor.get_image_processor_dict(backbone_name_or_path)
+    known = ("image_mean", "image_std", "rescale_factor", "resample")
+    settings = {name: config[name] for name in known if config.get(name) is not None}
+    size = get_size_dict(config["size"], default_to_square=False) if "size" in config else {}
+    crop_size = (
+        get_size_dict(config["crop_size"]) if "crop_size" in config and config.get("do_center_crop", True) else {}
+    )
+    crop_side = crop_size.get("height") or size.get("height") or size.get("shortest_edge")
+    if crop_side is None:
+        raise ValueError(f"The preprocessor of {backbone_name_or_path} does not tell a picture size: size={size}.")
+    short_side = size.get("shortest_edge") if crop_size else None
+    settings["crop_size"] = {"height": crop_side, "width": crop_side}
+    settings["size"] = {"shortest_edge": short_side or round(crop_side / config.get("crop_pct", 224 / 256))}
+    return settings
+
+
+class VTNImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    Arguments that [`VTNImageProcessor`] takes beside those of every image processor.
+
+    pixel_protocol (`str`, *optional*, defaults to `"transformers"`):
+        How frames are resized and cropped. `"transformers"` resizes bytes with antialiasing, as torchvision does;
+        `"pyslowfast"` reproduces the original's pixels: float32, no antialiasing, margins rounded up.
+    """
+
+    pixel_protocol: str
+
+
+class VTNImageProcessor(BaseImageProcessor):
+    r"""
+    Turns frames that are decoded already into the input of a VTN: resizes the short side, crops the centre, rescales
+    and normalises. Works with and without torchvision.
+
+    Args:
+        do_resize (`bool`, *optional*, defaults to `True`), size (`dict`, *optional*, defaults to
+            `{"shortest_edge": 256}`), resample (`int`, *optional*, defaults to 2, bilinear):
+            Resizing; `size` may also have the keys `height` and `width`.
+        do_center_crop (`bool`, *optional*, defaults to `True`), crop_size (`dict`, *optional*, defaults to
+            `{"height": 224, "width": 224}`):
+            Cropping; smaller frames are padded with zeros.
+        do_rescale (`bool`, *optional*, defaults to `True`), rescale_factor (`float`, *optional*, defaults to 1/255):
+            Rescaling; pass `do_rescale=False` for frames in [0, 1].
+        do_normalize (`bool`, *optional*, defaults to `True`), image_mean (`list[float]`, *optional*, defaults to
+            0.45), image_std (`list[float]`, *optional*, defaults to 0.225):
+            Normalisation; the defaults are the original's.
+        pixel_protocol (`str`, *optional*, defaults to `"transformers"`):
+            `"transformers"` resizes bytes with antialiasing, as torchvision does; `"pyslowfast"` reproduces the pixels
+            of the original implementation: float32, no antialiasing, margins of the crop rounded up.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from vtn_hf import VTNImageProcessor
+
+    >>> frames = [np.zeros((120, 160, 3), dtype=np.uint8)] * 8
+    >>> VTNImageProcessor()(frames, return_tensors="pt").pixel_values.shape
+    torch.Size([1, 8, 3, 224, 224])
+
+    ```"""
+
+    valid_kwargs = VTNImageProcessorKwargs
+    model_input_names = ["pixel_values", "attention_mask"]
+    do_resize = True
+    size = {"shortest_edge": 256}
+    default_to_square = False
+    resample = 2
+    do_center_crop = True
+    crop_size = {"height": 224, "width": 224}
+    do_rescale = True
+    do_normalize = True
+    image_mean = [0.45, 0.45, 0.45]
+    image_std = [0.225, 0.225, 0.225]
+    do_convert_rgb = True
+    pixel_protocol = "transformers"
+
+    def __init__(self, **kwargs: Unpack[VTNImageProcessorKwargs]):
+        super().__init__(**kwargs)
+        self._set_attributes(**kwargs)
+
+    @classmethod
+    def from_backbone_pretrained(cls, backbone_name_or_path: str | os.PathLike, **kwargs) -> "VTNImageProcessor":
+        """The processor for a VTN on a pretrained backbone; see [`read_backbone_preprocessing`]."""
+        return cls(**{**read_backbone_preprocessing(backbone_name_or_path), **kwargs})
+
+    def preprocess(self, images: ImageInput, **kwargs: Unpack[VTNImageProcessorKwargs]) -> BatchFeature:
+        """
+        Args:
+            images (`ImageInput`):
+                The frames of one video, or a list of the frames of several. Frames are PIL images, arrays or tensors,
+                of shape `(height, width, channels)` or `(channels, height, width)`, with values in [0, 255].
+            return_tensors (`str`, *optional*):
+                `"pt"` or `"np"`; without it, lists.
+            kwargs:
+                Overrides for this call of the arguments of the class.
+
+        Returns:
+            `BatchFeature`: `pixel_values` of shape `(batch, frames, channels, height, width)` and, for videos of
+            unequal length, `attention_mask` of shape `(batch, frames)`.
+
+        Raises:
+            ValueError: If there are no frames, or they do not fit together.
+        """
+        return super().preprocess(images, **kwargs)
+
+    def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list[list]:
+        videos = make_nested_list_of_images(images, expected_ndims=expected_ndims)
+        if len(videos) == 0 or any(len(video) == 0 for video in videos):
+            raise ValueError(f"Each video needs at least one frame, got {[len(video) for video in videos]} frames.")
+        return videos
+
+    def process_image(
+        self,
+        image: ImageInput,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        device: torch.device | str | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """One frame of any kind to a tensor `(channels, height, width)` of the same dtype."""
+        if is_pil_image(image):
+            image = np.array(image.convert("RGB") if do_convert_rgb else image)
+            input_data_format = ChannelDimension.LAST if image.ndim == 3 else None
+        image = torch.as_tensor(image, device=device)
+        return to_channels_first(image if image.ndim == 3 else image[None], do_convert_rgb, input_data_format)
+
+    def _preprocess(
+        self, images: list[list[torch.Tensor]], return_tensors: str | TensorType | None = None, **kwargs
+    ) -> BatchFeature:
+        videos = []
+        for frames in images:
+            if len({frame.shape for frame in frames}) == 1:
+                videos.append(preprocess_frames(torch.stack(frames), **kwargs))
+            else:
+                frames = [preprocess_frames(frame[None], **kwargs) for frame in frames]
+                if len({frame.shape for frame in frames}) > 1:
+                    raise ValueError(
+                        "The frames of a video must have one size after resizing and cropping, got (channels, height, "
+                        f"width) {sorted({tuple(frame.shape[1:]) for frame in frames})}."
+                    )
+                videos.append(torch.cat(frames))
+        return BatchFeature(data=batch_videos(videos), tensor_type=return_tensors)
+
+
+def to_channels_first(
+    frames: torch.Tensor, do_convert_rgb: bool | None, input_data_format: str | ChannelDimension | None
+) -> torch.Tensor:
+    """
+    One frame or several, `(..., height, width, channels)` or `(..., channels, height, width)`, to the latter; gray
+    becomes RGB if `do_convert_rgb`.
+    """
+    if input_data_format is None:
+        input_data_format = infer_channel_dimension_format(frames, num_channels=(1, 3, 4))
+    if ChannelDimension(input_data_format) == ChannelDimension.LAST:
+        frames = frames.movedim(-1, -3)
+    if do_convert_rgb and frames.shape[-3] == 1:
+        frames = frames.expand(*frames.shape[:-3], 3, -1, -1)
+    return frames
+
+
+__all__ = ["VTNImageProcessor"]

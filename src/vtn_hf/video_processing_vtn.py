@@ -1,0 +1,232 @@
+"""From videos to the input of a VTN: decoding, frame sampling and pixels put together."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import ChannelDimension
+from transformers.processing_utils import Unpack, VideosKwargs
+from transformers.utils import TensorType
+from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata, make_batched_videos
+
+
+try:
+    from transformers.video_processing_utils import VideoProcessorMixin
+except ImportError:  # transformers before 5.20 has it fused with the torchvision backend
+    from transformers.video_processing_utils import BaseVideoProcessor as VideoProcessorMixin
+
+from .frame_sampling_vtn import sample_pyslowfast_full_video, sample_uniform
+from .image_processing_vtn import (
+    VTNImageProcessor,
+    batch_videos,
+    preprocess_frames,
+    read_backbone_preprocessing,
+    to_channels_first,
+)
+from .video_decoding_vtn import decode_video
+
+
+FRAME_SAMPLINGS = ("uniform", "pyslowfast")
+
+
+class VTNVideoProcessorKwargs(VideosKwargs, total=False):
+    """
+    Arguments that [`VTNVideoProcessor`] takes beside those of every video processor.
+
+    frame_sampling (`str`, *optional*, defaults to `"uniform"`):
+        `"uniform"` spreads the frames over the whole video, none twice; `"pyslowfast"` takes those that the original
+        evaluates on: the first 10 s, with repeats where there are fewer than 250.
+    pixel_protocol (`str`, *optional*, defaults to `"transformers"`):
+        As for [`VTNImageProcessor`].
+    """
+
+    frame_sampling: str
+    pixel_protocol: str
+
+
+class VTNVideoProcessor(VideoProcessorMixin):
+    r"""
+    Turns videos into the input of a VTN: decodes them with PyAV, takes `num_frames` frames, resizes the short side,
+    crops the centre, rescales and normalises. Works with and without torchvision.
+
+    Args:
+        num_frames (`int`, *optional*, defaults to 250):
+            Frames to take from each video at most; a shorter video gives all of its frames, none twice.
+        fps (`float`, *optional*):
+            Frames to take per second, `num_frames` remaining the upper limit.
+        do_sample_frames (`bool`, *optional*, defaults to `True`):
+            Whether to sample at all; `False` takes every frame.
+        frame_sampling (`str`, *optional*, defaults to `"uniform"`):
+            `"uniform"` spreads the frames over the whole video; `"pyslowfast"` takes those that the original evaluates
+            on: the first `num_frames / 25` seconds, with repeats in shorter videos. Use the latter to reproduce
+            published figures, the former for everything else.
+        do_resize, size, resample, do_center_crop, crop_size, do_rescale, rescale_factor, do_normalize, image_mean,
+        image_std, pixel_protocol:
+            As in [`VTNImageProcessor`].
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from vtn_hf import VTNVideoProcessor
+
+    >>> video = np.zeros((40, 120, 160, 3), dtype=np.uint8)
+    >>> inputs = VTNVideoProcessor()(video, num_frames=4, return_tensors="pt")
+    >>> inputs.pixel_values.shape, inputs.position_ids.tolist()
+    (torch.Size([1, 4, 3, 224, 224]), [[0, 13, 26, 39]])
+
+    ```"""
+
+    valid_kwargs = VTNVideoProcessorKwargs
+    model_input_names = ["pixel_values", "position_ids", "attention_mask"]
+    do_sample_frames = True
+    num_frames = 250
+    fps = None
+    frame_sampling = "uniform"
+    # The pixels, and so their settings, are those of the image processor.
+    do_resize = VTNImageProcessor.do_resize
+    size = VTNImageProcessor.size
+    default_to_square = VTNImageProcessor.default_to_square
+    resample = VTNImageProcessor.resample
+    do_center_crop = VTNImageProcessor.do_center_crop
+    crop_size = VTNImageProcessor.crop_size
+    do_rescale = VTNImageProcessor.do_rescale
+    do_normalize = VTNImageProcessor.do_normalize
+    image_mean = VTNImageProcessor.image_mean
+    image_std = VTNImageProcessor.image_std
+    do_convert_rgb = VTNImageProcessor.do_convert_rgb
+    pixel_protocol = VTNImageProcessor.pixel_protocol
+
+    def __init__(self, **kwargs: Unpack[VTNVideoProcessorKwargs]):
+        super().__init__(**kwargs)
+        self._set_attributes(**kwargs)
+
+    @classmethod
+    def from_backbone_pretrained(cls, backbone_name_or_path: str | os.PathLike, **kwargs) -> "VTNVideoProcessor":
+        """The processor for a VTN on a pretrained backbone; see [`read_backbone_preprocessing`]."""
+        return cls(**{**read_backbone_preprocessing(backbone_name_or_path), **kwargs})
+
+    def to_image_processor(self) -> VTNImageProcessor:
+        """The [`VTNImageProcessor`] with the same pixel settings, for frames that are decoded already."""
+        return VTNImageProcessor(
+            **{
+                name: getattr(self, name)
+                for name in VTNImageProcessor.valid_kwargs.__annotations__
+                if hasattr(self, name)
+            }
+        )
+
+    def preprocess(self, videos: VideoInput, **kwargs: Unpack[VTNVideoProcessorKwargs]) -> BatchFeature:
+        """
+        Args:
+            videos (`VideoInput`):
+                A video or a list of videos, each a path, a URL, the bytes of a file, an array or tensor of shape
+                `(frames, height, width, 3)` or `(frames, 3, height, width)`, or a list of PIL images.
+            return_tensors (`str`, *optional*):
+                `"pt"` or `"np"`; without it, lists.
+            kwargs:
+                Overrides for this call of the arguments of the class; `return_metadata=True` adds `video_metadata`
+                with frame count, rate, duration, size and the frame numbers taken.
+
+        Returns:
+            `BatchFeature`: `pixel_values` of shape `(batch, frames, 3, height, width)`, float32; `position_ids` of
+            shape `(batch, frames)`, int64, the index of each frame in its video; for videos of unequal length
+            `attention_mask` of shape `(batch, frames)`, 1 = frame, 0 = padding.
+
+        Raises:
+            VideoDecodeError: If a video cannot be opened or decoded; names the file and the reason.
+            ValueError: If an argument is wrong or there are no frames.
+        """
+        return_metadata = kwargs.pop("return_metadata", self.return_metadata)
+        return_tensors = kwargs.pop("return_tensors", None)
+        batch = super().preprocess(videos, return_metadata=True, **kwargs)
+        metadata = batch.pop("video_metadata")
+        batch = batch_videos(batch["pixel_values"], [np.asarray(video.frames_indices) for video in metadata])
+        batch = BatchFeature(data=batch, tensor_type=return_tensors)
+        if return_metadata:
+            batch["video_metadata"] = metadata
+        return batch
+
+    def sample_frames(
+        self,
+        metadata: VideoMetadata,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        frame_sampling: str = "uniform",
+        **kwargs,
+    ) -> np.ndarray:
+        """
+        Says which frames of a video to take.
+
+        Args:
+            metadata (`VideoMetadata`): Frame count and, for `fps` and `"pyslowfast"`, frame rate of the video.
+            num_frames, fps, frame_sampling: As in the class.
+
+        Returns:
+            `np.ndarray` of int64: Frame numbers, never decreasing.
+
+        Raises:
+            ValueError: If `frame_sampling` is unknown or the frame rate is needed but not known.
+        """
+        if frame_sampling not in FRAME_SAMPLINGS:
+            raise ValueError(f"`frame_sampling` must be one of {', '.join(FRAME_SAMPLINGS)}, got {frame_sampling!r}.")
+        if metadata.fps is None and (fps is not None or frame_sampling == "pyslowfast"):
+            raise ValueError(
+                f"Sampling with fps={fps} and frame_sampling={frame_sampling!r} needs the frame rate of the video, "
+                "which an array does not tell; pass `video_metadata`."
+            )
+        if frame_sampling == "pyslowfast":
+            return sample_pyslowfast_full_video(metadata.total_num_frames, metadata.fps, num_frames)
+        if fps is not None:
+            frames_at_fps = max(1, round(metadata.total_num_frames / metadata.fps * fps))
+            num_frames = frames_at_fps if num_frames is None else min(num_frames, frames_at_fps)
+        return sample_uniform(metadata.total_num_frames, num_frames)
+
+    def fetch_videos(self, video_url_or_urls, sample_indices_fn=None):
+        """Decodes one video or a list of them with PyAV: `(frames, metadata)`, or two lists."""
+        if isinstance(video_url_or_urls, list):
+            return tuple(
+                zip(*(self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls), strict=True)
+            )
+        return decode_video(video_url_or_urls, sample_indices_fn)
+
+    def _decode_and_sample_videos(
+        self, videos, video_metadata=None, do_sample_frames=None, sample_indices_fn=None
+    ) -> tuple[Sequence, Sequence[VideoMetadata]]:
+        if isinstance(videos, (str, bytes, os.PathLike)):
+            videos = [videos]
+        if isinstance(videos, (list, tuple)) and videos and isinstance(videos[0], (str, bytes, os.PathLike)):
+            return self.fetch_videos(list(videos), sample_indices_fn)
+        videos = make_batched_videos(videos)
+        if len(videos) == 0 or any(len(video) == 0 for video in videos):
+            raise ValueError(f"Each video needs at least one frame, got {[len(video) for video in videos]} frames.")
+        video_metadata = make_batched_metadata(videos, video_metadata)
+        if not do_sample_frames:
+            return videos, video_metadata
+        sampled = []
+        for video, metadata in zip(videos, video_metadata, strict=True):
+            metadata.frames_indices = sample_indices_fn(metadata=metadata)
+            sampled.append(video[metadata.frames_indices])
+        return sampled, video_metadata
+
+    def _prepare_input_videos(
+        self,
+        videos: Sequence[np.ndarray | torch.Tensor],
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        device: torch.device | str | None = None,
+    ) -> list[torch.Tensor]:
+        return [
+            to_channels_first(torch.as_tensor(video, device=device), do_convert_rgb, input_data_format)
+            for video in videos
+        ]
+
+    def _preprocess(
+        self, videos: list[torch.Tensor], return_tensors: str | TensorType | None = None, **kwargs
+    ) -> BatchFeature:
+        return BatchFeature(data={"pixel_values": [preprocess_frames(video, **kwargs) for video in videos]})
+
+
+__all__ = ["VTNVideoProcessor"]
