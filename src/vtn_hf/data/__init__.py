@@ -1,0 +1,1 @@
+"""Data sets, augmentation and caching; nothing here travels with a checkpoint."""
