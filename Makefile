@@ -1,0 +1,48 @@
+# The two commands: `make quickstart` (set up, train, classify) and `make test` (set up, test). Neither needs anything
+# but Python 3.10 or newer; both keep to their own .venv and honour PIP_CONSTRAINT.
+
+PYTHON ?= python3
+export PIP_CONSTRAINT ?= $(CURDIR)/constraints.txt
+VENV := .venv
+BIN := $(VENV)/bin
+TORCHVISION := .venv-torchvision
+
+.PHONY: quickstart test test-slow quality style clean
+
+quickstart: $(VENV)/.examples
+	$(BIN)/python examples/quickstart.py
+
+# Both worlds: without torchvision, and with it. Its wheel is unpacked beside the environment, so that one serves both.
+test: $(VENV)/.dev $(TORCHVISION)/.done
+	$(BIN)/python -m pytest
+	PYTHONPATH=$(TORCHVISION) $(BIN)/python -m pytest tests/test_auto_classes.py tests/test_image_processing_vtn.py tests/test_video_processing_vtn.py
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+quality: $(VENV)/.dev
+	$(BIN)/ruff check src tests examples setup.py
+	$(BIN)/ruff format --check src tests examples setup.py
+
+style: $(VENV)/.dev
+	$(BIN)/ruff check --fix src tests examples setup.py
+	$(BIN)/ruff format src tests examples setup.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.examples: $(BIN)/python setup.py constraints.txt
+	$(BIN)/python -m pip install -e '.[examples]'
+	touch $@
+
+$(VENV)/.dev: $(BIN)/python setup.py constraints.txt
+	$(BIN)/python -m pip install -e '.[dev]'
+	touch $@
+
+# Without its dependencies: it would bring a torch of its own.
+$(TORCHVISION)/.done: $(BIN)/python constraints.txt
+	$(BIN)/python -m pip install --no-deps --upgrade --target $(TORCHVISION) torchvision
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(TORCHVISION) build dist src/*.egg-info

@@ -1,0 +1,134 @@
+"""
+Makes videos, trains a Video Transformer Network on them from scratch and classifies videos with it: `make quickstart`.
+
+The ten classes of the videos come in pairs that are each other played backwards (`vtn_hf.data.motion_clips`), so the
+run also says what is left without time: the same model on shuffled frames, and the same backbone trained with the mean
+over frames instead of the temporal encoder. Leaves runs/quickstart/summary.json, the training curves as curves.png,
+and the model in runs/quickstart/model.
+
+    python examples/quickstart.py
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen first
+import torch  # noqa: E402
+from baselines import FrameAverageClassifier  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+from train import make_model, parse_arguments, train  # noqa: E402
+from transformers import pipeline  # noqa: E402
+
+from vtn_hf import VTNForVideoClassification, VTNVideoProcessor  # noqa: E402
+from vtn_hf.data.clips import ClipTransform, collate_videos  # noqa: E402
+from vtn_hf.data.kinetics import load_class_folders  # noqa: E402
+from vtn_hf.data.motion_clips import write_motion_clips  # noqa: E402
+
+
+EXAMPLES = Path(__file__).parent
+ROOT = Path("runs/quickstart")
+CONFIG = EXAMPLES / "configs/quickstart.yaml"
+EXPECTED_SEC = {"videos": 30, "VTN": 150, "frame average": 90, "evaluation": 20}
+
+
+def announce(step: int, what: str, expected_sec: float | None = None):
+    """Says what comes next and about how long it takes, on two cores."""
+    estimate = f" (about {expected_sec:.0f} s)" if expected_sec else ""
+    print(f"\n[{step}/5] {what}{estimate}", flush=True)
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, root: Path) -> dict[str, float]:
+    """
+    Top-1 accuracy on whole held-out videos, with their frames in order and in random order.
+
+    Shuffling permutes the pictures under unchanged positions.
+    """
+    model.eval()
+    processor = VTNVideoProcessor.from_pretrained(ROOT / "model")
+    videos = load_class_folders(root)["val"].with_transform(ClipTransform(processor))
+    generator = torch.Generator().manual_seed(0)
+    hits = {"ordered": 0, "shuffled": 0}
+    for batch in tqdm(DataLoader(videos, batch_size=1, num_workers=2, collate_fn=collate_videos)):
+        label = batch.pop("labels").item()
+        order = torch.randperm(batch["pixel_values"].shape[1], generator=generator)
+        shuffled = {**batch, "pixel_values": batch["pixel_values"][:, order]}
+        for name, inputs in (("ordered", batch), ("shuffled", shuffled)):
+            hits[name] += model(**inputs).logits.argmax().item() == label
+    return {name: count / len(videos) for name, count in hits.items()}
+
+
+def plot_curves(log_history: list[dict], path: Path):
+    """Draws the loss of each logging step."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    losses = [(entry["epoch"], entry["loss"]) for entry in log_history if "loss" in entry]
+    axes.plot(*zip(*losses, strict=True), label="training loss")
+    accuracies = [(entry["epoch"], entry["eval_top1"]) for entry in log_history if "eval_top1" in entry]
+    axes.plot(*zip(*accuracies, strict=True), "o", label="held-out top-1")
+    axes.set(xlabel="epoch", title="VTN on motion clips")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    """Runs the five steps."""
+    start = time.monotonic()
+    ROOT.mkdir(parents=True, exist_ok=True)
+    arguments = [str(CONFIG), "--data_dir", str(ROOT / "clips"), "--output_dir", str(ROOT / "model")]
+
+    announce(1, "Writing videos whose classes differ only in the direction of time", EXPECTED_SEC["videos"])
+    write_motion_clips(ROOT / "clips", num_train=2000, num_val=600, seed=0)
+
+    announce(2, "Training a VTN from scratch: accelerate launch examples/train.py", EXPECTED_SEC["VTN"])
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
+    subprocess.run([*launch, str(EXAMPLES / "train.py"), *arguments], check=True)
+
+    announce(3, "Training the frame average: same backbone, same budget, no time", EXPECTED_SEC["frame average"])
+    model_args, data_args, training_args = parse_arguments(arguments)
+    training_args.output_dir = str(ROOT / "frame_average")
+    baseline = train(
+        model_args,
+        data_args,
+        training_args,
+        make_model=lambda *args: FrameAverageClassifier(make_model(*args).config),
+    )
+
+    announce(4, "Evaluating on whole held-out videos, in order and shuffled", EXPECTED_SEC["evaluation"])
+    model = VTNForVideoClassification.from_pretrained(ROOT / "model")
+    accuracy = evaluate(model, ROOT / "clips")
+    frame_average = baseline.state.log_history[-1]["eval_top1"]
+    state = json.loads((ROOT / "model" / "trainer_state.json").read_text(encoding="utf-8"))
+    plot_curves(state["log_history"], ROOT / "curves.png")
+
+    announce(5, "Classifying one held-out video with pipeline('video-classification')")
+    video = sorted((ROOT / "clips" / "val").glob("*/*.mp4"))[0]
+    print(f"{video}:")
+    for prediction in pipeline("video-classification", model=str(ROOT / "model"))(str(video), top_k=5):
+        print(f"  {prediction['score']:.3f}  {prediction['label']}")
+
+    summary = {
+        "top1": accuracy["ordered"],
+        "top1_shuffled": accuracy["shuffled"],
+        "top1_frame_average": frame_average,
+        "num_classes": model.config.num_labels,
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    (ROOT / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    print(
+        f"\nTop-1 on held-out videos: VTN {summary['top1']:.3f}; the same VTN on shuffled frames "
+        f"{summary['top1_shuffled']:.3f}; frame average {summary['top1_frame_average']:.3f}.\n"
+        f"{summary['seconds']:.0f} s in all; see {ROOT}/summary.json, {ROOT}/curves.png and {ROOT}/model."
+    )
+
+
+if __name__ == "__main__":
+    main()
