@@ -219,6 +219,9 @@ def _draw_motion(forward_class: str, num_frames: int, rng: np.random.Generator) 
     elif forward_class == "growing":
         smallest, largest = rng.uniform(0.06, 0.1), rng.uniform(0.28, 0.4)
         motion[:, 2] = smallest + (largest - smallest) * progress
+    elif forward_class == "circle before square":
+        # At 64 pixels only a large circle looks unlike a square of its area.
+        motion[:, 2] = rng.uniform(0.2, 0.28)
     return motion
 
 

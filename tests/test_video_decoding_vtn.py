@@ -1,0 +1,628 @@
+"""Decoding is compared, bit for bit, with PyAV decoding the whole video in sequence on one thread."""
+
+import contextlib
+import http.server
+import io
+import os
+import re
+import sys
+import threading
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from transformers.dynamic_module_utils import get_imports
+
+from vtn_hf import video_decoding_vtn
+from vtn_hf.video_decoding_vtn import VideoDecodeError, decode_video, iter_video_frames
+
+
+av = pytest.importorskip("av")
+
+REAL_CLIPS = Path(__file__).parents[2] / "shared" / "videos"
+needs_real_clips = pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason=f"no clips in {REAL_CLIPS}")
+
+NUM_FRAMES = 60
+WIDTH, HEIGHT = 128, 96  # on smaller pictures, libx264 does not give the same bytes every time
+
+
+def encode(
+    path, codec="libx264", num_frames=NUM_FRAMES, size=(WIDTH, HEIGHT), pix_fmt="yuv420p", pts=None, **settings
+):
+    """Encode a moving texture with a corner that counts the frames; `pts` maps a frame number to milliseconds."""
+    width, height = size
+    texture = np.random.default_rng(0).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    texture = texture.repeat(8, 0).repeat(8, 1)[:height, :width]
+    with av.open(path, "w", format=settings.get("format"), options=settings.get("container", {})) as container:
+        stream = container.add_stream(codec, rate=30, options=settings.get("options", {}))
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.codec_context.gop_size = settings.get("gop", 250)
+        if pts:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if "rotation" in settings:
+            stream.set_display_rotation(settings["rotation"])
+        for number in range(num_frames):
+            picture = np.roll(texture, (3 * number, 2 * number), (0, 1))
+            picture[:8, :8] = 4 * number
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if pts:
+                frame.pts, frame.time_base = pts(number), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def remux(source, path, skip=0, change=None, **options):
+    """Copy packets without the first `skip`, each after a `change`."""
+    with av.open(source) as old, av.open(path, "w", options=options) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in list(old.demux(video=0))[skip:-1]:
+            if change:
+                change(packet)
+            packet.stream = stream
+            new.mux(packet)
+
+
+def start_earlier(packet):
+    packet.pts, packet.dts = packet.pts - 5120, packet.dts - 5120
+
+
+def crowd(packet):
+    packet.pts, packet.dts, packet.duration = packet.pts // 64, packet.dts // 64, 8
+
+
+def mark_as_key(packet):
+    packet.is_keyframe = True
+
+
+def forget_order(packet):
+    packet.pts = packet.dts
+
+
+def x264(parameters):
+    return {"options": {"x264-params": parameters}}
+
+
+RECIPES = {
+    "bframes.mp4": {"options": {"bf": "3"}},
+    "short_gop.mp4": {"gop": 12},
+    "short_gop.mkv": {"gop": 12},
+    "open_gop.mp4": x264("open-gop=1:bframes=3:keyint=12"),
+    "open_gop.mkv": x264("open-gop=1:bframes=3:keyint=12"),
+    "intra_refresh.mp4": x264("intra-refresh=1:keyint=12"),
+    "hevc_open_gop.mp4": {"codec": "libx265", "options": {"x265-params": "keyint=12:log-level=none"}},
+    "no_bframes.mkv": {"gop": 12, "options": {"bf": "0"}},
+    "variable_rate.mp4": {"gop": 12, "pts": lambda number: 10 * number**2},
+    "variable_rate.mkv": {"gop": 12, "pts": lambda number: 10 * number**2},
+    "fragmented.mp4": {"gop": 12, "container": {"movflags": "frag_keyframe+empty_moov"}},
+    "vp9.webm": {"codec": "libvpx-vp9", "gop": 12},
+    "vp8.webm": {"codec": "libvpx"},
+    "mpeg4.avi": {"codec": "mpeg4", "gop": 12},
+    "mpeg4_bframes.avi": {"codec": "mpeg4", "options": {"bf": "2"}},
+    "dropped_frames.avi": {"codec": "mpeg4", "pts": lambda number: 100 * (number + max(0, number - 9))},
+    "raw.h264": {"format": "h264"},
+    "transport.ts": {"gop": 12},
+    "odd_size.mkv": {"codec": "ffv1", "size": (63, 47), "pix_fmt": "yuv444p"},
+    "one_frame.mp4": {"num_frames": 1},
+    "faststart.mp4": {"container": {"movflags": "faststart"}},
+}
+REMUXED = {
+    # An edit list hides the first ten frames, and what a cut in an open group of pictures leaves undecodable.
+    "edit_list.mp4": ("short_gop.mp4", {"change": start_earlier, "avoid_negative_ts": "disabled"}),
+    "cut_open_gop.mp4": ("open_gop.mp4", {"skip": 11}),
+    "cut_hevc_open_gop.mkv": ("hevc_open_gop.mp4", {"skip": 11}),
+    "equal_timestamps.mkv": ("short_gop.mp4", {"change": crowd}),
+    "all_key.mp4": ("hevc_open_gop.mp4", {"change": mark_as_key}),
+    "decoding_order.mp4": ("short_gop.mp4", {"change": forget_order}),
+}
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """Return the path of a generated clip, made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("clips")
+
+    def make(name):
+        path = folder / name
+        if path.exists():
+            return str(path)
+        if name in REMUXED:
+            source, settings = REMUXED[name]
+            remux(make(source), path, **settings)
+        else:
+            encode(path, **RECIPES[name])
+        return str(path)
+
+    return make
+
+
+def decode_sequentially(source):
+    with av.open(source) as container:
+        stream = container.streams.best("video")
+        stream.codec_context.thread_count = 1
+        frames = [(frame.to_ndarray(format="rgb24"), frame.rotation) for frame in container.decode(stream)]
+    return np.stack([np.rot90(frame, rotation // 90) for frame, rotation in frames])
+
+
+@pytest.fixture
+def always_seek(monkeypatch):
+    monkeypatch.setattr(video_decoding_vtn, "_MIN_FRAMES_TO_SKIP", 1)
+
+
+@pytest.fixture
+def converted(monkeypatch):
+    """The timestamps of the frames that are converted to RGB."""
+    times = []
+    to_array = video_decoding_vtn._VideoReader._to_array
+    monkeypatch.setattr(
+        video_decoding_vtn._VideoReader,
+        "_to_array",
+        lambda self, frame: times.append(frame.pts) or to_array(self, frame),
+    )
+    return times
+
+
+def selections(total):
+    """Frame numbers of a span in the middle, an even sample, single frames, and all sorts of orders."""
+    middle = range(total // 2, min(total, total // 2 + 4))
+    rng = np.random.default_rng(total)
+    return [
+        list(middle),
+        np.linspace(0, total - 1, 7).astype(int),
+        [total - 1],
+        [total - 1, 0, total // 3, total // 3],
+        rng.integers(0, total, 5),
+    ]
+
+
+class TestFrames:
+    @pytest.mark.parametrize("name", [*RECIPES, *REMUXED])
+    def test_generated_clips(self, clip, name, always_seek):
+        expected = decode_sequentially(clip(name))
+        frames, metadata = decode_video(clip(name))
+        np.testing.assert_array_equal(frames, expected)
+        assert frames.dtype == np.uint8
+        assert metadata.total_num_frames == len(expected)
+        for indices in selections(len(expected)):
+            frames, metadata = decode_video(clip(name), lambda metadata, indices=indices: indices)
+            np.testing.assert_array_equal(frames, expected[indices])
+            assert metadata.frames_indices == list(indices)
+
+    @needs_real_clips
+    @pytest.mark.parametrize(
+        ("name", "shape"),
+        [
+            ("arm_wrestling_k400.mp4", (280, 256, 340, 3)),
+            ("mm_part.mp4", (32, 256, 340, 3)),
+            ("mm_det.mp4", (57, 256, 340, 3)),
+            ("mm_test.avi", (164, 240, 320, 3)),
+            ("tc_nasa_13013.mp4", (390, 270, 480, 3)),
+            ("tc_h264_10bits.mp4", (30, 200, 200, 3)),
+            ("tc_h265_video.mp4", (10, 128, 128, 3)),
+            ("decord_video_90.mov", (3, 568, 320, 3)),
+        ],
+    )
+    def test_real_clips(self, name, shape, always_seek):
+        path = str(REAL_CLIPS / name)
+        expected = decode_sequentially(path)
+        frames, metadata = decode_video(path)
+        assert frames.shape == shape
+        np.testing.assert_array_equal(frames, expected)
+        assert (metadata.total_num_frames, metadata.height, metadata.width) == shape[:3]
+        for indices in selections(len(expected)):
+            frames, _ = decode_video(path, lambda metadata, indices=indices: indices)
+            np.testing.assert_array_equal(frames, expected[indices])
+
+    @pytest.mark.parametrize("name", ["short_gop.mp4", "open_gop.mkv", "hevc_open_gop.mp4", "vp9.webm"])
+    def test_seek_leaves_out_what_comes_before(self, clip, name, monkeypatch, always_seek):
+        starts = []
+        decode_from = video_decoding_vtn._VideoReader._decode_from
+        monkeypatch.setattr(
+            video_decoding_vtn._VideoReader,
+            "_decode_from",
+            lambda self, container, stream, start: starts.append(start) or decode_from(self, container, stream, start),
+        )
+        decode_video(clip(name), lambda metadata: [40, 41])
+        assert len(starts) == 1
+        assert starts[0] >= 28
+
+    def test_seek_to_intra_refresh_falls_back_to_sequence(self, clip, always_seek):
+        indices = [30, 31, 50]
+        frames, _ = decode_video(clip("intra_refresh.mp4"), lambda metadata: indices)
+        np.testing.assert_array_equal(frames, decode_sequentially(clip("intra_refresh.mp4"))[indices])
+
+    def test_seek_needs_a_frame_complete_in_itself(self, clip):
+        with video_decoding_vtn._open_video(clip("short_gop.mp4")) as video:
+            video._position = 12
+            frame = SimpleNamespace(is_corrupt=False, pts=video._times[12], key_frame=False, pict_type=1)
+            video._check_frame(frame, is_first_after_seek=False)
+            with pytest.raises(VideoDecodeError, match="cannot be decoded by itself"):
+                video._check_frame(frame, is_first_after_seek=True)
+
+    def test_no_seek_where_frames_share_timestamps(self, clip):
+        with video_decoding_vtn._open_video(clip("equal_timestamps.mkv")) as video:
+            assert video._key_frames == [0]
+
+    def test_only_wanted_frames_are_converted(self, clip, converted):
+        decode_video(clip("short_gop.mp4"), lambda metadata: [50, 7, 7, 30])
+        assert len(converted) == 3
+
+    @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+    @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+    def test_rotation(self, tmp_path, rotation, suffix):
+        encode(str(tmp_path / f"upright.{suffix}"), num_frames=3)
+        encode(str(tmp_path / f"rotated.{suffix}"), num_frames=3, rotation=rotation)
+        upright, _ = decode_video(tmp_path / f"upright.{suffix}")
+        rotated, metadata = decode_video(tmp_path / f"rotated.{suffix}")
+        np.testing.assert_array_equal(rotated, np.rot90(upright, rotation // 90, axes=(1, 2)))
+        assert (metadata.height, metadata.width) == rotated.shape[1:3]
+
+    @needs_real_clips
+    @pytest.mark.parametrize(("name", "turns"), [("decord_video_90.mov", -1), ("decord_video_180.mov", 2)])
+    def test_rotation_of_real_clips(self, name, turns):
+        """With these turns, as a look at the pictures shows, the letters on the filmed keyboard stand upright."""
+        with av.open(str(REAL_CLIPS / name)) as container:
+            coded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        np.testing.assert_array_equal(decode_video(REAL_CLIPS / name)[0], np.rot90(coded, turns, axes=(1, 2)))
+
+    def test_one_thread_in_a_dataloader_worker(self, clip, monkeypatch):
+        counts = []
+        set_threads = video_decoding_vtn._VideoReader._set_threads
+
+        def spy(self, stream):
+            set_threads(self, stream)
+            counts.append(stream.codec_context.thread_count)
+
+        monkeypatch.setattr(video_decoding_vtn._VideoReader, "_set_threads", spy)
+        decode_video(clip("bframes.mp4"))
+        monkeypatch.setattr(video_decoding_vtn, "get_worker_info", object)
+        decode_video(clip("bframes.mp4"))
+        assert counts == [0, 1]
+
+
+class TestMetadata:
+    @pytest.mark.parametrize(
+        ("name", "num_frames", "fps"),
+        [
+            ("bframes.mp4", NUM_FRAMES, 30),
+            ("vp9.webm", NUM_FRAMES, 30),
+            ("mpeg4.avi", NUM_FRAMES, 30),
+            ("raw.h264", NUM_FRAMES, 30),
+            ("edit_list.mp4", NUM_FRAMES - 10, 30),
+            ("one_frame.mp4", 1, 30),
+            # 59 intervals in 10 ms * 59 ** 2.
+            ("variable_rate.mp4", NUM_FRAMES, 59 / 34.81),
+            ("variable_rate.mkv", NUM_FRAMES, 59 / 34.81),
+        ],
+    )
+    def test_metadata(self, clip, name, num_frames, fps):
+        _, metadata = decode_video(clip(name))
+        assert metadata.total_num_frames == num_frames
+        assert metadata.fps == pytest.approx(fps)
+        assert metadata.duration == pytest.approx(num_frames / fps)
+        assert (metadata.width, metadata.height) == (WIDTH, HEIGHT)
+        assert metadata.video_backend == "pyav"
+        assert metadata.frames_indices == list(range(num_frames))
+
+    def test_header_that_lies_is_not_believed(self, clip):
+        data = bytearray(Path(clip("mpeg4.avi")).read_bytes())
+        stream_length = data.index(b"strh") + 8 + 32
+        assert int.from_bytes(data[stream_length : stream_length + 4], "little") == NUM_FRAMES
+        for lie in (0, 7, 1000):
+            data[stream_length : stream_length + 4] = lie.to_bytes(4, "little")
+            frames, metadata = decode_video(bytes(data))
+            assert len(frames) == metadata.total_num_frames == NUM_FRAMES
+
+
+class TestFrameCount:
+    """A clip that begins between two key frames: its first packets are no frames, and no error is reported."""
+
+    @pytest.fixture(params=["short_gop.mkv", "no_bframes.mkv"])
+    def headless(self, clip, tmp_path, request):
+        remux(clip(request.param), tmp_path / "headless.mkv", skip=5)
+        expected = decode_sequentially(str(tmp_path / "headless.mkv"))
+        assert len(expected) < NUM_FRAMES - 5
+        return str(tmp_path / "headless.mkv"), expected
+
+    def test_samples_again_with_the_true_count(self, headless):
+        path, expected = headless
+        totals = []
+
+        def first_middle_last(metadata):
+            totals.append(metadata.total_num_frames)
+            return [0, metadata.total_num_frames // 2, metadata.total_num_frames - 1]
+
+        frames, metadata = decode_video(path, first_middle_last)
+        np.testing.assert_array_equal(frames, expected[[0, len(expected) // 2, -1]])
+        assert totals == [NUM_FRAMES - 5, len(expected)]
+        assert metadata.total_num_frames == len(expected)
+        np.testing.assert_array_equal(decode_video(path)[0], expected)
+
+    def test_index_beyond_the_true_count(self, headless):
+        path, expected = headless
+        with pytest.raises(ValueError, match=f"frame {NUM_FRAMES - 6} .* {len(expected)} frames"):
+            decode_video(path, lambda metadata: [NUM_FRAMES - 6])
+
+    def test_iteration_accepts_the_true_count_if_nothing_changes(self, headless):
+        path, expected = headless
+        np.testing.assert_array_equal(np.stack(list(iter_video_frames(path))), expected)
+        every_third = iter_video_frames(path, lambda metadata: range(0, metadata.total_num_frames, 3))
+        np.testing.assert_array_equal(np.stack(list(every_third)), expected[::3])
+
+    def test_iteration_refuses_to_have_sampled_wrongly(self, headless):
+        path, expected = headless
+        frames = iter_video_frames(path, lambda metadata: np.linspace(0, metadata.total_num_frames - 1, 5).astype(int))
+        with pytest.raises(VideoDecodeError, match=f"{len(expected)} frames decoded, .* {NUM_FRAMES - 5} packets"):
+            list(frames)
+
+    def test_more_frames_than_counted(self, clip):
+        with video_decoding_vtn._open_video(clip("mpeg4.avi")) as video:
+            video._set_num_frames(NUM_FRAMES - 2)
+            with pytest.raises(VideoDecodeError, match=f"{NUM_FRAMES} frames decoded, .* {NUM_FRAMES - 2} packets"):
+                list(video.read(list(range(NUM_FRAMES - 2))))
+            assert video.metadata.total_num_frames == NUM_FRAMES
+
+
+class TestIteration:
+    @pytest.mark.parametrize("name", ["bframes.mp4", "open_gop.mkv", "mpeg4_bframes.avi"])
+    def test_same_frames(self, clip, name, always_seek):
+        expected = decode_sequentially(clip(name))
+        np.testing.assert_array_equal(np.stack(list(iter_video_frames(clip(name)))), expected)
+        indices = [3, 20, 20, 21, 55]
+        frames = list(iter_video_frames(clip(name), lambda metadata: indices))
+        np.testing.assert_array_equal(np.stack(frames), expected[indices])
+        assert all(frame.flags.c_contiguous for frame in frames)
+
+    def test_one_frame_at_a_time(self, clip, converted):
+        frames = iter_video_frames(clip("bframes.mp4"))
+        next(frames)
+        next(frames)
+        assert len(converted) == 2
+
+    def test_descending_order(self, clip):
+        with pytest.raises(ValueError, match=r"ascending.*\[5, 4\]"):
+            list(iter_video_frames(clip("bframes.mp4"), lambda metadata: [5, 4]))
+
+
+class TestDamage:
+    @pytest.mark.parametrize("fraction", [0.4, 0.65, 0.9])
+    @pytest.mark.parametrize("name", ["bframes.mp4", "faststart.mp4", "fragmented.mp4", "short_gop.mkv", "vp9.webm"])
+    def test_cut_short(self, clip, name, fraction):
+        data = Path(clip(name)).read_bytes()
+        data = data[: int(fraction * len(data))]
+        with pytest.raises(VideoDecodeError, match=f"<{len(data)} bytes>"):
+            decode_video(data)
+        with pytest.raises(VideoDecodeError):
+            list(iter_video_frames(data))
+
+    @pytest.mark.parametrize("name", ["bframes.mp4", "fragmented.mp4", "short_gop.mkv", "vp9.webm"])
+    def test_cut_behind_the_last_frame(self, clip, name):
+        """What is lost is an index or a comment: an error is allowed, fewer frames are not."""
+        with contextlib.suppress(VideoDecodeError):
+            frames, _ = decode_video(Path(clip(name)).read_bytes()[:-9])
+            np.testing.assert_array_equal(frames, decode_sequentially(clip(name)))
+
+    def test_cut_avi(self, clip):
+        data = Path(clip("mpeg4.avi")).read_bytes()
+        with av.open(clip("mpeg4.avi")) as container:
+            ends = [packet.pos + packet.size for packet in container.demux(video=0) if packet.size]
+        for number in (20, 40, NUM_FRAMES - 1):
+            with pytest.raises(VideoDecodeError, match=rf"{number} of {NUM_FRAMES} frames are left"):
+                decode_video(data[: ends[number] - 1])
+
+    def test_cut_mp4_tells_how_much_is_left(self, clip):
+        data = Path(clip("faststart.mp4")).read_bytes()
+        with pytest.raises(VideoDecodeError, match=rf"\d+ of {NUM_FRAMES} frames are left"):
+            decode_video(data[: len(data) // 2], lambda metadata: [0])
+
+    @needs_real_clips
+    def test_decoder_error(self):
+        with pytest.raises(VideoDecodeError, match=r"decord_corrupted\.mp4: .*\d+ of 50 frames decoded"):
+            decode_video(REAL_CLIPS / "decord_corrupted.mp4")
+        frames, _ = decode_video(REAL_CLIPS / "decord_corrupted.mp4", lambda metadata: range(8))
+        assert len(frames) == 8
+
+    @pytest.mark.parametrize("name", ["short_gop.mp4", "vp9.webm", "mpeg4.avi"])
+    def test_random_bytes(self, clip, name):
+        """Damaged pictures give all frames that are asked for, or an error; some of them are found out."""
+        intact = Path(clip(name)).read_bytes()
+        with av.open(clip(name)) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+        payload = np.concatenate([np.arange(packet.pos + 12, packet.pos + packet.size) for packet in packets])
+        outcomes = []
+        for seed in range(15):
+            rng = np.random.default_rng(seed)
+            data = np.frombuffer(intact, dtype=np.uint8).copy()
+            data[rng.choice(payload, 8)] ^= rng.integers(1, 256, 8, dtype=np.uint8)
+            try:
+                outcomes.append(len(decode_video(data.tobytes())[0]))
+            except VideoDecodeError:
+                outcomes.append("error")
+        assert set(outcomes) <= {NUM_FRAMES, "error"}
+        assert "error" in outcomes
+
+    def test_concealed_damage(self, clip):
+        """The decoder hides this damage: it reports no error and gives all frames, but marks some of them."""
+        data = bytearray(Path(clip("raw.h264")).read_bytes())
+        data[len(data) // 2 : len(data) // 2 + 8] = bytes(8)
+        with av.open(io.BytesIO(data)) as container:
+            frames = list(container.decode(video=0))
+        assert len(frames) == NUM_FRAMES
+        assert any(frame.is_corrupt for frame in frames)
+        with pytest.raises(VideoDecodeError, match="a frame is damaged"):
+            decode_video(bytes(data))
+
+    def test_frame_lost_without_an_error(self, clip):
+        """The packet is made one of filler data, over which the decoder passes in silence."""
+        data = bytearray(Path(clip("hevc_open_gop.mp4")).read_bytes())
+        with av.open(io.BytesIO(data)) as container:
+            packet = [packet for packet in container.demux(video=0) if packet.size][5]
+        filler_unit = (packet.size - 4).to_bytes(4, "big") + bytes([38 << 1, 1])
+        data[packet.pos : packet.pos + packet.size] = filler_unit.ljust(packet.size, b"\xff")
+        with av.open(io.BytesIO(data)) as container:
+            assert len(list(container.decode(video=0))) < NUM_FRAMES
+        with pytest.raises(VideoDecodeError, match=f"a frame is missing; . of {NUM_FRAMES} frames decoded"):
+            decode_video(bytes(data), lambda metadata: range(12))
+
+    def test_damage_outside_of_what_is_decoded(self, clip, always_seek):
+        data = bytearray(Path(clip("short_gop.mp4")).read_bytes())
+        with av.open(io.BytesIO(data)) as container:
+            packet = [packet for packet in container.demux(video=0) if packet.size][18]
+        data[packet.pos : packet.pos + packet.size] = os.urandom(packet.size)
+        data = bytes(data)
+        expected = decode_sequentially(clip("short_gop.mp4"))
+        for indices in ([0, 5], [30, 31], [0, 40]):
+            frames, _ = decode_video(data, lambda metadata, indices=indices: indices)
+            np.testing.assert_array_equal(frames, expected[indices])
+        with pytest.raises(VideoDecodeError):
+            decode_video(data, lambda metadata: [0, 20])
+
+    def test_change_of_resolution(self, clip, tmp_path):
+        encode(str(tmp_path / "wide.h264"), num_frames=9, size=(160, 96), format="h264")
+        data = Path(clip("raw.h264")).read_bytes() + (tmp_path / "wide.h264").read_bytes()
+        with pytest.raises(VideoDecodeError, match="128x96 to 160x96"):
+            decode_video(data)
+        assert len(decode_video(data, lambda metadata: range(20))[0]) == 20
+
+
+class TestSource:
+    @pytest.fixture
+    def server(self, clip, monkeypatch):
+        folder = os.path.dirname(clip("short_gop.mp4"))
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def __init__(self, *args):
+                super().__init__(*args, directory=folder)
+
+            def log_message(self, *args):
+                pass
+
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
+
+    @pytest.mark.parametrize("kind", ["path", "bytes", "file", "unseekable"])
+    def test_kinds(self, clip, kind):
+        path = Path(clip("short_gop.mp4"))
+        expected = decode_sequentially(str(path))
+        if kind == "path":
+            frames, _ = decode_video(path)
+        elif kind == "bytes":
+            frames, _ = decode_video(path.read_bytes())
+        elif kind == "file":
+            with open(path, "rb") as file:
+                file.seek(100)
+                frames, _ = decode_video(file)
+                assert not file.closed
+        else:
+            file = io.BytesIO(path.read_bytes())
+            file.seekable = lambda: False
+            frames, _ = decode_video(file)
+        np.testing.assert_array_equal(frames, expected)
+
+    def test_name_that_looks_like_a_protocol_or_a_pattern(self, clip, tmp_path):
+        path = tmp_path / "http:%03d.mp4"
+        path.write_bytes(Path(clip("short_gop.mp4")).read_bytes())
+        assert len(decode_video(str(path))[0]) == NUM_FRAMES
+
+    def test_url(self, clip, server):
+        frames, _ = decode_video(f"{server}/short_gop.mp4", lambda metadata: [3, 30])
+        np.testing.assert_array_equal(frames, decode_sequentially(clip("short_gop.mp4"))[[3, 30]])
+
+    def test_url_errors(self, server):
+        with pytest.raises(VideoDecodeError, match=f"{server}/missing.mp4.*404"):
+            decode_video(f"{server}/missing.mp4")
+        with pytest.raises(VideoDecodeError, match="https://127.0.0.1:9/clip.mp4"):
+            decode_video("https://127.0.0.1:9/clip.mp4")
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("missing.mp4", None),
+            ("", None),  # the directory
+            ("empty.mp4", b""),
+            ("text.mp4", b"This is not a video. " * 100),
+            ("zeros.avi", bytes(5000)),
+        ],
+    )
+    def test_no_video(self, tmp_path, name, content):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+            with pytest.raises(VideoDecodeError, match=f"<{len(content)} bytes>"):
+                decode_video(content)
+        with pytest.raises(VideoDecodeError, match=re.escape(str(path))):
+            decode_video(path)
+        with pytest.raises(VideoDecodeError, match=re.escape(str(path))):
+            next(iter_video_frames(path))
+
+    def test_audio_alone(self, tmp_path):
+        path = str(tmp_path / "audio.m4a")
+        with av.open(path, "w") as container:
+            stream = container.add_stream("aac", rate=8000)
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 8000
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        with pytest.raises(VideoDecodeError, match=r"audio\.m4a: there is no video stream"):
+            decode_video(path)
+
+    def test_unknown_codec(self, clip):
+        data = Path(clip("short_gop.mp4")).read_bytes().replace(b"avc1", b"what")
+        with pytest.raises(VideoDecodeError, match="no video stream that can be decoded"):
+            decode_video(data)
+
+    def test_metadata_that_is_not_unicode(self, clip):
+        data = Path(clip("short_gop.mp4")).read_bytes()
+        assert b"Lavf" in data
+        assert len(decode_video(data.replace(b"Lavf", b"\xff\xfe\xfd\xfc"))[0]) == NUM_FRAMES
+
+    @pytest.mark.parametrize(
+        ("indices", "message"),
+        [([3, NUM_FRAMES], f"frame {NUM_FRAMES} .* {NUM_FRAMES} frames"), ([-1], "frame -1 "), ([], "no frame")],
+    )
+    def test_bad_indices(self, clip, indices, message):
+        with pytest.raises(ValueError, match=message):
+            decode_video(clip("short_gop.mp4"), lambda metadata: indices)
+
+    def test_fractional_index(self, clip):
+        with pytest.raises(TypeError, match="float"):
+            decode_video(clip("short_gop.mp4"), lambda metadata: [0.5])
+
+    @pytest.mark.parametrize("error", [OSError("the disk is gone"), ValueError("negative seek value -1")])
+    def test_file_object_that_fails(self, clip, error):
+        class FailingFile(io.BytesIO):
+            def read(self, size=-1):
+                if self.tell() > 5000:
+                    raise error
+                return super().read(min(size, 4096))
+
+        with pytest.raises(VideoDecodeError, match=f"bytes>: {error}"):
+            decode_video(FailingFile(Path(clip("bframes.mp4")).read_bytes()))
+
+    @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
+    def test_no_file_is_left_open(self, clip, tmp_path):
+        (tmp_path / "text.mp4").write_text("text")
+        decode_video(clip("short_gop.mp4"))
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            decode_video(clip("short_gop.mp4"))
+            next(iter_video_frames(clip("short_gop.mp4")))
+            with contextlib.suppress(ValueError):
+                decode_video(clip("short_gop.mp4"), lambda metadata: [-1])
+            with contextlib.suppress(ValueError):
+                decode_video(tmp_path / "text.mp4")
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+class TestImport:
+    def test_av_is_needed_only_to_decode(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "av", None)
+        with pytest.raises(ImportError, match="pip install av"):
+            decode_video(b"video")
+
+    def test_remote_code_does_not_require_av(self):
+        assert "av" not in get_imports(video_decoding_vtn.__file__)
