@@ -38,8 +38,11 @@ class ModelArguments:
     )
     model_config: str | None = field(
         default=None,
-        metadata={"help": "Fields of VTNConfig, as JSON: alone, a VTN with random weights; else overrides."},
+        metadata={
+            "help": "Fields of VTNConfig, as JSON or in a JSON file: alone, a VTN with random weights; else overrides."
+        },
     )
+    freeze_backbone: bool = field(default=False, metadata={"help": "Train the temporal encoder and the head only."})
 
 
 @dataclass
@@ -85,7 +88,10 @@ def make_processor(model_args: ModelArguments, data_args: DataArguments) -> VTNV
 
 def make_model(model_args: ModelArguments, data_args: DataArguments, labels: list[str]) -> VTNForVideoClassification:
     """A VTN for the given classes."""
-    fields = json.loads(model_args.model_config or "{}") | {
+    fields = model_args.model_config or "{}"
+    if fields.endswith(".json"):
+        fields = Path(fields).read_text(encoding="utf-8")
+    fields = json.loads(fields) | {
         "num_frames": data_args.eval_num_frames,
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
@@ -115,8 +121,12 @@ def train(
     # The videos are decoded in the worker that uses them, from columns that the model does not know.
     training_args.remove_unused_columns = False
     train_transform = ClipTransform(processor, data_args.clip_num_frames, data_args.clip_duration_sec)
+    model = make_model(model_args, data_args, labels)
+    if model_args.freeze_backbone:
+        model.freeze_backbone()
+    print(f"Training {model.num_parameters(only_trainable=True):,} of {model.num_parameters():,} parameters.")
     trainer = VTNTrainer(
-        model=make_model(model_args, data_args, labels),
+        model=model,
         args=training_args,
         train_dataset=videos["train"].with_transform(train_transform),
         eval_dataset=videos["val"].with_transform(ClipTransform(processor)) if "val" in videos else None,

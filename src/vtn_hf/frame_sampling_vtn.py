@@ -49,7 +49,7 @@ def sample_clip(
     slack = max(total_num_frames - span, 0)
     start = slack / 2 if generator is None else generator.uniform(0, slack)
     # The original's rule (PySlowFast's decoder): from the start to one frame before the end, fractions cut off.
-    indices = np.linspace(start, start + span - 1, num_frames)
+    indices = np.linspace(start, start + max(span - 1, 0), num_frames)
     return np.clip(indices, 0, total_num_frames - 1).astype(np.int64)
 
 

@@ -72,6 +72,8 @@ def crop_frames(frames: torch.Tensor, size: SizeDict, position: float = 0.5, rou
             top) to 1 (right or bottom); along the shorter side it is in the centre.
         round_up (`bool`, *optional*, defaults to `False`): Round odd margins up, as PySlowFast does, instead of down.
     """
+    if not (size.height and size.width):
+        raise ValueError(f"`crop_size` must have the keys `height` and `width`, got {dict(size)}.")
     height, width = frames.shape[-2:]
     if size.height > height or size.width > width:
         extra_height, extra_width = max(size.height - height, 0), max(size.width - width, 0)
@@ -134,6 +136,7 @@ def preprocess_frames(
     image_mean: tuple[float, ...] | float,
     image_std: tuple[float, ...] | float,
     pixel_protocol: str,
+    do_flip_channel_order: bool,
     **kwargs,
 ) -> torch.Tensor:
     """
@@ -143,6 +146,8 @@ def preprocess_frames(
     """
     if pixel_protocol not in PIXEL_PROTOCOLS:
         raise ValueError(f"`pixel_protocol` must be one of {', '.join(PIXEL_PROTOCOLS)}, got {pixel_protocol!r}.")
+    if do_flip_channel_order:
+        frames = frames.flip(-3)
     # The original normalises before it resizes, in float32. Resizing is linear and its weights add up to one, so the
     # other order gives the same pixels.
     original = pixel_protocol == "pyslowfast"
@@ -206,7 +211,15 @@ def read_backbone_preprocessing(backbone_name_or_path: str | os.PathLike) -> dic
         ValueError: If it does not say which size of pictures the model takes.
     """
     config, _ = BaseImageProcessor.get_image_processor_dict(backbone_name_or_path)
-    known = ("image_mean", "image_std", "rescale_factor", "resample")
+    known = (
+        "do_rescale",
+        "rescale_factor",
+        "do_normalize",
+        "image_mean",
+        "image_std",
+        "resample",
+        "do_flip_channel_order",
+    )
     settings = {name: config[name] for name in known if config.get(name) is not None}
     size = get_size_dict(config["size"], default_to_square=False) if "size" in config else {}
     crop_size = (
@@ -215,9 +228,9 @@ def read_backbone_preprocessing(backbone_name_or_path: str | os.PathLike) -> dic
     crop_side = crop_size.get("height") or size.get("height") or size.get("shortest_edge")
     if crop_side is None:
         raise ValueError(f"The preprocessor of {backbone_name_or_path} does not tell a picture size: size={size}.")
-    short_side = size.get("shortest_edge") if crop_size else None
+    short_side = (size.get("shortest_edge") or size.get("height")) if crop_size else None
     settings["crop_size"] = {"height": crop_side, "width": crop_side}
-    settings["size"] = {"shortest_edge": short_side or round(crop_side / config.get("crop_pct", 224 / 256))}
+    settings["size"] = {"shortest_edge": short_side or round(crop_side / (config.get("crop_pct") or 224 / 256))}
     return settings
 
 
@@ -228,9 +241,12 @@ class VTNImageProcessorKwargs(ImagesKwargs, total=False):
     pixel_protocol (`str`, *optional*, defaults to `"transformers"`):
         How frames are resized and cropped. `"transformers"` resizes bytes with antialiasing, as torchvision does;
         `"pyslowfast"` reproduces the original's pixels: float32, no antialiasing, margins rounded up.
+    do_flip_channel_order (`bool`, *optional*, defaults to `False`):
+        Give the channels as BGR, which MobileViT was trained on.
     """
 
     pixel_protocol: str
+    do_flip_channel_order: bool
 
 
 class VTNImageProcessor(BaseImageProcessor):
@@ -253,6 +269,8 @@ class VTNImageProcessor(BaseImageProcessor):
         pixel_protocol (`str`, *optional*, defaults to `"transformers"`):
             `"transformers"` resizes bytes with antialiasing, as torchvision does; `"pyslowfast"` reproduces the pixels
             of the original implementation: float32, no antialiasing, margins of the crop rounded up.
+        do_flip_channel_order (`bool`, *optional*, defaults to `False`):
+            Give the channels as BGR, which MobileViT was trained on.
 
     Example:
 
@@ -280,6 +298,7 @@ class VTNImageProcessor(BaseImageProcessor):
     image_std = [0.225, 0.225, 0.225]
     do_convert_rgb = True
     pixel_protocol = "transformers"
+    do_flip_channel_order = False
 
     def __init__(self, **kwargs: Unpack[VTNImageProcessorKwargs]):
         super().__init__(**kwargs)
@@ -324,11 +343,11 @@ class VTNImageProcessor(BaseImageProcessor):
         device: torch.device | str | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """One frame of any kind to a tensor `(channels, height, width)` of the same dtype."""
+        """One frame of any kind to a tensor `(channels, height, width)`, uint8 or float32."""
         if is_pil_image(image):
             image = np.array(image.convert("RGB") if do_convert_rgb else image)
             input_data_format = ChannelDimension.LAST if image.ndim == 3 else None
-        image = torch.as_tensor(image, device=device)
+        image = to_tensor(image, device)
         return to_channels_first(image if image.ndim == 3 else image[None], do_convert_rgb, input_data_format)
 
     def _preprocess(
@@ -347,6 +366,14 @@ class VTNImageProcessor(BaseImageProcessor):
                     )
                 videos.append(torch.cat(frames))
         return BatchFeature(data=batch_videos(videos), tensor_type=return_tensors)
+
+
+def to_tensor(frames: np.ndarray | torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
+    """Frames to a tensor of the two types that can be resized: uint8 as it is, all others as float32."""
+    if isinstance(frames, np.ndarray) and min(frames.strides, default=0) < 0:
+        frames = frames.copy()  # such as BGR turned into RGB; torch has no negative strides
+    frames = torch.as_tensor(frames, device=device)
+    return frames if frames.dtype == torch.uint8 else frames.float()
 
 
 def to_channels_first(

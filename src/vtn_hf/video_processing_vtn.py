@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import ChannelDimension
+from transformers.image_utils import ChannelDimension, is_pil_image
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.utils import TensorType
-from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata, make_batched_videos
+from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata
 
 
 try:
@@ -24,11 +24,14 @@ from .image_processing_vtn import (
     preprocess_frames,
     read_backbone_preprocessing,
     to_channels_first,
+    to_tensor,
 )
 from .video_decoding_vtn import decode_video
 
 
 FRAME_SAMPLINGS = ("uniform", "pyslowfast")
+
+_SOURCES = (str, bytes, os.PathLike)
 
 
 class VTNVideoProcessorKwargs(VideosKwargs, total=False):
@@ -38,12 +41,13 @@ class VTNVideoProcessorKwargs(VideosKwargs, total=False):
     frame_sampling (`str`, *optional*, defaults to `"uniform"`):
         `"uniform"` spreads the frames over the whole video, none twice; `"pyslowfast"` takes those that the original
         evaluates on: the first 10 s, with repeats where there are fewer than 250.
-    pixel_protocol (`str`, *optional*, defaults to `"transformers"`):
+    pixel_protocol (`str`), do_flip_channel_order (`bool`):
         As for [`VTNImageProcessor`].
     """
 
     frame_sampling: str
     pixel_protocol: str
+    do_flip_channel_order: bool
 
 
 class VTNVideoProcessor(VideoProcessorMixin):
@@ -63,7 +67,7 @@ class VTNVideoProcessor(VideoProcessorMixin):
             on: the first `num_frames / 25` seconds, with repeats in shorter videos. Use the latter to reproduce
             published figures, the former for everything else.
         do_resize, size, resample, do_center_crop, crop_size, do_rescale, rescale_factor, do_normalize, image_mean,
-        image_std, pixel_protocol:
+        image_std, pixel_protocol, do_flip_channel_order:
             As in [`VTNImageProcessor`].
 
     Example:
@@ -98,6 +102,7 @@ class VTNVideoProcessor(VideoProcessorMixin):
     image_std = VTNImageProcessor.image_std
     do_convert_rgb = VTNImageProcessor.do_convert_rgb
     pixel_protocol = VTNImageProcessor.pixel_protocol
+    do_flip_channel_order = VTNImageProcessor.do_flip_channel_order
 
     def __init__(self, **kwargs: Unpack[VTNVideoProcessorKwargs]):
         super().__init__(**kwargs)
@@ -172,6 +177,8 @@ class VTNVideoProcessor(VideoProcessorMixin):
         """
         if frame_sampling not in FRAME_SAMPLINGS:
             raise ValueError(f"`frame_sampling` must be one of {', '.join(FRAME_SAMPLINGS)}, got {frame_sampling!r}.")
+        if fps is not None and not fps > 0:
+            raise ValueError(f"`fps` must be positive, got {fps}.")
         if metadata.fps is None and (fps is not None or frame_sampling == "pyslowfast"):
             raise ValueError(
                 f"Sampling with fps={fps} and frame_sampling={frame_sampling!r} needs the frame rate of the video, "
@@ -195,21 +202,18 @@ class VTNVideoProcessor(VideoProcessorMixin):
     def _decode_and_sample_videos(
         self, videos, video_metadata=None, do_sample_frames=None, sample_indices_fn=None
     ) -> tuple[Sequence, Sequence[VideoMetadata]]:
-        if isinstance(videos, (str, bytes, os.PathLike)):
-            videos = [videos]
-        if isinstance(videos, (list, tuple)) and videos and isinstance(videos[0], (str, bytes, os.PathLike)):
-            return self.fetch_videos(list(videos), sample_indices_fn)
-        videos = make_batched_videos(videos)
-        if len(videos) == 0 or any(len(video) == 0 for video in videos):
-            raise ValueError(f"Each video needs at least one frame, got {[len(video) for video in videos]} frames.")
-        video_metadata = make_batched_metadata(videos, video_metadata)
-        if not do_sample_frames:
-            return videos, video_metadata
-        sampled = []
-        for video, metadata in zip(videos, video_metadata, strict=True):
-            metadata.frames_indices = sample_indices_fn(metadata=metadata)
-            sampled.append(video[metadata.frames_indices])
-        return sampled, video_metadata
+        videos = _list_videos(videos)
+        arrays = [video for video in videos if not isinstance(video, _SOURCES)]
+        if any(len(array) == 0 for array in arrays):
+            raise ValueError(f"Each video needs at least one frame, got {[len(array) for array in arrays]} frames.")
+        array_metadata = iter(make_batched_metadata(arrays, video_metadata) if arrays else ())
+        decoded = [
+            self.fetch_videos(video, sample_indices_fn)
+            if isinstance(video, _SOURCES)
+            else _take_frames(video, next(array_metadata), sample_indices_fn)
+            for video in videos
+        ]
+        return tuple(zip(*decoded, strict=True))
 
     def _prepare_input_videos(
         self,
@@ -218,15 +222,47 @@ class VTNVideoProcessor(VideoProcessorMixin):
         input_data_format: str | ChannelDimension | None = None,
         device: torch.device | str | None = None,
     ) -> list[torch.Tensor]:
-        return [
-            to_channels_first(torch.as_tensor(video, device=device), do_convert_rgb, input_data_format)
-            for video in videos
-        ]
+        return [to_channels_first(to_tensor(video, device), do_convert_rgb, input_data_format) for video in videos]
 
     def _preprocess(
         self, videos: list[torch.Tensor], return_tensors: str | TensorType | None = None, **kwargs
     ) -> BatchFeature:
         return BatchFeature(data={"pixel_values": [preprocess_frames(video, **kwargs) for video in videos]})
+
+
+def _list_videos(videos: VideoInput) -> list:
+    """One video or a list of them to a list of sources and of arrays or tensors (frames, …)."""
+    if isinstance(videos, _SOURCES):
+        return [videos]
+    if _is_picture(videos):
+        return _list_videos([videos])
+    if isinstance(videos, (np.ndarray, torch.Tensor)) and videos.ndim in (4, 5):
+        return [videos] if videos.ndim == 4 else list(videos)
+    if not isinstance(videos, (list, tuple)):
+        got = f"{type(videos).__name__} {tuple(videos.shape) if hasattr(videos, 'shape') else ''}"
+        raise ValueError(
+            "Invalid video input: expected a path, a URL, bytes, an array or tensor of 4 dimensions, a list of PIL "
+            f"images, or a list of such videos, got {got}."
+        )
+    if all(_is_picture(picture) for picture in videos):
+        # The frames of one video.
+        frames = [np.array(frame.convert("RGB")) if is_pil_image(frame) else frame for frame in videos]
+        return [torch.stack(frames) if frames and isinstance(frames[0], torch.Tensor) else np.array(frames)]
+    return [video for item in videos for video in _list_videos(item)]
+
+
+def _is_picture(video) -> bool:
+    return is_pil_image(video) or (isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim == 3)
+
+
+def _take_frames(video, metadata: VideoMetadata, sample_indices_fn) -> tuple:
+    """The frames of an array that `sample_indices_fn` asks for, or all, with their numbers in the metadata."""
+    if sample_indices_fn is None:
+        return video, metadata
+    if metadata.total_num_frames != len(video):
+        raise ValueError(f"`video_metadata` tells of {metadata.total_num_frames} frames, the video has {len(video)}.")
+    metadata.frames_indices = sample_indices_fn(metadata=metadata)
+    return video[metadata.frames_indices], metadata
 
 
 __all__ = ["VTNVideoProcessor"]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..frame_sampling_vtn import sample_clip
-from ..video_decoding_vtn import decode_video
+from ..video_decoding_vtn import VideoDecodeError, decode_video
 from ..video_processing_vtn import VTNVideoProcessor
 
 
@@ -48,9 +48,13 @@ class ClipTransform:
         return {"pixel_values": inputs["pixel_values"][0], "position_ids": position_ids}
 
     def _sample_clip(self, metadata) -> np.ndarray:
-        span = self.clip_duration_sec
-        if span is not None and metadata.fps is not None:
-            span *= metadata.fps
+        span = None
+        if self.clip_duration_sec is not None:
+            if metadata.fps is None:
+                raise VideoDecodeError(
+                    "A clip of some seconds needs the frame rate of the video, which it does not tell."
+                )
+            span = self.clip_duration_sec * metadata.fps
         # Torch's generator is the one that workers and Trainer seed.
         generator = np.random.default_rng(torch.randint(2**63 - 1, ()).item())
         return sample_clip(metadata.total_num_frames, self.num_frames, span, generator)

@@ -32,11 +32,17 @@ def load_class_folders(root: str | Path, class_names: list[str] | None = None) -
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder.")
-    splits = {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()}
-    if any(_list_videos(folder) for folder in splits.values()):
+    splits = _list_folders(root)
+    flat = [name for name, folder in splits.items() if _list_videos(folder)]
+    nested = [name for name, folder in splits.items() if any(map(_list_videos, _list_folders(folder).values()))]
+    if flat and nested:
+        raise ValueError(
+            f"{root} holds videos both in {', '.join(flat)} and in class folders below {', '.join(nested)}."
+        )
+    if flat:
         splits = {"train": root}
     videos = {
-        split: {folder.name: _list_videos(folder) for folder in sorted(split_root.iterdir()) if folder.is_dir()}
+        split: {name: _list_videos(folder) for name, folder in _list_folders(split_root).items()}
         for split, split_root in splits.items()
     }
     videos = {split: classes for split, classes in videos.items() if any(classes.values())}
@@ -65,8 +71,13 @@ def load_class_folders(root: str | Path, class_names: list[str] | None = None) -
     )
 
 
+# Hidden files and folders are those of Jupyter, macOS and the like, not videos and classes.
+def _list_folders(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."}
+
+
 def _list_videos(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_EXTENSIONS)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_EXTENSIONS and path.name[0] != ".")
 
 
 def read_kinetics_labels(num_classes: int) -> list[str]:

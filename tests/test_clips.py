@@ -1,0 +1,242 @@
+"""Each frame of the clips here is one shade of gray that tells its number, so pixels show which frames were taken."""
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Video
+from torch.utils.data import DataLoader
+from video_files import write_video
+
+from vtn_hf import VideoDecodeError, VTNVideoProcessor
+from vtn_hf.data.clips import ClipTransform, collate_videos
+
+
+SHADE = 4  # steps from one frame to the next
+NUM_FRAMES = 60
+FPS = 10
+
+
+def draw_frames(num_frames=NUM_FRAMES):
+    shades = SHADE * np.arange(num_frames, dtype=np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(shades[:, None, None, None], (num_frames, 12, 16, 3)))
+
+
+def frame_numbers(pixel_values):
+    """The numbers of frames (..., 3, height, width) of which each is uniform."""
+    first = pixel_values[..., :1, :1, :1]
+    assert torch.equal(pixel_values, first.expand_as(pixel_values))
+    return (first[..., 0, 0, 0] / SHADE).tolist()
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """Sixty frames, ten per second."""
+    return str(write_video(tmp_path_factory.mktemp("clips") / "clip.mp4", draw_frames(), FPS))
+
+
+@pytest.fixture(scope="session")
+def short_clip(tmp_path_factory):
+    return str(write_video(tmp_path_factory.mktemp("clips") / "short.mp4", draw_frames(5), FPS))
+
+
+@pytest.fixture(scope="session")
+def processor():
+    return VTNVideoProcessor(num_frames=6, size=8, crop_size=8, do_rescale=False, do_normalize=False)
+
+
+def make_dataset(*paths):
+    features = Features({"video": Video(decode=False), "label": ClassLabel(names=["a", "b", "c"])})
+    return Dataset.from_dict({"video": paths, "label": [n % 3 for n in range(len(paths))]}, features=features)
+
+
+def test_evaluation_takes_the_whole_video(processor, clip, short_clip):
+    rows = {"video": [{"path": clip, "bytes": None}, {"path": short_clip, "bytes": None}], "label": [2, 1]}
+    inputs = ClipTransform(processor)(rows)
+    assert list(inputs) == ["pixel_values", "position_ids", "labels"]
+    assert inputs["labels"] == [2, 1]
+    assert [ids.tolist() for ids in inputs["position_ids"]] == [[0, 11, 23, 35, 47, 59], [0, 1, 2, 3, 4]]
+    assert [frame_numbers(video) for video in inputs["pixel_values"]] == [[0, 11, 23, 35, 47, 59], [0, 1, 2, 3, 4]]
+    for path, pixel_values in zip((clip, short_clip), inputs["pixel_values"], strict=True):
+        torch.testing.assert_close(pixel_values, processor(path, return_tensors="pt").pixel_values[0], rtol=0, atol=0)
+
+
+def test_bytes(processor, clip):
+    rows = {"video": [{"path": None, "bytes": Path(clip).read_bytes()}], "label": [0]}
+    assert ClipTransform(processor)(rows)["position_ids"][0].tolist() == [0, 11, 23, 35, 47, 59]
+    torch.manual_seed(0)
+    inputs = ClipTransform(processor, num_frames=4, clip_duration_sec=0.4)(rows)
+    assert inputs["position_ids"][0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "clip_duration_sec", "span"),
+    [(4, 0.4, 4), (8, 3.2, 32), (16, 1.0, 10), (1, 2.0, 20), (60, None, 60)],
+)
+def test_training_takes_a_random_clip(processor, clip, num_frames, clip_duration_sec, span):
+    rows = {"video": [{"path": clip, "bytes": None}] * 30, "label": [0] * 30}
+    torch.manual_seed(0)
+    inputs = ClipTransform(processor, num_frames, clip_duration_sec)(rows)
+    starts = set()
+    for pixel_values, position_ids in zip(inputs["pixel_values"], inputs["position_ids"], strict=True):
+        numbers = frame_numbers(pixel_values)
+        assert pixel_values.shape == (num_frames, 3, 8, 8)
+        assert position_ids.dtype == torch.int64
+        # Positions count from the start of the clip.
+        assert position_ids.tolist() == [number - numbers[0] for number in numbers]
+        assert numbers == sorted(numbers)
+        if num_frames > 1:
+            assert span - 2 <= numbers[-1] - numbers[0] <= span - 1
+        starts.add(numbers[0])
+    if span == NUM_FRAMES:
+        assert starts == {0}
+    else:
+        assert len(starts) > 8
+        # From anywhere in the video: near its start and near the last place for a clip of that length.
+        assert min(starts) < 0.2 * (NUM_FRAMES - span)
+        assert max(starts) > 0.8 * (NUM_FRAMES - span) - 1
+
+
+def test_training_on_a_short_video_repeats_frames(processor, short_clip):
+    rows = {"video": [{"path": short_clip, "bytes": None}], "label": [0]}
+    inputs = ClipTransform(processor, num_frames=10)(rows)
+    assert frame_numbers(inputs["pixel_values"][0]) == [0, 0, 0, 1, 1, 2, 2, 3, 3, 4]
+    inputs = ClipTransform(processor, num_frames=5, clip_duration_sec=0.9)(rows)
+    assert frame_numbers(inputs["pixel_values"][0]) == [0, 2, 4, 4, 4]
+    assert inputs["position_ids"][0].tolist() == [0, 2, 4, 4, 4]
+
+
+def test_training_is_seeded_by_torch(processor, clip):
+    transform = ClipTransform(processor, num_frames=4, clip_duration_sec=1.0)
+    rows = {"video": [{"path": clip, "bytes": None}] * 8, "label": [0] * 8}
+
+    def draw(seed):
+        torch.manual_seed(seed)
+        return [frame_numbers(video) for video in transform(rows)["pixel_values"]]
+
+    np.random.seed(0)
+    first = draw(3)
+    assert draw(3) == first
+    assert draw(4) != first
+    assert len({tuple(numbers) for numbers in first}) > 1
+
+
+def test_damaged_video_is_named(processor, videos_dir):
+    rows = {"video": [{"path": str(videos_dir / "decord_corrupted.mp4"), "bytes": None}], "label": [0]}
+    with pytest.raises(VideoDecodeError, match="decord_corrupted.mp4"):
+        ClipTransform(processor, num_frames=50)(rows)
+
+
+def test_dataset_with_transform(processor, clip, short_clip):
+    dataset = make_dataset(clip, short_clip, clip).with_transform(ClipTransform(processor))
+    example = dataset[1]
+    assert list(example) == ["pixel_values", "position_ids", "labels"]
+    assert (frame_numbers(example["pixel_values"]), example["labels"]) == ([0, 1, 2, 3, 4], 1)
+    assert dataset[[2, 0]]["labels"] == [2, 0]
+
+
+@pytest.fixture
+def importable_in_new_processes(tmp_path, monkeypatch):
+    """New interpreters import `conftest` first, which lets them import torchvision, and then find `vtn_hf`."""
+    paths = [str(Path(__file__).parent), str(Path(sys.modules["vtn_hf"].__file__).parents[1])]
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.path += {paths}\nimport conftest\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    monkeypatch.setenv("PYTHONPATH", path)
+
+
+START_METHODS = [method for method in ("fork", "spawn") if method in multiprocessing.get_all_start_methods()]
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+@pytest.mark.usefixtures("importable_in_new_processes")
+def test_data_loader_with_workers(processor, clip, start_method):
+    dataset = make_dataset(*[clip] * 8).with_transform(ClipTransform(processor, num_frames=4, clip_duration_sec=1.0))
+    loader = DataLoader(
+        dataset,
+        batch_size=2,
+        num_workers=2,
+        collate_fn=collate_videos,
+        multiprocessing_context=start_method,
+        persistent_workers=True,
+    )
+
+    def draw(seed):
+        torch.manual_seed(seed)
+        batches = list(loader)
+        assert [batch["labels"].tolist() for batch in batches] == [[0, 1], [2, 0], [1, 2], [0, 1]]
+        assert all("attention_mask" not in batch for batch in batches)
+        for batch in batches:
+            numbers = torch.tensor(frame_numbers(batch["pixel_values"]))
+            assert torch.equal(batch["position_ids"], (numbers - numbers[:, :1]).long())
+        return [numbers for batch in batches for numbers in frame_numbers(batch["pixel_values"])]
+
+    first = draw(0)
+    # Neither the clips of a worker nor those of the two workers are the same.
+    assert len({tuple(numbers) for numbers in first}) >= 6
+    # Another epoch brings other clips.
+    assert draw(1) != first
+
+
+def test_data_loader_is_reproducible(processor, clip):
+    dataset = make_dataset(*[clip] * 4).with_transform(ClipTransform(processor, num_frames=4, clip_duration_sec=1.0))
+
+    def draw(seed):
+        torch.manual_seed(seed)
+        loader = DataLoader(dataset, num_workers=2, collate_fn=collate_videos, multiprocessing_context="fork")
+        return [frame_numbers(batch["pixel_values"]) for batch in loader]
+
+    first = draw(5)
+    assert draw(5) == first
+    assert draw(6) != first
+
+
+def test_data_loader_for_evaluation(processor, clip, short_clip):
+    dataset = make_dataset(clip, short_clip, short_clip, short_clip).with_transform(ClipTransform(processor))
+    mixed, short = DataLoader(dataset, batch_size=2, collate_fn=collate_videos)
+    assert mixed["position_ids"].tolist() == [[0, 11, 23, 35, 47, 59], [0, 1, 2, 3, 4, 0]]
+    assert mixed["attention_mask"].tolist() == [[1] * 6, [1] * 5 + [0]]
+    assert short["position_ids"].tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert "attention_mask" not in short
+    # The same batch as the processor's own.
+    expected = processor([clip, short_clip], return_tensors="pt")
+    for name, values in expected.items():
+        torch.testing.assert_close(mixed[name], values, rtol=0, atol=0)
+
+
+def make_example(num_frames, label):
+    pixel_values = torch.arange(1.0, 1 + num_frames).reshape(-1, 1, 1, 1).expand(num_frames, 3, 2, 2)
+    return {"pixel_values": pixel_values, "position_ids": 2 * torch.arange(num_frames), "labels": label}
+
+
+def test_collate_videos_of_equal_length():
+    batch = collate_videos([make_example(2, 5), make_example(2, 0)])
+    assert sorted(batch) == ["labels", "pixel_values", "position_ids"]
+    assert batch["pixel_values"].shape == (2, 2, 3, 2, 2)
+    assert batch["pixel_values"][:, :, 0, 0, 0].tolist() == [[1, 2], [1, 2]]
+    assert batch["position_ids"].tolist() == [[0, 2], [0, 2]]
+    assert batch["labels"].tolist() == [5, 0]
+    assert batch["labels"].dtype == torch.int64
+
+
+def test_collate_videos_of_unequal_length():
+    batch = collate_videos([make_example(1, 0), make_example(3, 1), make_example(2, 2)])
+    assert batch["pixel_values"].shape == (3, 3, 3, 2, 2)
+    assert batch["pixel_values"][:, :, 1, 1, 1].tolist() == [[1, 0, 0], [1, 2, 3], [1, 2, 0]]
+    assert batch["position_ids"].tolist() == [[0, 0, 0], [0, 2, 4], [0, 2, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1], [1, 1, 0]]
+    assert batch["attention_mask"].dtype == torch.int64
+    assert batch["labels"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("labels", "dtype"),
+    [([[1.0, 0.0], [0.0, 1.0]], torch.float64), ([0.5, 2.5], torch.float64), ([[0, 1], [1, 1]], torch.int64)],
+)
+def test_collate_other_labels(labels, dtype):
+    batch = collate_videos([make_example(1, label) for label in labels])
+    assert batch["labels"].tolist() == labels
+    assert batch["labels"].dtype == dtype

@@ -1,0 +1,113 @@
+"""The example scripts, run as a user runs them, on a few tiny clips."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import pipeline
+
+from vtn_hf import VTNForVideoClassification
+from vtn_hf.data.motion_clips import CLASS_NAMES, write_motion_clips
+
+
+ROOT = Path(__file__).parent.parent
+MODEL = {
+    "backbone_config": {
+        "model_type": "resnet",
+        "layer_type": "basic",
+        "embedding_size": 4,
+        "hidden_sizes": [4, 8],
+        "depths": [1, 1],
+    },
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+}
+SETTINGS = {
+    "model_config": json.dumps(MODEL),
+    "short_side": 16,
+    "crop_size": 16,
+    "clip_num_frames": 4,
+    "eval_num_frames": 8,
+    "max_steps": 2,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 4,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": "true",
+}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_motion_clips(tmp_path_factory.mktemp("clips") / "motion", num_train=20, num_val=10, num_workers=1)
+
+
+def launch(*arguments: object, num_processes: int = 1) -> str:
+    """Runs examples/train.py through accelerate; returns what it printed."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(num_processes)]
+    result = subprocess.run(
+        [*command, str(ROOT / "examples/train.py"), *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout
+
+
+def as_flags(settings: dict) -> list[str]:
+    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_train_leaves_a_model_that_pipeline_loads(clips: Path, tmp_path: Path, num_processes: int):
+    printed = launch(
+        *as_flags(SETTINGS), "--data_dir", clips, "--output_dir", tmp_path / "model", num_processes=num_processes
+    )
+
+    model = VTNForVideoClassification.from_pretrained(tmp_path / "model")
+    assert f"Training {model.num_parameters():,} of {model.num_parameters():,} parameters" in printed
+    assert {path.name for path in (tmp_path / "model").iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "video_preprocessor_config.json",
+        "README.md",
+    }
+    metrics = json.loads((tmp_path / "model/eval_results.json").read_text())
+    # Ten videos were evaluated, each once, whatever the number of processes.
+    assert metrics["eval_top1"] * 10 == pytest.approx(round(metrics["eval_top1"] * 10))
+    assert 0 <= metrics["eval_top1"] <= metrics["eval_top5"] <= 1
+    video = next((clips / "val").glob("*/*.mp4"))
+    predictions = pipeline("video-classification", model=str(tmp_path / "model"))(str(video), top_k=10)
+    assert {prediction["label"] for prediction in predictions} == set(CLASS_NAMES)
+
+
+def test_train_reads_a_yaml_file_and_flags_override_it(clips: Path, tmp_path: Path):
+    (tmp_path / "settings.yaml").write_text(
+        "\n".join(f"{name}: {value!r}" for name, value in {**SETTINGS, "model_config": MODEL, "max_steps": 1}.items())
+    )
+    launch(tmp_path / "settings.yaml", "--data_dir", clips, "--output_dir", tmp_path / "model", "--max_steps", 3)
+
+    state = json.loads((tmp_path / "model/trainer_state.json").read_text())
+    assert state["global_step"] == 3
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    assert config["backbone_config"]["hidden_sizes"] == [4, 8]
+
+
+def test_train_continues_a_model_and_freezes_its_backbone(clips: Path, tmp_path: Path):
+    launch(*as_flags(SETTINGS), "--data_dir", clips, "--output_dir", tmp_path / "first")
+    settings = {
+        name: value for name, value in SETTINGS.items() if name not in ("model_config", "short_side", "crop_size")
+    }
+    settings |= {"model_name_or_path": tmp_path / "first", "freeze_backbone": "true"}
+    launch(*as_flags(settings), "--data_dir", clips, "--output_dir", tmp_path / "second")
+
+    first, second = (
+        VTNForVideoClassification.from_pretrained(tmp_path / name).state_dict() for name in ("first", "second")
+    )
+    for name, tensor in first.items():
+        if name.startswith("vtn.backbone."):
+            assert tensor.equal(second[name]), name
+    assert not first["classifier.out_proj.weight"].equal(second["classifier.out_proj.weight"])

@@ -1,0 +1,107 @@
+"""The shortcuts of the temporal encoder. What it computes is compared in test_longformer_parity.py."""
+
+import pytest
+import torch
+from torch import nn
+
+from vtn_hf import VTNConfig, VTNModel
+from vtn_hf.temporal_encoder_vtn import make_local_mask, split_into_blocks
+
+
+WIDTH = 16
+
+
+def make_encoder(attention="sdpa"):
+    """A temporal encoder with weights large enough that everything matters, and some features."""
+    backbone = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, WIDTH], "depths": [1, 1]}
+    config = VTNConfig(
+        backbone_config=backbone, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, attention_window=4
+    )
+    model = VTNModel(config).eval()
+    model.set_attn_implementation({"": attention})
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.temporal_encoder.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model.temporal_encoder, torch.randn(2, 70, WIDTH, generator=generator)
+
+
+def make_mask(masked):
+    mask = torch.ones(2, 70, dtype=torch.long)
+    mask[0, 30:] = 0
+    return mask if masked else None
+
+
+def test_blocks_of_three_frames():
+    # The class token is 9, the frames are 1, 2, 3, and 0 is beyond the ends of the video.
+    states = torch.tensor([9, 1, 2, 3])[None, :, None]
+    blocks = split_into_blocks(states, block_size=2, half_window=1)
+    assert blocks.squeeze().tolist() == [[9, 0, 1, 2, 3], [9, 2, 3, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "attention_mask, expected",
+    [
+        (None, [[[1, 0, 1, 1, 0], [1, 0, 1, 1, 1]], [[1, 1, 1, 0, 0], [1, 0, 1, 0, 0]]]),
+        ([[1, 1, 0]], [[[1, 0, 1, 1, 0], [1, 0, 1, 1, 0]], [[1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]]),
+    ],
+    ids=["full", "masked"],
+)
+def test_mask_of_three_frames(attention_mask, expected):
+    """Window 2, of the keys above: the class token for all, frames at most one away, no padding."""
+    attention_mask = None if attention_mask is None else torch.tensor(attention_mask)
+    mask = make_local_mask(3, window=2, block_size=2, attention_mask=attention_mask, device="cpu")
+    assert mask.int().tolist() == [expected]
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("num_frames, window", [(1, 2), (5, 2), (9, 6), (10, 18), (130, 18)])
+def test_blocks_cover_every_pair_in_the_window_once(num_frames, window, block_size):
+    mask = make_local_mask(num_frames, window, block_size, None, "cpu")[0, :, :, 1:]
+    numbers = split_into_blocks(torch.arange(num_frames + 1)[None, :, None], block_size, window // 2)[0, :, 1:, 0] - 1
+    pairs = [(block * block_size + query, numbers[block, key].item()) for block, query, key in mask.nonzero().tolist()]
+    expected = [
+        (query, key) for query in range(num_frames) for key in range(num_frames) if abs(query - key) <= window // 2
+    ]
+    assert sorted(pair for pair in pairs if pair[0] < num_frames) == expected
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("masked", [False, True], ids=["full", "masked"])
+def test_class_token_alone_is_the_class_token(masked, attention):
+    """With the same gradients, of which there is one for every parameter, though those of unread frames are zero."""
+    encoder, features = make_encoder(attention)
+    outputs, gradients = [], []
+    for class_token_only in (False, True):
+        encoder.zero_grad()
+        states = encoder(features, torch.arange(70)[None], make_mask(masked), class_token_only)
+        states[:, 0].square().sum().backward()
+        outputs.append(states)
+        gradients.append({name: parameter.grad.clone() for name, parameter in encoder.named_parameters()})
+    assert outputs[1].shape == (2, 1, WIDTH)
+    torch.testing.assert_close(outputs[1], outputs[0][:, :1], atol=1e-6, rtol=1e-5)
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(gradient, gradients[0][name], atol=1e-5, rtol=1e-4)
+
+
+class AdaptedLinear(nn.Linear):
+    """As peft's or a quantised layer: its weight is not all there is to it."""
+
+    shift = 0.0
+
+    def forward(self, states):
+        return super().forward(states) + self.shift * torch.arange(WIDTH) * states.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["full", "masked"])
+@pytest.mark.parametrize("name", ["key_global", "value_global"])
+def test_projections_that_are_not_plain_linear_are_called(name, masked):
+    encoder, features = make_encoder()
+    with torch.no_grad():
+        expected = encoder(features, torch.arange(70)[None], make_mask(masked))
+        getattr(encoder.layers[0].attention, name).__class__ = AdaptedLinear
+        adapted = encoder(features, torch.arange(70)[None], make_mask(masked))
+        torch.testing.assert_close(adapted, expected, atol=1e-5, rtol=1e-5)
+        getattr(encoder.layers[0].attention, name).shift = 0.1
+        shifted = encoder(features, torch.arange(70)[None], make_mask(masked))
+    assert (shifted - expected).abs().max() > 1e-2
