@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 export PIP_CONSTRAINT ?= $(CURDIR)/constraints.txt
+# Python compiles what it imports; compiling everything takes a third of the installation.
+export PIP_NO_COMPILE ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 TORCHVISION := .venv-torchvision

@@ -10,6 +10,7 @@ and the model in runs/quickstart/model.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,8 +20,10 @@ import matplotlib
 
 
 matplotlib.use("Agg")
+# Torch's threads would spin while they wait for each other, on the cores that decode videos: 1.5 times as fast without.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen first
+import matplotlib.pyplot as plt  # noqa: E402 - the backend and the environment come first
 import torch  # noqa: E402
 from baselines import FrameAverageClassifier  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
@@ -37,7 +40,7 @@ from vtn_hf.data.motion_clips import write_motion_clips  # noqa: E402
 EXAMPLES = Path(__file__).parent
 ROOT = Path("runs/quickstart")
 CONFIG = EXAMPLES / "configs/quickstart.yaml"
-EXPECTED_SEC = {"videos": 30, "VTN": 150, "frame average": 90, "evaluation": 20}
+EXPECTED_SEC = {"videos": 40, "VTN": 150, "frame average": 140, "evaluation": 20}
 
 
 def announce(step: int, what: str, expected_sec: float | None = None):
@@ -47,23 +50,20 @@ def announce(step: int, what: str, expected_sec: float | None = None):
 
 
 @torch.no_grad()
-def evaluate(model: torch.nn.Module, root: Path) -> dict[str, float]:
-    """
-    Top-1 accuracy on whole held-out videos, with their frames in order and in random order.
-
-    Shuffling permutes the pictures under unchanged positions.
-    """
+def evaluate(model: VTNForVideoClassification, root: Path) -> dict[str, float]:
+    """Top-1 accuracy on whole held-out videos, with their frames in order and in random order."""
     model.eval()
     processor = VTNVideoProcessor.from_pretrained(ROOT / "model")
     videos = load_class_folders(root)["val"].with_transform(ClipTransform(processor))
     generator = torch.Generator().manual_seed(0)
     hits = {"ordered": 0, "shuffled": 0}
     for batch in tqdm(DataLoader(videos, batch_size=1, num_workers=2, collate_fn=collate_videos)):
-        label = batch.pop("labels").item()
-        order = torch.randperm(batch["pixel_values"].shape[1], generator=generator)
-        shuffled = {**batch, "pixel_values": batch["pixel_values"][:, order]}
-        for name, inputs in (("ordered", batch), ("shuffled", shuffled)):
-            hits[name] += model(**inputs).logits.argmax().item() == label
+        # The backbone sees one frame at a time: shuffling its features is shuffling the pictures.
+        features = model.vtn.get_frame_features(batch["pixel_values"])
+        order = torch.randperm(features.shape[1], generator=generator)
+        for name, embeds in (("ordered", features), ("shuffled", features[:, order])):
+            logits = model(inputs_embeds=embeds, position_ids=batch["position_ids"]).logits
+            hits[name] += (logits.argmax() == batch["labels"]).item()
     return {name: count / len(videos) for name, count in hits.items()}
 
 
@@ -86,7 +86,7 @@ def main():
     arguments = [str(CONFIG), "--data_dir", str(ROOT / "clips"), "--output_dir", str(ROOT / "model")]
 
     announce(1, "Writing videos whose classes differ only in the direction of time", EXPECTED_SEC["videos"])
-    write_motion_clips(ROOT / "clips", num_train=2000, num_val=600, seed=0)
+    write_motion_clips(ROOT / "clips", num_train=3600, num_val=600, seed=0)
 
     announce(2, "Training a VTN from scratch: accelerate launch examples/train.py", EXPECTED_SEC["VTN"])
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]

@@ -55,7 +55,9 @@ class DataArguments:
         default=None, metadata={"help": "Seconds that a training clip covers; default: the whole video."}
     )
     eval_num_frames: int = field(default=250, metadata={"help": "Frames of a whole video at evaluation, at most."})
-    short_side: int | None = field(default=None, metadata={"help": "Pixels of the short side after resizing."})
+    resize_to: list[int] | None = field(
+        default=None, metadata={"help": "Pixels of the short side after resizing, or of height and width."}
+    )
     crop_size: int | None = field(default=None, metadata={"help": "Pixels of the square centre crop."})
 
 
@@ -63,11 +65,13 @@ def parse_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments
     """Reads flags, or a yaml file and the flags that override it."""
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         settings = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))
-        from_file = [
-            part
-            for name, value in settings.items()
-            for part in (f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value))
-        ]
+        from_file = []
+        for name, value in settings.items():
+            values = value if isinstance(value, list) else [value]
+            from_file += [
+                f"--{name}",
+                *(json.dumps(value) if isinstance(value, dict) else str(value) for value in values),
+            ]
         arguments = from_file + arguments[1:]
     return HfArgumentParser((ModelArguments, DataArguments, TrainingArguments)).parse_args_into_dataclasses(arguments)
 
@@ -75,8 +79,9 @@ def parse_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments
 def make_processor(model_args: ModelArguments, data_args: DataArguments) -> VTNVideoProcessor:
     """The processor of the model or of its backbone, with what the arguments override."""
     overrides = {"num_frames": data_args.eval_num_frames}
-    if data_args.short_side is not None:
-        overrides["size"] = {"shortest_edge": data_args.short_side}
+    if data_args.resize_to is not None:
+        names = ("shortest_edge",) if len(data_args.resize_to) == 1 else ("height", "width")
+        overrides["size"] = dict(zip(names, data_args.resize_to, strict=True))
     if data_args.crop_size is not None:
         overrides["crop_size"] = {"height": data_args.crop_size, "width": data_args.crop_size}
     if model_args.model_name_or_path is not None:

@@ -27,7 +27,7 @@ MODEL = {
 }
 SETTINGS = {
     "model_config": json.dumps(MODEL),
-    "short_side": 16,
+    "resize_to": 16,
     "crop_size": 16,
     "clip_num_frames": 4,
     "eval_num_frames": 8,
@@ -99,7 +99,7 @@ def test_train_reads_a_yaml_file_and_flags_override_it(clips: Path, tmp_path: Pa
 def test_train_continues_a_model_and_freezes_its_backbone(clips: Path, tmp_path: Path):
     launch(*as_flags(SETTINGS), "--data_dir", clips, "--output_dir", tmp_path / "first")
     settings = {
-        name: value for name, value in SETTINGS.items() if name not in ("model_config", "short_side", "crop_size")
+        name: value for name, value in SETTINGS.items() if name not in ("model_config", "resize_to", "crop_size")
     }
     settings |= {"model_name_or_path": tmp_path / "first", "freeze_backbone": "true"}
     launch(*as_flags(settings), "--data_dir", clips, "--output_dir", tmp_path / "second")

@@ -345,7 +345,8 @@ class VTNTemporalEncoder(nn.Module):
         """
         num_frames = frame_embeds.shape[1]
         # Eager attention is where the weights can be read, so it sees each video as a single block.
-        block_size = num_frames if self.config._attn_implementation == "eager" else self.block_size
+        is_eager = self.config._attn_implementation == "eager"
+        block_size = num_frames if is_eager else min(num_frames, self.block_size)
         local_masks = {
             window: make_local_mask(num_frames, window, block_size, attention_mask, frame_embeds.device)
             for window in set(self.config.attention_windows)

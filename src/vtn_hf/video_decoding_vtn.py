@@ -29,8 +29,10 @@ SampleIndices = Callable[[VideoMetadata], Sequence[int]]
 _TIMED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _ONE_FRAME_PER_PACKET = ("h264", "hevc", "vp9", "av1")
 
-# A seek empties the decoder's threads; decoding fewer frames than this, only to pass over them, is cheaper.
+# A seek empties the decoder's threads; decoding fewer frames than this, only to pass over them, is cheaper. One thread
+# loses nothing but the seek itself.
 _MIN_FRAMES_TO_SKIP = 16
+_MIN_FRAMES_TO_SKIP_IN_WORKER = 2
 
 
 class VideoDecodeError(ValueError):
@@ -164,7 +166,8 @@ class _VideoReader:
 
     def read(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (number, frame) for distinct, ascending frame numbers; a frame is a view (height, width, 3)."""
-        runs = _plan_runs(numbers, self._key_frames)
+        min_frames_to_skip = _MIN_FRAMES_TO_SKIP if get_worker_info() is None else _MIN_FRAMES_TO_SKIP_IN_WORKER
+        runs = _plan_runs(numbers, self._key_frames, min_frames_to_skip)
         num_read = 0
         if runs != [(0, numbers)]:
             # A seek that goes wrong says nothing about the file; only decoding from the start can judge it.
@@ -301,13 +304,13 @@ def _is_timed(stream: Any, packets: list[_Packet]) -> bool:
     )
 
 
-def _plan_runs(numbers: list[int], key_frames: list[int]) -> list[tuple[int, list[int]]]:
+def _plan_runs(numbers: list[int], key_frames: list[int], min_frames_to_skip: int) -> list[tuple[int, list[int]]]:
     """Split ascending frame numbers into runs (frame to start decoding from, numbers)."""
     runs: list[tuple[int, list[int]]] = [(0, [])]
     position = 0
     for number in numbers:
         key_frame = key_frames[bisect_right(key_frames, number) - 1]
-        if key_frame - position >= _MIN_FRAMES_TO_SKIP:
+        if key_frame - position >= min_frames_to_skip:
             runs.append((key_frame, []))
         runs[-1][1].append(number)
         position = number + 1
