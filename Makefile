@@ -9,18 +9,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCHVISION := .venv-torchvision
 
-.PHONY: quickstart test test-slow quality style clean
+.PHONY: quickstart test quality style clean
 
 quickstart: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py
 
-# Both worlds: without torchvision, and with it. Its wheel is unpacked beside the environment, so that one serves both.
+# Both worlds: without torchvision, and with it, in the tests that can tell. It is unpacked beside the environment, so
+# that one environment serves both.
 test: $(VENV)/.dev $(TORCHVISION)/.done
 	$(BIN)/python -m pytest
-	PYTHONPATH=$(TORCHVISION) $(BIN)/python -m pytest tests/test_auto_classes.py tests/test_image_processing_vtn.py tests/test_video_processing_vtn.py
-
-test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	PYTHONPATH=$(TORCHVISION) $(BIN)/python -m pytest $(addprefix tests/test_,$(addsuffix .py,\
+		auto_classes backbones image_processing_vtn video_processing_vtn))
 
 quality: $(VENV)/.dev
 	$(BIN)/ruff check src tests examples setup.py
@@ -41,9 +40,9 @@ $(VENV)/.dev: $(BIN)/python setup.py constraints.txt
 	$(BIN)/python -m pip install -e '.[dev]'
 	touch $@
 
-# Without its dependencies: it would bring a torch of its own.
+# Without dependencies, which are in the environment already. timm cannot do without torchvision.
 $(TORCHVISION)/.done: $(BIN)/python constraints.txt
-	$(BIN)/python -m pip install --no-deps --upgrade --target $(TORCHVISION) torchvision
+	$(BIN)/python -m pip install --no-deps --upgrade --target $(TORCHVISION) torchvision timm
 	touch $@
 
 clean:

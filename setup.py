@@ -14,7 +14,7 @@ extras = {
     "torchvision": ["torchvision"],
     "timm": ["timm"],
     "examples": ["matplotlib"],
-    "test": ["pytest", "timm"],
+    "test": ["pytest"],
     "quality": ["ruff"],
 }
 extras["dev"] = extras["examples"] + extras["test"] + extras["quality"]
@@ -36,7 +36,7 @@ setup(
         "datasets>=5.2",
         "accelerate>=1.15",
         "evaluate>=0.4.6",
-        "av>=14",
+        "av>=18,<19",
         "safetensors",
         "huggingface-hub",
         # transformers' image and video processors exist only where PIL does.

@@ -23,12 +23,17 @@ def make_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
     Raises:
         ValueError: If that model does not turn an image into a feature vector.
     """
-    backbone = AutoModel.from_config(backbone_config)
+    if hasattr(backbone_config, "mask_ratio"):
+        backbone_config.mask_ratio = 0.0  # a masked autoencoder hides patches in eval mode too
+    # Not in the dtype in which the image model happens to be stored, but in that of the rest of the VTN.
+    backbone = AutoModel.from_config(backbone_config, dtype=torch.get_default_dtype())
     _drop_untrained_pooler(backbone)
     if backbone.main_input_name != "pixel_values":
         raise ValueError(
             f"A backbone reads `pixel_values`, but {type(backbone).__name__} reads `{backbone.main_input_name}`."
         )
+    if "video" in backbone.input_modalities:
+        raise ValueError(f"A backbone reads single frames, but {type(backbone).__name__} reads video clips.")
     if backbone_config.is_encoder_decoder:
         raise ValueError(
             f"{type(backbone).__name__} is no backbone: it has a decoder, whose queries are not features of the frame."
@@ -44,10 +49,15 @@ def load_backbone_config(backbone_name_or_path: str | os.PathLike) -> PreTrained
 
 def load_backbone(backbone_name_or_path: str | os.PathLike) -> PreTrainedModel:
     """The vision model that [`load_backbone_config`] describes, with its weights."""
-    backbone = AutoModel.from_pretrained(
-        backbone_name_or_path, config=load_backbone_config(backbone_name_or_path), dtype="auto"
+    backbone, info = AutoModel.from_pretrained(
+        backbone_name_or_path,
+        config=load_backbone_config(backbone_name_or_path),
+        dtype="auto",
+        output_loading_info=True,
     )
     _drop_untrained_pooler(backbone)
+    if missing := sorted(info["missing_keys"] & backbone.state_dict().keys()):
+        raise ValueError(f"{backbone_name_or_path} lacks weights of {type(backbone).__name__}: {', '.join(missing)}.")
     return backbone
 
 

@@ -28,9 +28,12 @@ def get_backbone_feature_size(backbone_config: PreTrainedConfig) -> int:
     """
     if backbone_config.model_type == "timm_wrapper":
         import timm
+        import torch
 
         model_args = backbone_config.model_args or {}
-        return timm.create_model(backbone_config.architecture, pretrained=False, **model_args).num_features
+        # On the meta device, which takes no time. Where a layer follows the pooling, `num_features` is its input.
+        with torch.device("meta"):
+            return timm.create_model(backbone_config.architecture, pretrained=False, **model_args).head_hidden_size
     for field in _FEATURE_SIZE_FIELDS:
         size = getattr(backbone_config, field, None)
         if size is not None:
@@ -151,7 +154,14 @@ class VTNConfig(PreTrainedConfig):
     def validate_architecture(self):
         """Part of `@strict`-powered validation. Checks the rules that tie fields together."""
         super().validate_architecture()
-        for field in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_frames"):
+        for field in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "classifier_hidden_size",
+            "num_frames",
+        ):
             if getattr(self, field) < 1:
                 raise ValueError(f"`{field}` must be at least 1, got {getattr(self, field)}.")
         if self.frames_per_chunk is not None and self.frames_per_chunk < 1:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig
 
 from .configuration_vtn import VTNConfig
 from .data.kinetics import read_kinetics_labels
@@ -127,7 +129,9 @@ def convert_config(
         hidden_size, num_channels, patch_size, _ = state_dict["backbone.patch_embed.proj.weight"].shape
         num_patches = state_dict["backbone.pos_embed"].shape[1] - 1
         num_labels = state_dict["mlp_head.4.weight"].shape[0]
-        kinetics_labels = read_kinetics_labels(400)
+        labels = read_kinetics_labels(400)
+        if num_labels != len(labels):
+            labels = [f"LABEL_{label}" for label in range(num_labels)]
         vtn = cfg["VTN"]
         return VTNConfig(
             backbone_config={
@@ -151,11 +155,13 @@ def convert_config(
             classifier_hidden_size=state_dict["mlp_head.1.weight"].shape[0],
             classifier_dropout=cfg["MODEL"]["DROPOUT_RATE"],
             num_frames=cfg["TRAIN"]["EVAL_NUM_FRAMES"],
-            num_labels=num_labels,
-            id2label=dict(enumerate(kinetics_labels)) if num_labels == len(kinetics_labels) else None,
+            id2label=dict(enumerate(labels)),
+            label2id={name: label for label, name in enumerate(labels)},
         )
     except KeyError as error:
         raise ConversionError(f"This is not a VTN checkpoint: it lacks {error}.") from error
+    except StrictDataclassError as error:
+        raise ConversionError(f"Its cfg and its weights are not those of one VTN: {error}") from error
 
 
 def _count_layers(state_dict: dict[str, torch.Tensor], prefix: str) -> int:
@@ -175,15 +181,23 @@ def read_checkpoint(path: str | Path) -> tuple[dict, dict[str, torch.Tensor]]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ConversionError(
-            f"{path} is not read, because it is no checkpoint or would execute code: {error}"
-        ) from error
+        # torch's own message goes on to say how to execute the code after all.
+        raise ConversionError(f"{path} is not read, because it is no checkpoint or would execute code.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ConversionError(f"{path} cannot be read, it may be truncated: {error}") from error
     if not isinstance(checkpoint, dict) or not {"model_state", "cfg"} <= checkpoint.keys():
         found = sorted(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise ConversionError(f"{path} is not a PySlowFast checkpoint: it needs `model_state` and `cfg`, got {found}.")
-    return yaml.safe_load(checkpoint["cfg"]), checkpoint["model_state"]
+    state_dict = checkpoint["model_state"]
+    if not isinstance(state_dict, dict) or not all(isinstance(weight, torch.Tensor) for weight in state_dict.values()):
+        raise ConversionError(f"{path} is not a PySlowFast checkpoint: its `model_state` are no named tensors.")
+    try:
+        cfg = yaml.safe_load(checkpoint["cfg"])
+    except (yaml.YAMLError, AttributeError):
+        cfg = None
+    if not isinstance(cfg, dict):
+        raise ConversionError(f"{path} is not a PySlowFast checkpoint: its `cfg` is no mapping in yaml.")
+    return cfg, state_dict
 
 
 def convert_checkpoint(
@@ -205,21 +219,22 @@ def convert_checkpoint(
         ConversionError: If the checkpoint cannot be converted completely.
     """
     cfg, state_dict = read_checkpoint(checkpoint_path)
-    config = convert_config(cfg, state_dict, backbone_num_attention_heads)
-    model = VTNForVideoClassification(config)
     try:
+        config = convert_config(cfg, state_dict, backbone_num_attention_heads)
+        model = VTNForVideoClassification(config)
         model.load_state_dict(convert_state_dict(state_dict), strict=True)
-    except RuntimeError as error:
-        raise ConversionError(f"The weights of {checkpoint_path} do not fit: {error}") from error
-
-    data = cfg["DATA"]
-    preprocessing = {
-        "size": {"shortest_edge": data["TRAIN_JITTER_SCALES"][0]},
-        "crop_size": {"height": data["TEST_CROP_SIZE"], "width": data["TEST_CROP_SIZE"]},
-        "image_mean": data["MEAN"],
-        "image_std": data["STD"],
-        "pixel_protocol": "pyslowfast",
-    }
+        data = cfg["DATA"]
+        preprocessing = {
+            "size": {"shortest_edge": data["TRAIN_JITTER_SCALES"][0]},
+            "crop_size": {"height": data["TEST_CROP_SIZE"], "width": data["TEST_CROP_SIZE"]},
+            "image_mean": data["MEAN"],
+            "image_std": data["STD"],
+            "pixel_protocol": "pyslowfast",
+        }
+    except (ConversionError, RuntimeError) as error:
+        raise ConversionError(f"{checkpoint_path} cannot be converted. {error}") from error
+    except KeyError as error:
+        raise ConversionError(f"{checkpoint_path} cannot be converted. Its cfg lacks {error}.") from error
     model.save_pretrained(output_dir)
     VTNImageProcessor(**preprocessing).save_pretrained(output_dir)
     VTNVideoProcessor(**preprocessing, num_frames=config.num_frames, frame_sampling="pyslowfast").save_pretrained(
@@ -240,14 +255,13 @@ def revert_checkpoint(model_dir: str | Path, checkpoint_path: str | Path):
     Raises:
         ConversionError: If the model is one that the original cannot build.
     """
-    model = VTNForVideoClassification.from_pretrained(model_dir, dtype="auto")
+    model, processor = _load_model(model_dir)
     config = model.config
     if config.backbone_config.model_type != "vit" or config.position_embedding_type != "learned":
         raise ConversionError(
             "The original knows ViT backbones and learned positions only, got "
             f"{config.backbone_config.model_type!r} and {config.position_embedding_type!r}."
         )
-    processor = VTNVideoProcessor.from_pretrained(model_dir)
     cfg = {
         "MODEL": {
             "MODEL_NAME": "VTN",
@@ -284,6 +298,21 @@ def revert_checkpoint(model_dir: str | Path, checkpoint_path: str | Path):
     torch.save(checkpoint, checkpoint_path)
 
 
+def _load_model(model_dir: str | Path) -> tuple[VTNForVideoClassification, VTNVideoProcessor]:
+    try:
+        model_type = AutoConfig.from_pretrained(model_dir).model_type
+        if model_type == VTNConfig.model_type:
+            model, info = VTNForVideoClassification.from_pretrained(model_dir, dtype="auto", output_loading_info=True)
+            processor = VTNVideoProcessor.from_pretrained(model_dir)
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"{model_dir} cannot be loaded: {error}") from error
+    if model_type != VTNConfig.model_type:
+        raise ConversionError(f"{model_dir} holds a model of type {model_type!r}, not a VTN.")
+    if info["missing_keys"]:
+        raise ConversionError(f"{model_dir} lacks the weights {', '.join(sorted(info['missing_keys']))}.")
+    return model, processor
+
+
 def _describe(config: VTNConfig, checkpoint_name: str) -> str:
     description = (
         f"[Video Transformer Network](https://huggingface.co/papers/2102.00719) with the weights of the original "
@@ -318,7 +347,7 @@ def main(arguments: list[str] | None = None):
             return
         model = convert_checkpoint(options.source, options.target, options.backbone_num_attention_heads)
     except ConversionError as error:
-        parser.exit(1, f"error: {error}\n")
+        parser.exit(1, f"error: {' '.join(str(error).split())}\n")
     backbone = model.config.backbone_config
     print(
         f"Wrote {options.target}: {model.num_parameters():,} parameters, {model.config.num_labels} classes, "

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import torch
 from torch import nn
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature, get_size_dict
 from transformers.image_transforms import get_resize_output_image_size
 from transformers.image_utils import (
@@ -210,7 +211,17 @@ def read_backbone_preprocessing(backbone_name_or_path: str | os.PathLike) -> dic
         OSError: If there is no preprocessor configuration.
         ValueError: If it does not say which size of pictures the model takes.
     """
-    config, _ = BaseImageProcessor.get_image_processor_dict(backbone_name_or_path)
+    try:
+        config, _ = BaseImageProcessor.get_image_processor_dict(backbone_name_or_path)
+    except OSError as error:
+        # timm keeps it in the configuration of the model.
+        try:
+            model_config, _ = PreTrainedConfig.get_config_dict(backbone_name_or_path)
+        except OSError:
+            model_config = {}
+        if "pretrained_cfg" not in model_config:
+            raise error
+        config = _translate_timm(model_config["pretrained_cfg"])
     known = (
         "do_rescale",
         "rescale_factor",
@@ -232,6 +243,18 @@ def read_backbone_preprocessing(backbone_name_or_path: str | os.PathLike) -> dic
     settings["crop_size"] = {"height": crop_side, "width": crop_side}
     settings["size"] = {"shortest_edge": short_side or round(crop_side / (config.get("crop_pct") or 224 / 256))}
     return settings
+
+
+def _translate_timm(pretrained_cfg: dict) -> dict:
+    """timm's names to those of a preprocessor configuration."""
+    resample = {mode.removesuffix("-exact"): number for number, mode in _INTERPOLATION.items()}
+    return {
+        "image_mean": pretrained_cfg.get("mean"),
+        "image_std": pretrained_cfg.get("std"),
+        "resample": resample.get(pretrained_cfg.get("interpolation")),
+        "size": {"shortest_edge": pretrained_cfg["input_size"][-1]},
+        "crop_pct": pretrained_cfg.get("crop_pct") or 224 / 256,
+    }
 
 
 class VTNImageProcessorKwargs(ImagesKwargs, total=False):

@@ -181,16 +181,14 @@ class VTNModel(VTNPreTrainedModel):
             )
         if 0 in pixel_values.shape[:2]:
             raise ValueError(f"`pixel_values` holds no frames: its shape is {tuple(pixel_values.shape)}.")
-        _check_shape("attention_mask", attention_mask, pixel_values.shape[:2])
+        _check_mask(attention_mask, pixel_values.shape[:2])
         chunk_size = self.config.frames_per_chunk
         # Which frames are padding is known at run time only, so a compiled or exported graph encodes them all.
         if attention_mask is None or torch.compiler.is_compiling():
             features = encode_frames(self.backbone, pixel_values.flatten(0, 1), chunk_size)
             features = features.unflatten(0, pixel_values.shape[:2])
-            return features if attention_mask is None else features * attention_mask[..., None].to(features.dtype)
+            return features if attention_mask is None else features.masked_fill(attention_mask[..., None] == 0, 0.0)
         is_frame = attention_mask.bool()
-        if not is_frame.any(dim=1).all():
-            raise ValueError(f"`attention_mask` leaves a video without frames: {is_frame.sum(dim=1).tolist()} each.")
         features = encode_frames(self.backbone, pixel_values[is_frame], chunk_size)
         padded = features.new_zeros(*is_frame.shape, features.shape[-1])
         padded[is_frame] = features
@@ -251,13 +249,21 @@ class VTNModel(VTNPreTrainedModel):
             )
         if inputs_embeds is None:
             inputs_embeds = self.get_frame_features(pixel_values, attention_mask)
+            if inputs_embeds.shape[2] != self.feature_size:
+                raise ValueError(
+                    f"{type(self.backbone).__name__} gives {inputs_embeds.shape[2]} features per frame, but its "
+                    f"configuration promises {self.feature_size}."
+                )
         elif inputs_embeds.ndim != 3 or inputs_embeds.shape[1] == 0 or inputs_embeds.shape[2] != self.feature_size:
             raise ValueError(
                 f"`inputs_embeds` must have the shape (batch, frames, {self.feature_size}) with at least one frame, "
                 f"got {tuple(inputs_embeds.shape)}."
             )
-        _check_shape("attention_mask", attention_mask, inputs_embeds.shape[:2])
+        _check_mask(attention_mask, inputs_embeds.shape[:2])
         _check_shape("position_ids", position_ids, inputs_embeds.shape[:2])
+        if attention_mask is not None:
+            # A weight of zero would not keep out what is infinite or not a number.
+            inputs_embeds = inputs_embeds.masked_fill(attention_mask[..., None] == 0, 0.0)
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
 
@@ -393,6 +399,15 @@ def _check_shape(name: str, tensor: torch.Tensor | None, shape: torch.Size):
         raise ValueError(
             f"`{name}` has the shape {tuple(tensor.shape)}, but the input has {tuple(shape)} (batch, frames)."
         )
+
+
+def _check_mask(attention_mask: torch.Tensor | None, shape: torch.Size):
+    _check_shape("attention_mask", attention_mask, shape)
+    if attention_mask is None or torch.compiler.is_compiling():
+        return
+    num_frames = attention_mask.bool().sum(dim=1)
+    if not num_frames.all():
+        raise ValueError(f"`attention_mask` leaves a video without frames: {num_frames.tolist()} each.")
 
 
 def _check_labels(labels: torch.Tensor, config: VTNConfig):
