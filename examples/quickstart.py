@@ -68,12 +68,12 @@ def evaluate(model: VTNForVideoClassification, root: Path) -> dict[str, float]:
 
 
 def plot_curves(log_history: list[dict], path: Path):
-    """Draws the loss of each logging step."""
+    """Draws the loss of each logging step and the accuracy of each evaluation."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     losses = [(entry["epoch"], entry["loss"]) for entry in log_history if "loss" in entry]
     axes.plot(*zip(*losses, strict=True), label="training loss")
     accuracies = [(entry["epoch"], entry["eval_top1"]) for entry in log_history if "eval_top1" in entry]
-    axes.plot(*zip(*accuracies, strict=True), "o", label="held-out top-1")
+    axes.plot(*zip(*accuracies, strict=True), marker="o", linestyle="none", label="held-out top-1")
     axes.set(xlabel="epoch", title="VTN on motion clips")
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -144,11 +144,11 @@ def train(
     trainer.save_model()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
-    trainer.save_state()
     if "val" in videos:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+    trainer.save_state()
     card = {
         "dataset": Path(data_args.data_dir).name,
         "base_model": model_args.model_name_or_path or model_args.backbone_name_or_path,
