@@ -234,6 +234,7 @@ def test_checkpoint_round_trip_is_exact(converted_dir, checkpoint, tmp_path):
 
 
 VIT = {"model_type": "vit", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16}
+VIT |= {"layer_norm_eps": 1e-6}
 RESNET = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1]}
 
 
@@ -250,10 +251,11 @@ def save_model(directory, model_class=VTNForVideoClassification, backbone=VIT, *
     [
         ({"backbone": RESNET}, "ViT backbones and learned positions only, got 'resnet' and 'learned'"),
         ({"position_embedding_type": "none"}, "ViT backbones and learned positions only, got 'vit' and 'none'"),
+        ({"backbone": VIT | {"layer_norm_eps": 1e-12}}, "epsilon 1e-06.*got 1e-12"),
         ({"hidden_size": 12}, "no counterpart for the weight 'vtn.projection.weight'"),
         ({"model_class": VTNModel}, "classifier.out_proj.weight"),
     ],
-    ids=["backbone", "positions", "projection", "no_head"],
+    ids=["backbone", "positions", "epsilon", "projection", "no_head"],
 )
 def test_models_that_the_original_cannot_build_are_not_reverted(fields, message, tmp_path):
     save_model(tmp_path, **fields)
