@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCHVISION := .venv-torchvision
 
-.PHONY: quickstart test quality style clean
+.PHONY: quickstart test test-slow quality style clean
 
 quickstart: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py
@@ -20,6 +20,10 @@ test: $(VENV)/.dev $(TORCHVISION)/.done
 	$(BIN)/python -m pytest
 	PYTHONPATH=$(TORCHVISION) $(BIN)/python -m pytest $(addprefix tests/test_,$(addsuffix .py,\
 		auto_classes backbones image_processing_vtn video_processing_vtn))
+
+# No tests is what there is until a test carries the marker: pytest says 5.
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow || [ $$? = 5 ]
 
 quality: $(VENV)/.dev
 	$(BIN)/ruff check src tests examples setup.py
