@@ -23,7 +23,7 @@ from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.clips import ClipTransform, collate_videos
 from vtn_hf.data.kinetics import load_class_folders
 from vtn_hf.training.metrics import compute_top_accuracy, keep_top_classes
-from vtn_hf.training.trainer import VTNTrainer
+from vtn_hf.training.trainer import SetEpoch, VTNTrainer
 
 
 @dataclass
@@ -125,7 +125,9 @@ def train(
     processor = make_processor(model_args, data_args)
     # The videos are decoded in the worker that uses them, from columns that the model does not know.
     training_args.remove_unused_columns = False
-    train_transform = ClipTransform(processor, data_args.clip_num_frames, data_args.clip_duration_sec)
+    train_transform = ClipTransform(
+        processor, data_args.clip_num_frames, data_args.clip_duration_sec, training_args.seed
+    )
     model = make_model(model_args, data_args, labels)
     if model_args.freeze_backbone:
         model.freeze_backbone()
@@ -139,6 +141,7 @@ def train(
         processing_class=processor,
         compute_metrics=compute_top_accuracy,
         preprocess_logits_for_metrics=keep_top_classes,
+        callbacks=[SetEpoch(train_transform)],
     )
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Video
+from datasets import ClassLabel, Dataset, Features, Value, Video
 from torch.utils.data import DataLoader
 from video_files import write_video
 
@@ -50,8 +50,18 @@ def processor():
 
 
 def make_dataset(*paths):
-    features = Features({"video": Video(decode=False), "label": ClassLabel(names=["a", "b", "c"])})
-    return Dataset.from_dict({"video": paths, "label": [n % 3 for n in range(len(paths))]}, features=features)
+    features = Features(
+        {"video": Video(decode=False), "label": ClassLabel(names=["a", "b", "c"]), "name": Value("string")}
+    )
+    numbers = range(len(paths))
+    columns = {"video": paths, "label": [n % 3 for n in numbers], "name": [f"video {n}" for n in numbers]}
+    return Dataset.from_dict(columns, features=features)
+
+
+def make_rows(*paths):
+    """As `make_dataset(*paths)` gives them to a transform."""
+    videos = [{"path": path, "bytes": None} for path in paths]
+    return {"video": videos, "label": [0] * len(paths), "name": [f"video {n}" for n in range(len(paths))]}
 
 
 def test_evaluation_takes_the_whole_video(processor, clip, short_clip):
@@ -68,7 +78,6 @@ def test_evaluation_takes_the_whole_video(processor, clip, short_clip):
 def test_bytes(processor, clip):
     rows = {"video": [{"path": None, "bytes": Path(clip).read_bytes()}], "label": [0]}
     assert ClipTransform(processor)(rows)["position_ids"][0].tolist() == [0, 11, 23, 35, 47, 59]
-    torch.manual_seed(0)
     inputs = ClipTransform(processor, num_frames=4, clip_duration_sec=0.4)(rows)
     assert inputs["position_ids"][0].tolist() == [0, 1, 2, 3]
 
@@ -78,9 +87,7 @@ def test_bytes(processor, clip):
     [(4, 0.4, 4), (8, 3.2, 32), (16, 1.0, 10), (1, 2.0, 20), (60, None, 60)],
 )
 def test_training_takes_a_random_clip(processor, clip, num_frames, clip_duration_sec, span):
-    rows = {"video": [{"path": clip, "bytes": None}] * 30, "label": [0] * 30}
-    torch.manual_seed(0)
-    inputs = ClipTransform(processor, num_frames, clip_duration_sec)(rows)
+    inputs = ClipTransform(processor, num_frames, clip_duration_sec)(make_rows(*[clip] * 30))
     starts = set()
     for pixel_values, position_ids in zip(inputs["pixel_values"], inputs["position_ids"], strict=True):
         numbers = frame_numbers(pixel_values)
@@ -110,19 +117,35 @@ def test_training_on_a_short_video_repeats_frames(processor, short_clip):
     assert inputs["position_ids"][0].tolist() == [0, 2, 4, 4, 4]
 
 
-def test_training_is_seeded_by_torch(processor, clip):
-    transform = ClipTransform(processor, num_frames=4, clip_duration_sec=1.0)
-    rows = {"video": [{"path": clip, "bytes": None}] * 8, "label": [0] * 8}
-
-    def draw(seed):
-        torch.manual_seed(seed)
+def test_draws_depend_on_seed_epoch_and_name(processor, clip):
+    def draw(rows, seed=0, epoch=0):
+        transform = ClipTransform(processor, num_frames=4, clip_duration_sec=1.0, seed=seed)
+        transform.set_epoch(epoch)
         return [frame_numbers(video) for video in transform(rows)["pixel_values"]]
 
-    np.random.seed(0)
-    first = draw(3)
-    assert draw(3) == first
-    assert draw(4) != first
-    assert len({tuple(numbers) for numbers in first}) > 1
+    rows = make_rows(*[clip] * 8)
+    first = draw(rows)
+    assert len({tuple(numbers) for numbers in first}) > 4
+    assert draw(rows, seed=1) != first
+    assert draw(rows, epoch=1) != first
+    # Neither the global generators nor the order of the videos matter.
+    torch.manual_seed(1)
+    np.random.seed(1)
+    assert draw({name: values[::-1] for name, values in rows.items()}) == first[::-1]
+    # Without a name it is the path, or the bytes, that tells videos apart.
+    path_only = {name: values for name, values in rows.items() if name != "name"}
+    assert len({tuple(numbers) for numbers in draw(path_only)}) == 1
+    content = {"video": [{"path": None, "bytes": Path(clip).read_bytes()}], "label": [0]}
+    assert draw(content) == draw(content)
+
+
+def test_copies_of_a_data_set_are_in_the_same_epoch(processor, clip):
+    transform = ClipTransform(processor, num_frames=4, clip_duration_sec=1.0)
+    dataset = make_dataset(*[clip] * 8).with_transform(transform)
+    later = dataset.select(range(4))
+    first = [frame_numbers(example["pixel_values"]) for example in later]
+    transform.set_epoch(1)
+    assert [frame_numbers(example["pixel_values"]) for example in later] != first
 
 
 def test_damaged_video_is_named(processor, videos_dir):
@@ -154,7 +177,8 @@ START_METHODS = [method for method in ("fork", "spawn") if method in multiproces
 @pytest.mark.parametrize("start_method", START_METHODS)
 @pytest.mark.usefixtures("importable_in_new_processes")
 def test_data_loader_with_workers(processor, clip, start_method):
-    dataset = make_dataset(*[clip] * 8).with_transform(ClipTransform(processor, num_frames=4, clip_duration_sec=1.0))
+    transform = ClipTransform(processor, num_frames=4, clip_duration_sec=1.0)
+    dataset = make_dataset(*[clip] * 8).with_transform(transform)
     loader = DataLoader(
         dataset,
         batch_size=2,
@@ -164,8 +188,8 @@ def test_data_loader_with_workers(processor, clip, start_method):
         persistent_workers=True,
     )
 
-    def draw(seed):
-        torch.manual_seed(seed)
+    def draw(epoch):
+        transform.set_epoch(epoch)
         batches = list(loader)
         assert [batch["labels"].tolist() for batch in batches] == [[0, 1], [2, 0], [1, 2], [0, 1]]
         assert all("attention_mask" not in batch for batch in batches)
@@ -175,23 +199,12 @@ def test_data_loader_with_workers(processor, clip, start_method):
         return [numbers for batch in batches for numbers in frame_numbers(batch["pixel_values"])]
 
     first = draw(0)
-    # Neither the clips of a worker nor those of the two workers are the same.
     assert len({tuple(numbers) for numbers in first}) >= 6
-    # Another epoch brings other clips.
+    # The workers live on, and learn of the next epoch all the same.
     assert draw(1) != first
-
-
-def test_data_loader_is_reproducible(processor, clip):
-    dataset = make_dataset(*[clip] * 4).with_transform(ClipTransform(processor, num_frames=4, clip_duration_sec=1.0))
-
-    def draw(seed):
-        torch.manual_seed(seed)
-        loader = DataLoader(dataset, num_workers=2, collate_fn=collate_videos, multiprocessing_context="fork")
-        return [frame_numbers(batch["pixel_values"]) for batch in loader]
-
-    first = draw(5)
-    assert draw(5) == first
-    assert draw(6) != first
+    assert draw(0) == first
+    # The number of workers changes nothing.
+    assert first == [frame_numbers(example["pixel_values"]) for example in dataset]
 
 
 def test_data_loader_for_evaluation(processor, clip, short_clip):

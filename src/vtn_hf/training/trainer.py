@@ -2,9 +2,21 @@
 
 from pathlib import Path
 
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
+from ..data.clips import ClipTransform
 from .model_card import make_model_card
+
+
+class SetEpoch(TrainerCallback):
+    """Tells a [`ClipTransform`] which epoch begins, or goes on after a stop."""
+
+    def __init__(self, transform: ClipTransform):
+        self.transform = transform
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # A run that goes on in the middle of an epoch begins with a fraction.
+        self.transform.set_epoch(int(state.epoch))
 
 
 class VTNTrainer(Trainer):
