@@ -16,15 +16,11 @@ import sys
 import time
 from pathlib import Path
 
-import matplotlib
 
-
-matplotlib.use("Agg")
 # Torch's threads would spin while they wait for each other, on the cores that decode videos: 1.4 times as slow.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import matplotlib.pyplot as plt  # noqa: E402 - the backend and the environment come first
-import torch  # noqa: E402
+import torch  # noqa: E402 - the environment comes first
 from baselines import FrameAverageClassifier  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -35,6 +31,7 @@ from vtn_hf import VTNForVideoClassification, VTNVideoProcessor  # noqa: E402
 from vtn_hf.data.clips import ClipTransform, collate_videos  # noqa: E402
 from vtn_hf.data.kinetics import load_class_folders  # noqa: E402
 from vtn_hf.data.motion_clips import write_motion_clips  # noqa: E402
+from vtn_hf.training.report import plot_curves  # noqa: E402
 
 
 EXAMPLES = Path(__file__).parent
@@ -65,18 +62,6 @@ def evaluate(model: VTNForVideoClassification, root: Path) -> dict[str, float]:
             logits = model(inputs_embeds=embeds, position_ids=batch["position_ids"]).logits
             hits[name] += (logits.argmax() == batch["labels"]).item()
     return {name: count / len(videos) for name, count in hits.items()}
-
-
-def plot_curves(log_history: list[dict], path: Path):
-    """Draws the loss of each logging step and the accuracy of each evaluation."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    losses = [(entry["epoch"], entry["loss"]) for entry in log_history if "loss" in entry]
-    axes.plot(*zip(*losses, strict=True), label="training loss")
-    accuracies = [(entry["epoch"], entry["eval_top1"]) for entry in log_history if "eval_top1" in entry]
-    axes.plot(*zip(*accuracies, strict=True), marker="o", linestyle="none", label="held-out top-1")
-    axes.set(xlabel="epoch", title="VTN on motion clips")
-    axes.legend()
-    figure.savefig(path, dpi=120)
 
 
 def main():

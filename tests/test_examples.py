@@ -46,12 +46,23 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_motion_clips(tmp_path_factory.mktemp("clips") / "motion", num_train=20, num_val=10, num_workers=1)
 
 
+def make_launcher(num_processes: int) -> list[str]:
+    """`accelerate launch` starts one process on the CPU, whatever the number asked for; torchrun starts them."""
+    if num_processes == 1:
+        return [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+
+
 def launch(*arguments: object, num_processes: int = 1) -> str:
-    """Runs examples/train.py through accelerate; returns what it printed."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(num_processes)]
-    result = subprocess.run(
-        [*command, str(ROOT / "examples/train.py"), *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
-    )
+    """Runs examples/train.py; returns what it printed."""
+    command = [
+        *make_launcher(num_processes),
+        str(ROOT / "examples/train.py"),
+        *map(str, arguments),
+        "--use_cpu",
+        "true",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr[-4000:]
     return result.stdout
 

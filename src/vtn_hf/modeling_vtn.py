@@ -132,8 +132,11 @@ class VTNModel(VTNPreTrainedModel):
         self.temporal_encoder = VTNTemporalEncoder(config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.backbone.get_input_embeddings()
+    def get_input_embeddings(self) -> nn.Module | None:
+        try:
+            return self.backbone.get_input_embeddings()
+        except NotImplementedError:  # a ResNet: it has none, and FSDP asks
+            return None
 
     def freeze_backbone(self):
         """

@@ -95,18 +95,19 @@ def _name(video: dict[str, Any]) -> str:
 
 def collate_videos(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """
-    Puts examples of [`ClipTransform`] into a batch; videos of unequal length are padded, with an `attention_mask`.
+    Puts examples of [`ClipTransform`] or [`CachedClips`] into a batch; videos of unequal length are padded, with an
+    `attention_mask`.
 
     Args:
-        examples (`list[dict]`): Each with `pixel_values` (frames, channels, height, width), `position_ids` (frames,)
-            and `labels`.
+        examples (`list[dict]`): Each with `pixel_values` (frames, channels, height, width) or `inputs_embeds` (frames,
+            features), `position_ids` (frames,) and `labels`.
 
     Returns:
         `dict`: The arguments of [`VTNForVideoClassification`].
     """
     batch = {"labels": torch.as_tensor(np.array([example["labels"] for example in examples]))}
     lengths = [len(example["position_ids"]) for example in examples]
-    for name in ("pixel_values", "position_ids"):
+    for name in examples[0].keys() - {"labels"}:
         batch[name] = nn.utils.rnn.pad_sequence([example[name] for example in examples], batch_first=True)
     if len(set(lengths)) > 1:
         batch["attention_mask"] = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()

@@ -1,34 +1,109 @@
-"""`Trainer` for VTN: what it saves is complete, so that `pipeline` loads it."""
+"""`Trainer` for VTN: it says how fast it is, and what it saves is complete, so that `pipeline` loads it."""
 
+import shutil
 from pathlib import Path
 
+from torch import nn
 from transformers import Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..data.clips import ClipTransform
+from ..data.feature_cache import CachedClips
 from .model_card import make_model_card
+from .progress import ProgressMeter
+
+
+# Where a checkpoint is while it is written, below the output directory. Trainer's pushes to the Hub pass over `_*`.
+_UNFINISHED = "_unfinished"
 
 
 class SetEpoch(TrainerCallback):
-    """Tells a [`ClipTransform`] which epoch begins, or goes on after a stop."""
+    """
+    Tells a [`ClipTransform`] or [`CachedClips`] which epoch begins, or goes on after a stop; and the sampler, on which
+    the order depends: Trainer tells it too, but does not reach it where several processes go on within an epoch, as
+    accelerate wraps it once more there.
+    """
 
-    def __init__(self, transform: ClipTransform):
+    def __init__(self, transform: ClipTransform | CachedClips):
         self.transform = transform
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         # A run that goes on in the middle of an epoch begins with a fraction.
-        self.transform.set_epoch(int(state.epoch))
+        epoch = int(state.epoch)
+        self.transform.set_epoch(epoch)
+        train_dataloader.set_epoch(epoch)
 
 
 class VTNTrainer(Trainer):
     """
-    A `Trainer` whose checkpoints hold both processors and a model card beside weights and configuration.
+    A `Trainer` whose checkpoints hold both processors beside weights and configuration, and whose logs tell the speed
+    (see [`ProgressMeter`]).
+
+    A checkpoint gets its name when it is complete, and only then older ones are deleted: killed at any moment, or on
+    a full disk, the last `checkpoint-*` is good to go on from.
 
     Its `processing_class` must be a [`VTNVideoProcessor`].
     """
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._meter = ProgressMeter()
+        self.add_callback(self._meter)
+        self._is_saving_checkpoint = False
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        with self._meter.wait_for_data():
+            batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._meter.count(sum(len(batch["labels"]) for batch in batches) * self.args.world_size)
+        return batches, num_items
+
+    def log(self, logs: dict[str, float], start_time: float | None = None):
+        if "loss" in logs:
+            logs |= self._meter.read(self.state)
+        super().log(logs, start_time)
+
+    def _get_output_dir(self, trial) -> str:
+        output_dir = super()._get_output_dir(trial)
+        return str(Path(output_dir, _UNFINISHED)) if self._is_saving_checkpoint else output_dir
+
+    def _save_checkpoint(self, model: nn.Module, trial):
+        output_dir = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        unfinished, checkpoint = output_dir / _UNFINISHED / name, output_dir / name
+        if self.args.should_save:
+            # What a killed run left.
+            shutil.rmtree(unfinished.parent, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._is_saving_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.state.best_global_step == self.state.global_step:
+                self.state.best_model_checkpoint = str(checkpoint)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+                shutil.rmtree(checkpoint, ignore_errors=True)
+                unfinished.rename(checkpoint)
+        finally:
+            self._is_saving_checkpoint = False
+            if self.args.should_save:
+                shutil.rmtree(unfinished.parent, ignore_errors=True)
+        if self.args.should_save:
+            # By number: a run that was killed while it deleted a checkpoint has touched it last.
+            rotate_checkpoints(str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(checkpoint))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str):
+        # Uploads go on in the background: they start when the checkpoint is where it stays.
+        if not self._is_saving_checkpoint:
+            super()._push_from_checkpoint(checkpoint_folder)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
         super()._save(output_dir, state_dict)
-        self.processing_class.to_image_processor().save_pretrained(output_dir or self.args.output_dir)
+        if self.args.should_save:
+            self.processing_class.to_image_processor().save_pretrained(output_dir or self.args.output_dir)
 
     def create_model_card(self, dataset: str | None = None, base_model: str | None = None, **kwargs):
         """

@@ -1,0 +1,160 @@
+"""
+Measures what cached features save, with ViT-B: an epoch end to end, an epoch on the cached features of the same clips,
+and a whole fine-tuning on 1,000 cached videos of 250 frames.
+
+    python examples/benchmarks/cached_features.py epoch --output examples/benchmarks/results/cached_features.json
+    python examples/benchmarks/cached_features.py fine_tuning --output examples/benchmarks/results/cached_features.json
+
+The weights are random, which changes no time. `epoch` works on generated videos, `fine_tuning` on generated features,
+as ViT-B would take hours for 250,000 frames on a CPU: its accuracy says that the training works, nothing about videos.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, ViTImageProcessor
+
+from vtn_hf import VTNVideoProcessor
+from vtn_hf.data.feature_cache import FeatureCacheInfo, hash_weights, write_shard
+from vtn_hf.data.motion_clips import write_motion_clips
+
+
+EXAMPLES = Path(__file__).parent.parent
+WORK = Path("runs/cached_features_benchmark")
+NUM_CLIPS, CLIP_FRAMES, NUM_CACHED_EPOCHS = 6, 16, 5
+NUM_VIDEOS, NUM_HELD_OUT, NUM_FRAMES, NUM_CLASSES = 1000, 100, 250, 10
+
+
+def launch(script: str, *arguments: object) -> float:
+    """Runs an example as a user does; returns the seconds it took."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
+    start = time.perf_counter()
+    subprocess.run([*command, str(EXAMPLES / script), *map(str, arguments)], check=True)
+    return time.perf_counter() - start
+
+
+def make_backbone() -> Path:
+    """ViT-B/16 as on the Hub, with random weights."""
+    torch.manual_seed(0)
+    AutoModel.from_config(AutoConfig.for_model("vit")).save_pretrained(WORK / "vit_b")
+    ViTImageProcessor().save_pretrained(WORK / "vit_b")
+    return WORK / "vit_b"
+
+
+def time_epoch(name: str, num_epochs: int, *arguments: object) -> float:
+    """Seconds per epoch of train.py, from the first batch to the end of the last step."""
+    launch(
+        "train.py",
+        *("--output_dir", WORK / name, "--num_train_epochs", num_epochs, "--per_device_train_batch_size", 2),
+        *("--save_strategy", "no", "--eval_strategy", "no", "--dataloader_num_workers", 1, *arguments),
+    )
+    metrics = json.loads((WORK / name / "train_results.json").read_text(encoding="utf-8"))
+    return metrics["train_runtime"] / num_epochs
+
+
+def measure_epoch(backbone: Path) -> dict:
+    """End to end, with and without a frozen backbone, and cached, on the same clips of 16 frames."""
+    write_motion_clips(WORK / "clips", num_train=NUM_CLIPS, num_val=0)
+    sources = {
+        "end_to_end": (1, "--data_dir", WORK / "clips", "--clip_num_frames", CLIP_FRAMES),
+        "frozen": (1, "--data_dir", WORK / "clips", "--clip_num_frames", CLIP_FRAMES, "--freeze_backbone", "true"),
+        "cached": (NUM_CACHED_EPOCHS, "--features", WORK / "features", "--clip_num_frames", CLIP_FRAMES),
+        "cached_whole_videos": (NUM_CACHED_EPOCHS, "--features", WORK / "features"),
+    }
+    extraction = launch(
+        "extract_features.py",
+        *("--data_dir", WORK / "clips", "--backbone_name_or_path", backbone, "--output_dir", WORK / "features"),
+    )
+    seconds = {
+        name: time_epoch(name, num_epochs, "--backbone_name_or_path", backbone, *arguments)
+        for name, (num_epochs, *arguments) in sources.items()
+    }
+    return {
+        "videos": NUM_CLIPS,
+        "frames_per_clip": CLIP_FRAMES,
+        "extraction_sec": extraction,
+        "sec_per_epoch": seconds,
+        "ratio_end_to_end": seconds["end_to_end"] / seconds["cached"],
+        "ratio_frozen": seconds["frozen"] / seconds["cached"],
+        "ratio_end_to_end_whole_videos": seconds["end_to_end"] / seconds["cached_whole_videos"],
+    }
+
+
+def write_generated_features(root: Path, backbone: Path):
+    """Noise around one vector and then around another; a class differs from its partner in which comes first."""
+    info = FeatureCacheInfo(
+        backbone_name_or_path=str(backbone),
+        backbone_sha256=hash_weights(AutoModel.from_pretrained(backbone, add_pooling_layer=False)),
+        processor=json.loads(VTNVideoProcessor.from_backbone_pretrained(backbone).to_json_string()),
+        class_names=[f"class {number}" for number in range(NUM_CLASSES)],
+        num_videos={"train": NUM_VIDEOS, "val": NUM_HELD_OUT},
+        videos_per_shard=50,
+    )
+    info.save(root)
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(NUM_CLASSES // 2, 2, 768, generator=generator) / 2
+    for split, num_videos in info.num_videos.items():
+        for number, path in enumerate(info.list_shards(root, split)):
+            videos = []
+            for index in range(50 * number, min(50 * number + 50, num_videos)):
+                label = index % NUM_CLASSES
+                order = centres[label // 2] if label % 2 else centres[label // 2].flip(0)
+                features = torch.randn(NUM_FRAMES, 768, generator=generator)
+                features += order.repeat_interleave(NUM_FRAMES // 2, dim=0)
+                clips = [(features, torch.arange(NUM_FRAMES))]
+                videos.append({"path": f"{split}/{index}", "label": label, "fps": 25.0, "clips": clips})
+            write_shard(path, videos)
+
+
+def measure_fine_tuning(backbone: Path) -> dict:
+    """The command of configs/cached_features.yaml from start to end: import, training, evaluations, checkpoints."""
+    write_generated_features(WORK / "generated", backbone)
+    config = EXAMPLES / "configs/cached_features.yaml"
+    shutil.rmtree(WORK / "fine_tuning", ignore_errors=True)
+    seconds = launch("train.py", config, "--features", WORK / "generated", "--output_dir", WORK / "fine_tuning")
+    results = json.loads((WORK / "fine_tuning/all_results.json").read_text(encoding="utf-8"))
+    logs = json.loads((WORK / "fine_tuning/trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return {
+        "videos": NUM_VIDEOS,
+        "frames_per_video": NUM_FRAMES,
+        "epochs": results["epoch"],
+        "minutes": seconds / 60,
+        "videos_per_sec": statistics.median(log["videos_per_sec"] for log in logs if "videos_per_sec" in log),
+        "top1_on_generated_features": results["eval_top1"],
+    }
+
+
+def main():
+    """Measures one part and adds it to the file."""
+    parser = argparse.ArgumentParser(description="What cached features save.")
+    parser.add_argument("part", choices=["epoch", "fine_tuning"])
+    parser.add_argument("--output", type=Path, help="JSON file to write, or to add to")
+    options = parser.parse_args()
+    shutil.rmtree(WORK, ignore_errors=True)
+    measure = {"epoch": measure_epoch, "fine_tuning": measure_fine_tuning}[options.part]
+    result = measure(make_backbone()) | {
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    shutil.rmtree(WORK)
+    print(json.dumps(result, indent=2))
+    if options.output is not None:
+        results = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(results | {options.part: result}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The cache of frame features: what is written is read back, and nothing else is taken for it."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vtn_hf import VTNVideoProcessor
+from vtn_hf.data.clips import collate_videos
+from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo, hash_weights, read_shard_paths, write_shard
+
+
+INFO = FeatureCacheInfo(
+    backbone_name_or_path="some/model",
+    backbone_sha256="0" * 64,
+    processor={"num_frames": 6},
+    class_names=["a", "b"],
+    num_videos={"train": 5, "val": 1},
+    videos_per_shard=2,
+    num_views=2,
+)
+
+
+def make_video(number: int, num_views: int = 2, num_frames: int = 6) -> dict:
+    clips = [
+        (torch.full((num_frames, 4), number + view / 4), 10 * torch.arange(num_frames)) for view in range(num_views)
+    ]
+    return {"path": f"{number}.mp4", "label": number % 2, "fps": 25.0, "clips": clips}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Five videos, the fourth of which could not be read, each 6 frames of 4 equal numbers: video + view / 4."""
+    INFO.save(tmp_path)
+    videos = [make_video(number) for number in range(5)]
+    videos[3] = {"path": "3.mp4", "error": "cut off"}
+    for number, path in enumerate(INFO.list_shards(tmp_path, "train")):
+        write_shard(path, videos[2 * number : 2 * number + 2])
+    return tmp_path
+
+
+def test_each_video_is_read_back_in_the_order_of_the_collection(cache: Path):
+    clips = CachedClips(cache, "train")
+
+    assert len(clips) == 4
+    assert clips.paths == ["0.mp4", "1.mp4", "2.mp4", "4.mp4"]
+    assert clips.skipped == {"3.mp4": "cut off"}
+    for index, number in enumerate([0, 1, 2, 4]):
+        example = clips[index]
+        assert example["inputs_embeds"].dtype == torch.float32
+        assert example["inputs_embeds"].equal(torch.full((6, 4), number + index % 2 / 4))
+        assert example["position_ids"].tolist() == [0, 10, 20, 30, 40, 50]
+        assert example["labels"] == number % 2
+    assert set(collate_videos([clips[0], clips[1]])) == {"inputs_embeds", "position_ids", "labels"}
+
+
+def test_the_epochs_take_turns_at_the_views_also_in_a_worker(cache: Path):
+    clips = CachedClips(cache, "train")
+    loader = torch.utils.data.DataLoader(clips, batch_size=4, num_workers=1, persistent_workers=True)
+    seen = []
+    for epoch in range(3):
+        clips.set_epoch(epoch)
+        seen.append([features[0, 0].item() for features in next(iter(loader))["inputs_embeds"]])
+    assert seen == [[0, 1.25, 2, 4.25], [0.25, 1, 2.25, 4], [0, 1.25, 2, 4.25]]
+
+
+def test_clips_are_drawn_from_seed_epoch_and_index(cache: Path):
+    def draw(seed: int = 0, epoch: int = 0, **settings) -> list[list[int]]:
+        clips = CachedClips(cache, "train", seed=seed, **settings)
+        clips.set_epoch(epoch)
+        return [clips[index]["position_ids"].tolist() for index in range(4)]
+
+    # 0.8 s are 20 of the video's 51 frames; three cached frames at most lie in them, and the first counts as 0.
+    first = draw(num_frames=3, clip_duration_sec=0.8)
+    assert first == draw(num_frames=3, clip_duration_sec=0.8)
+    assert all(clip[0] == 0 and clip[-1] <= 20 and len(clip) == 3 for clip in first)
+    starts = [draw(seed, epoch, num_frames=1, clip_duration_sec=0.4) for seed in range(2) for epoch in range(2)]
+    assert starts == [[[0]] * 4] * 4
+    assert draw(num_frames=6) == [[0, 10, 20, 30, 40, 50]] * 4
+
+
+def test_draws_change_with_seed_and_epoch(cache: Path):
+    path = INFO.list_shards(cache, "train")[0]
+    ramp = (torch.arange(200.0)[:, None].expand(-1, 4), torch.arange(200))
+    write_shard(path, [make_video(number) | {"clips": [ramp, ramp]} for number in range(2)])
+    draws = set()
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        clips = CachedClips(cache, "train", num_frames=2, clip_duration_sec=1.0, seed=seed)
+        clips.set_epoch(epoch)
+        draws.add(tuple(clips[index]["inputs_embeds"][0, 0].item() for index in range(2)))
+    assert len(draws) == 3
+
+
+def test_the_data_set_goes_to_another_process(cache: Path):
+    clips = pickle.loads(pickle.dumps(CachedClips(cache, "train")))
+    assert clips[2]["inputs_embeds"][0, 0] == 2
+
+
+def test_many_labels_per_video(tmp_path: Path):
+    replace(INFO, num_videos={"train": 1}).save(tmp_path)
+    write_shard(INFO.list_shards(tmp_path, "train")[0], [make_video(0) | {"label": [1.0, 1.0]}])
+    assert CachedClips(tmp_path, "train")[0]["labels"].tolist() == [1.0, 1.0]
+
+
+def test_what_is_not_there_or_not_complete_is_an_error(cache: Path):
+    with pytest.raises(ValueError, match="features of train, val, not of 'test'"):
+        CachedClips(cache, "test")
+    with pytest.raises(ValueError, match="1 of 1 shards of .*val are missing: the extraction is not finished"):
+        CachedClips(cache, "val")
+    write_shard(INFO.list_shards(cache, "val")[0], [{"path": "5.mp4", "error": "cut off"}])
+    with pytest.raises(ValueError, match="None of the 1 videos of .*val could be read"):
+        CachedClips(cache, "val")
+    with pytest.raises(FileNotFoundError, match="holds no cached features"):
+        FeatureCacheInfo.load(cache / "train")
+    with pytest.raises(ValueError, match="holds other features: dtype 'float16', not 'float32'"):
+        replace(INFO, dtype="float32").save(cache)
+    INFO.save(cache)
+
+
+def test_features_that_do_not_fit_are_an_error_and_leave_no_file(tmp_path: Path):
+    path = tmp_path / "shard"
+    video = make_video(0) | {"clips": [(torch.tensor([[7e4]]), torch.tensor([0]))]}
+    with pytest.raises(ValueError, match="features of 0.mp4 reach 70000, which float16 cannot hold"):
+        write_shard(path, [video])
+    assert list(tmp_path.iterdir()) == []
+    write_shard(path, [video], dtype="float32")
+    assert read_shard_paths(path) == (["0.mp4"], {})
+
+
+def test_the_check_tells_backbones_apart():
+    backbone = torch.nn.Linear(2, 2)
+    info = replace(INFO, backbone_sha256=hash_weights(backbone))
+    info.check(backbone.double().float())
+    with torch.no_grad():
+        backbone.weight[0, 0] = torch.from_numpy(np.nextafter(backbone.weight[0, :1].numpy(), 9))[0]
+    with pytest.raises(ValueError, match="computed by some/model with weights"):
+        info.check(backbone)
+
+
+def test_processor_survives_the_json(tmp_path: Path):
+    import json
+
+    processor = VTNVideoProcessor(num_frames=7, size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16})
+    replace(INFO, processor=json.loads(processor.to_json_string())).save(tmp_path)
+    loaded = VTNVideoProcessor.from_dict(FeatureCacheInfo.load(tmp_path).processor)
+    assert loaded.to_json_string() == processor.to_json_string()

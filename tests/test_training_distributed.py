@@ -1,0 +1,132 @@
+"""Many processes, or many small batches, are one process with a big batch: gloo on the CPU, launched by torchrun."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import DistributedType
+from datasets import Dataset, IterableDataset
+from distributed_run import NUM_EVALUATED
+from safetensors.torch import load_file
+
+
+TESTS = Path(__file__).parent
+CONFIGS = TESTS.parent / "examples/configs/accelerate"
+
+
+def run(output_dir: Path, num_processes: int, **settings) -> dict:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+    if num_processes == 1:
+        command = [sys.executable]
+    command += [str(TESTS / "distributed_run.py"), str(output_dir), json.dumps(settings)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return json.loads((output_dir / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Batches of 8, in one process."""
+    path = tmp_path_factory.mktemp("one")
+    result = run(path, 1, per_device_train_batch_size=8)
+    assert result["mode"] == "DistributedType.NO" and len(result["losses"]) == 4
+    # The task is hard enough for a difference to show.
+    assert max(result["losses"]) - min(result["losses"]) > 0.1
+    return result | {"weights": load_file(path / "model.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "mode", "settings"),
+    [
+        (2, "MULTI_CPU", {"per_device_train_batch_size": 4}),
+        (2, "MULTI_CPU", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}),
+        (1, "NO", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}),
+        (2, "FSDP", {"per_device_train_batch_size": 4, "fsdp": True}),
+    ],
+    ids=["DDP", "DDP and accumulation", "accumulation 1 x 8", "FSDP"],
+)
+def test_any_way_to_a_batch_of_8_gives_the_same_losses_and_weights(
+    one_process: dict, tmp_path: Path, num_processes: int, mode: str, settings: dict
+):
+    result = run(tmp_path, num_processes, **settings)
+
+    assert (result["mode"], result["num_processes"]) == (f"DistributedType.{mode}", num_processes)
+    assert result["losses"] == pytest.approx(one_process["losses"], abs=1e-5)
+    weights = load_file(tmp_path / "model.safetensors")
+    assert weights.keys() == one_process["weights"].keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, one_process["weights"][name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_an_evaluation_by_two_processes_sees_each_video_once(one_process: dict, tmp_path: Path):
+    """13 videos in batches of two: the last round is short by three."""
+    result = run(tmp_path, 2, per_device_train_batch_size=4)
+    assert result["labels"] == one_process["labels"] == list(range(NUM_EVALUATED))
+    torch.testing.assert_close(torch.tensor(result["logits"]), torch.tensor(one_process["logits"]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("fsdp", [False, True], ids=["DDP", "FSDP"])
+@pytest.mark.parametrize("step", [1, 3], ids=["first epoch", "second epoch"])
+def test_two_processes_go_on_from_the_middle_of_an_epoch(tmp_path: Path, fsdp: bool, step: int):
+    """The order of the videos and the dropout of each process included."""
+    settings = {"per_device_train_batch_size": 4, "dropout": 0.3, "save_strategy": "steps", "save_steps": 1}
+    settings |= {"fsdp": True} if fsdp else {}
+    whole = run(tmp_path / "whole", 2, **settings)
+    resumed = run(tmp_path / "resumed", 2, **settings, resume=str(tmp_path / f"whole/checkpoint-{step}"))
+
+    assert resumed["losses"] == whole["losses"]
+    weights = load_file(tmp_path / "whole/model.safetensors")
+    for name, weight in load_file(tmp_path / "resumed/model.safetensors").items():
+        assert weight.equal(weights[name]), name
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_streamed_shards_are_split_by_process_and_worker(num_workers: int):
+    """What accelerate does with `dispatch_batches=False`: each video is read once, by one worker of one process."""
+    from accelerate import Accelerator
+    from accelerate.data_loader import prepare_data_loader
+
+    rows = Dataset.from_dict({"number": list(range(24))}).to_iterable_dataset(num_shards=8)
+    assert isinstance(rows, IterableDataset)
+    Accelerator(cpu=True)
+    seen = [
+        [
+            number
+            for batch in prepare_data_loader(
+                torch.utils.data.DataLoader(rows, batch_size=3, num_workers=num_workers),
+                num_processes=2,
+                process_index=rank,
+                dispatch_batches=False,
+                put_on_device=False,
+            )
+            for number in batch["number"].tolist()
+        ]
+        for rank in range(2)
+    ]
+    assert len(seen[0]) == len(seen[1]) == 12
+    assert sorted(seen[0] + seen[1]) == list(range(24))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ddp", DistributedType.MULTI_GPU),
+        ("fsdp", DistributedType.FSDP),
+        ("deepspeed_zero2", DistributedType.DEEPSPEED),
+    ],
+)
+def test_accelerate_understands_the_configs(name: str, expected: DistributedType):
+    path = str(CONFIGS / f"{name}.yaml")
+    assert load_config_from_file(path).distributed_type == expected
+    arguments = launch_command_parser().parse_args(["--config_file", path, "train.py"])
+    arguments, *_ = _validate_launch_command(arguments)
+    assert {
+        "ddp": arguments.multi_gpu,
+        "fsdp": arguments.use_fsdp and arguments.fsdp_state_dict_type == "FULL_STATE_DICT",
+        "deepspeed_zero2": arguments.use_deepspeed and arguments.zero_stage == 2,
+    }[name]
