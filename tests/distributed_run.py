@@ -64,12 +64,10 @@ def main(output_dir: str, settings: dict):
         classifier_dropout=0.0,
     )
     resume = settings.pop("resume", False)
-    arguments = TrainingArguments(
-        output_dir,
-        **{"num_train_epochs": 2, "learning_rate": 1e-2, "logging_steps": 1, "save_strategy": "no"},
-        **{"disable_tqdm": True, "use_cpu": True, "per_device_eval_batch_size": 2},
-        **settings,
-    )
+    # With Adam, rounding would decide over weights whose gradient is zero: the biases of the keys.
+    defaults = {"num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.1, "logging_steps": 1, "save_strategy": "no"}
+    defaults |= {"disable_tqdm": True, "use_cpu": True, "per_device_eval_batch_size": 2}
+    arguments = TrainingArguments(output_dir, **defaults | settings)
     if arguments.fsdp:
         pretend_to_be_gpus(arguments)
     clips = Clips(NUM_VIDEOS, 2)

@@ -2,7 +2,6 @@
 
 import time
 
-import pytest
 from test_resume import make_trainer
 
 from vtn_hf.training.trainer import VTNTrainer
@@ -46,4 +45,4 @@ def test_a_resumed_run_counts_its_own_steps(tmp_path):
     trainer.train(resume_from_checkpoint=True)
     left = [entry["minutes_left"] for entry in trainer.state.log_history if entry["step"] > 4 and "loss" in entry]
     assert len(left) == 4 and left[-1] == 0
-    assert left[0] == pytest.approx(sorted(left, reverse=True)[0])
+    assert min(left[:-1]) > 0

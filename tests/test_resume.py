@@ -157,7 +157,7 @@ def run_train(*arguments: object, num_processes: int, kill_after: float | None =
     ("num_processes", "settings"),
     [
         (1, {}),
-        (1, {"freeze_backbone": "true", "gradient_accumulation_steps": 2}),
+        (1, {"freeze_backbone": "true", "gradient_accumulation_steps": 2, "num_train_epochs": 8}),
         (2, {"per_device_train_batch_size": 2}),
     ],
     ids=["one process", "frozen backbone, accumulation", "two processes"],

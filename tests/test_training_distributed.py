@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 
 TESTS = Path(__file__).parent
 CONFIGS = TESTS.parent / "examples/configs/accelerate"
+# As in the config.
+FSDP = {"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": ["VTNLayer", "ViTLayer"]}}
 
 
 def run(output_dir: Path, num_processes: int, **settings) -> dict:
@@ -46,7 +48,7 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> dict:
         (2, "MULTI_CPU", {"per_device_train_batch_size": 4}),
         (2, "MULTI_CPU", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}),
         (1, "NO", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}),
-        (2, "FSDP", {"per_device_train_batch_size": 4, "fsdp": True}),
+        (2, "FSDP", {"per_device_train_batch_size": 4} | FSDP),
     ],
     ids=["DDP", "DDP and accumulation", "accumulation 1 x 8", "FSDP"],
 )
@@ -75,7 +77,7 @@ def test_an_evaluation_by_two_processes_sees_each_video_once(one_process: dict, 
 def test_two_processes_go_on_from_the_middle_of_an_epoch(tmp_path: Path, fsdp: bool, step: int):
     """The order of the videos and the dropout of each process included."""
     settings = {"per_device_train_batch_size": 4, "dropout": 0.3, "save_strategy": "steps", "save_steps": 1}
-    settings |= {"fsdp": True} if fsdp else {}
+    settings |= FSDP if fsdp else {}
     whole = run(tmp_path / "whole", 2, **settings)
     resumed = run(tmp_path / "resumed", 2, **settings, resume=str(tmp_path / f"whole/checkpoint-{step}"))
 
@@ -127,6 +129,6 @@ def test_accelerate_understands_the_configs(name: str, expected: DistributedType
     arguments, *_ = _validate_launch_command(arguments)
     assert {
         "ddp": arguments.multi_gpu,
-        "fsdp": arguments.use_fsdp and arguments.fsdp_state_dict_type == "FULL_STATE_DICT",
+        "fsdp": arguments.use_fsdp and arguments.fsdp_transformer_layer_cls_to_wrap == "VTNLayer,ViTLayer",
         "deepspeed_zero2": arguments.use_deepspeed and arguments.zero_stage == 2,
     }[name]

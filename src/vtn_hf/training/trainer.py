@@ -19,20 +19,14 @@ _UNFINISHED = "_unfinished"
 
 
 class SetEpoch(TrainerCallback):
-    """
-    Tells a [`ClipTransform`] or [`CachedClips`] which epoch begins, or goes on after a stop; and the sampler, on which
-    the order depends: Trainer tells it too, but does not reach it where several processes go on within an epoch, as
-    accelerate wraps it once more there.
-    """
+    """Tells a [`ClipTransform`] or [`CachedClips`] which epoch begins, or goes on after a stop."""
 
     def __init__(self, transform: ClipTransform | CachedClips):
         self.transform = transform
 
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+    def on_epoch_begin(self, args, state, control, **kwargs):
         # A run that goes on in the middle of an epoch begins with a fraction.
-        epoch = int(state.epoch)
-        self.transform.set_epoch(epoch)
-        train_dataloader.set_epoch(epoch)
+        self.transform.set_epoch(int(state.epoch))
 
 
 class VTNTrainer(Trainer):
