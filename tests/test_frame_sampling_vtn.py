@@ -54,8 +54,8 @@ def test_uniform_all_frames_of_a_long_video():
         (10, 4, None, [0, 3, 6, 9]),
         # Ten frames, a clip of four from frame 3 on: 3, 4, 5, 6.
         (10, 4, 4, [3, 4, 5, 6]),
-        # From 2.5 to 6.5, fractions cut off.
-        (10, 3, 5, [2, 4, 6]),
+        # From the first whole frame after 2.5.
+        (10, 3, 5, [3, 5, 7]),
         (10, 1, 4, [3]),
         # As in the original, a clip longer than the video runs past its end and repeats the last frame.
         (3, 4, 6, [0, 1, 2, 2]),
@@ -93,10 +93,11 @@ def test_clip_shorter_than_a_frame_is_that_frame():
     ("total", "num_frames", "span"), [(300, 16, 64), (300, 16, 76.8), (70, 16, 64.0), (20, 8, 64)]
 )
 def test_clip_follows_the_rule_of_the_original(total, num_frames, span):
-    # PySlowFast's `get_start_end_idx` and `temporal_sampling`.
+    # PySlowFast's `get_start_end_idx`, the frames `pyav_decode` keeps, and `temporal_sampling` of those.
     for seed in range(10):
         start = np.random.default_rng(seed).uniform(0, max(total - span, 0))
-        rule = np.linspace(start, start + span - 1, num_frames).clip(0, total - 1).astype(int)
+        decoded = np.arange(int(np.ceil(start)), total)
+        rule = decoded[np.linspace(0, span - 1, num_frames).clip(0, len(decoded) - 1).astype(int)]
         indices = sample_clip(total, num_frames, span, np.random.default_rng(seed))
         assert indices.tolist() == rule.tolist()
 
@@ -104,7 +105,7 @@ def test_clip_follows_the_rule_of_the_original(total, num_frames, span):
 def test_clip_starts_anywhere():
     generator = np.random.default_rng(0)
     starts = [int(sample_clip(40, 4, 10, generator)[0]) for _ in range(500)]
-    assert set(starts) == set(range(30))
+    assert set(starts) == set(range(1, 31))
 
 
 def test_clip_depends_on_the_generator_alone():

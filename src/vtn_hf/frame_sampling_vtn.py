@@ -48,8 +48,9 @@ def sample_clip(
     _check_positive(total_num_frames=total_num_frames, num_frames=num_frames, span=span)
     slack = max(total_num_frames - span, 0)
     start = slack / 2 if generator is None else generator.uniform(0, slack)
-    # The original's rule (PySlowFast's decoder): from the start to one frame before the end, fractions cut off.
-    indices = np.linspace(start, start + max(span - 1, 0), num_frames)
+    # The original's rule (PySlowFast's decoder): it decodes from the first whole frame on, and counts from there, so
+    # that the distances of the frames do not depend on the start.
+    indices = np.ceil(start) + np.linspace(0, max(span - 1, 0), num_frames).astype(np.int64)
     return np.clip(indices, 0, total_num_frames - 1).astype(np.int64)
 
 

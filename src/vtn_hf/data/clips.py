@@ -1,7 +1,6 @@
 """From rows of a `datasets.Dataset` to batches: videos are decoded in the worker that uses them."""
 
 import zlib
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,10 @@ from torch import nn
 from transformers.video_utils import VideoMetadata
 
 from ..frame_sampling_vtn import sample_clip
-from ..video_decoding_vtn import VideoDecodeError, decode_video
+from ..video_decoding_vtn import VideoDecodeError, VideoSource, decode_video
 from ..video_processing_vtn import VTNVideoProcessor
+from .augmentation import ClipAugmentation, ClipMixing
+from .coverage import NO_LABEL, SkippedVideos
 
 
 class ClipTransform:
@@ -32,6 +33,21 @@ class ClipTransform:
             Length of a training clip in seconds. Defaults to the whole video.
         seed (`int`, *optional*, defaults to 0):
             Non-negative seed of everything that is drawn.
+        num_labels (`int`, *optional*):
+            Turns labels into vectors of this many zeros and ones, which several labels per video and mixing need.
+        skipped (`SkippedVideos`, *optional*):
+            Notes the videos that cannot be decoded. In training they are left out of the batch; in evaluation, where
+            batches must stay whole, a black frame with the label -100 takes their place, which counts nowhere. (So it
+            does in training if nothing else is left of a batch.) Without it, such a video is an error.
+        augmentation (`ClipAugmentation`, *optional*):
+            Changes training clips.
+        num_repeats (`int`, *optional*, defaults to 1):
+            Clips per video in training (repeated augmentation), drawn independently; the video is read once.
+        mixing (`ClipMixing`, *optional*):
+            Mixes the training clips of a batch.
+
+    Raises:
+        ValueError: If `mixing` is to be without `num_labels`.
     """
 
     def __init__(
@@ -40,11 +56,23 @@ class ClipTransform:
         num_frames: int | None = None,
         clip_duration_sec: float | None = None,
         seed: int = 0,
+        num_labels: int | None = None,
+        skipped: SkippedVideos | None = None,
+        augmentation: ClipAugmentation | None = None,
+        num_repeats: int = 1,
+        mixing: ClipMixing | None = None,
     ):
+        if mixing is not None and num_labels is None:
+            raise ValueError("Mixing needs `num_labels`.")
         self.processor = processor
         self.num_frames = num_frames
         self.clip_duration_sec = clip_duration_sec
         self.seed = seed
+        self.num_labels = num_labels
+        self.skipped = skipped
+        self.augmentation = augmentation
+        self.num_repeats = num_repeats
+        self.mixing = mixing
         # In shared memory, so that workers that outlive an epoch learn of the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -58,24 +86,59 @@ class ClipTransform:
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
         names = rows.get("name") or [_name(video) for video in rows["video"]]
-        videos = [
-            self._load(video, self._make_generator(name)) for name, video in zip(names, rows["video"], strict=True)
-        ]
-        return {name: [video[name] for video in videos] for name in videos[0]} | {"labels": rows["label"]}
+        examples = []
+        for video, label, name in zip(rows["video"], rows["label"], names, strict=True):
+            label = label if self.num_labels is None else self._to_vector(label)
+            loaded = self._load(video, name)
+            if not loaded and self.num_frames is None:
+                loaded, label = [self._make_stand_in()], _hide(label)
+            examples += [inputs | {"labels": label} for inputs in loaded]
+        if not examples:
+            examples = [self._make_stand_in() | {"labels": _hide(label)}]
+        elif self.mixing is not None and self.num_frames is not None:
+            self._mix(examples, self._make_generator(" ".join(names)))
+        return {key: [example[key] for example in examples] for key in examples[0]}
 
-    def _make_generator(self, name: str) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self._epoch.item(), zlib.crc32(name.encode())])
+    def _make_generator(self, name: str, repeat: int = 0) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self._epoch.item(), zlib.crc32(name.encode()), repeat])
 
-    def _load(self, video: dict[str, Any], generator: np.random.Generator) -> dict[str, torch.Tensor]:
+    def _load(self, video: dict[str, Any], name: str) -> list[dict[str, torch.Tensor]]:
+        """The inputs from a video: one for evaluation, `num_repeats` for training, none if it is skipped."""
         source = video["path"] if video["bytes"] is None else video["bytes"]
-        if self.num_frames is None:
-            inputs = self.processor(source, return_tensors="pt")
-            return {"pixel_values": inputs["pixel_values"][0], "position_ids": inputs["position_ids"][0]}
-        frames, metadata = decode_video(source, partial(self._sample_clip, generator=generator))
-        inputs = self.processor(frames, do_sample_frames=False, return_tensors="pt")
-        # Positions count from the start of the clip, as in the original.
-        position_ids = torch.as_tensor(metadata.frames_indices) - metadata.frames_indices[0]
-        return {"pixel_values": inputs["pixel_values"][0], "position_ids": position_ids}
+        try:
+            return [self._load_whole(source)] if self.num_frames is None else self._load_clips(source, name)
+        except VideoDecodeError as error:
+            if self.skipped is None:
+                raise
+            self.skipped.add(name, str(error))
+            return []
+
+    def _load_whole(self, source: VideoSource) -> dict[str, torch.Tensor]:
+        inputs = self.processor(source, return_tensors="pt")
+        return {"pixel_values": inputs["pixel_values"][0], "position_ids": inputs["position_ids"][0]}
+
+    def _load_clips(self, source: VideoSource, name: str) -> list[dict[str, torch.Tensor]]:
+        generators = [self._make_generator(name, repeat) for repeat in range(self.num_repeats)]
+        frames, metadata = decode_video(
+            source, lambda metadata: np.concatenate([self._sample_clip(metadata, each) for each in generators])
+        )
+        clips = np.split(frames, self.num_repeats)
+        numbers = np.split(np.asarray(metadata.frames_indices), self.num_repeats)
+        return [
+            {
+                "pixel_values": self._to_pixels(clip, generator),
+                # Positions count from the start of the clip, as in the original.
+                "position_ids": torch.from_numpy(indices - indices[0]),
+            }
+            for clip, indices, generator in zip(clips, numbers, generators, strict=True)
+        ]
+
+    def _to_pixels(self, frames: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
+        kwargs = {}
+        if self.augmentation is not None:
+            frames = self.augmentation(torch.from_numpy(frames).permute(0, 3, 1, 2), generator)
+            kwargs = {"do_resize": False, "do_center_crop": False, "input_data_format": "channels_first"}
+        return self.processor(frames, do_sample_frames=False, return_tensors="pt", **kwargs)["pixel_values"][0]
 
     def _sample_clip(self, metadata: VideoMetadata, generator: np.random.Generator) -> np.ndarray:
         span = None
@@ -86,6 +149,28 @@ class ClipTransform:
                 )
             span = self.clip_duration_sec * metadata.fps
         return sample_clip(metadata.total_num_frames, self.num_frames, span, generator)
+
+    def _make_stand_in(self) -> dict[str, torch.Tensor]:
+        """Black frames in the place of a video that cannot be decoded."""
+        num_frames = self.num_frames or 1
+        frames = np.zeros((num_frames, 8, 8, 3), dtype=np.uint8)
+        inputs = self.processor(frames, do_sample_frames=False, return_tensors="pt")
+        return {"pixel_values": inputs["pixel_values"][0], "position_ids": torch.arange(num_frames)}
+
+    def _to_vector(self, label: int | list[int]) -> torch.Tensor:
+        vector = torch.zeros(self.num_labels)
+        vector[label] = 1.0
+        return vector
+
+    def _mix(self, examples: list[dict[str, Any]], generator: np.random.Generator):
+        clips, targets = (torch.stack([example[key] for example in examples]) for key in ("pixel_values", "labels"))
+        for example, clip, target in zip(examples, *self.mixing(clips, targets, generator), strict=True):
+            example["pixel_values"], example["labels"] = clip, target
+
+
+def _hide(label: int | torch.Tensor) -> int | torch.Tensor:
+    """The label of a video that takes no part."""
+    return NO_LABEL if isinstance(label, int) else torch.full_like(torch.as_tensor(label), NO_LABEL)
 
 
 def _name(video: dict[str, Any]) -> str:
@@ -105,7 +190,7 @@ def collate_videos(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     Returns:
         `dict`: The arguments of [`VTNForVideoClassification`].
     """
-    batch = {"labels": torch.as_tensor(np.array([example["labels"] for example in examples]))}
+    batch = {"labels": torch.from_numpy(np.array([example["labels"] for example in examples]))}
     lengths = [len(example["position_ids"]) for example in examples]
     for name in examples[0].keys() - {"labels"}:
         batch[name] = nn.utils.rnn.pad_sequence([example[name] for example in examples], batch_first=True)

@@ -1,0 +1,290 @@
+"""How a step is taken: loss, parameter groups, schedule, and the running average of the weights."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+from transformers import Trainer, TrainerCallback
+
+from ..data.coverage import NO_LABEL
+
+
+class VideoClassificationLoss:
+    """
+    For `Trainer(compute_loss_func=…)`: the mean over the videos that have a label, of all devices and accumulated
+    batches; 0 if none has.
+
+    Args:
+        multi_label (`bool`): Each class for itself, instead of one class per video.
+        label_smoothing (`float`, *optional*, defaults to 0.0): Share of the targets that goes to all classes alike.
+    """
+
+    def __init__(self, multi_label: bool, label_smoothing: float = 0.0):
+        self.multi_label = multi_label
+        self.label_smoothing = label_smoothing
+
+    def __call__(
+        self, outputs: dict, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """
+        Args:
+            outputs (`dict`): With `logits` of shape `(batch, classes)`.
+            labels (`torch.Tensor` of shape `(batch,)` or `(batch, classes)`): Classes, or their shares; -100 for a
+                video that takes no part.
+            num_items_in_batch (`int`, *optional*): Number of entries of all `labels` over which the mean goes, without
+                those that take no part. Defaults to those of this batch.
+        """
+        logits = outputs["logits"].float()
+        is_labelled = labels != NO_LABEL if labels.ndim == 1 else (labels != NO_LABEL).all(dim=1)
+        count = is_labelled.sum() if num_items_in_batch is None else num_items_in_batch / labels[0].numel()
+        logits, labels = logits[is_labelled], labels[is_labelled]
+        if self.multi_label:
+            labels = labels.to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
+            total = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / logits.shape[1]
+        else:
+            labels = labels if labels.ndim == 1 else labels.to(logits.dtype)
+            total = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
+        return total / max(count, 1)
+
+
+class RecipeTrainer(Trainer):
+    """
+    A `Trainer` that knows the recipes of [`VTNTrainingArguments`]; with plain `TrainingArguments` it does what every
+    `Trainer` does, except that videos without a label count nowhere.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.compute_loss_func is None:
+            multi_label = self.model.config.problem_type == "multi_label_classification"
+            self.compute_loss_func = VideoClassificationLoss(multi_label, self.args.label_smoothing_factor)
+        self._average: WeightAverage | None = None
+        if self._get_recipe("ema_decay") is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError(
+                    "`ema_decay` needs whole weights on each device, which FSDP and DeepSpeed do not have."
+                )
+            self.add_callback(_KeepAverage(self))
+
+    def _get_recipe(self, name: str):
+        return getattr(self.args, name, None)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        if not self._get_recipe("decay_biases_and_norms"):
+            return super().get_decay_parameter_names(model)
+        return list_parameters_without_batch_norm(model)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        layer_decay = self._get_recipe("layer_decay")
+        if self.optimizer is None and layer_decay is not None:
+            model = self.model if model is None else model
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            groups = group_by_layer(
+                model,
+                layer_decay,
+                settings["lr"],
+                self.args.weight_decay,
+                self.get_decay_parameter_names(model),
+            )
+            self.optimizer = optimizer_class(groups, **settings)
+        return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.lr_scheduler is None and self._get_recipe("lr_factors"):
+            self.lr_scheduler = make_step_schedule(
+                optimizer or self.optimizer,
+                self.args.lr_epochs,
+                self.args.lr_factors,
+                self.args.num_train_epochs,
+                num_training_steps,
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        with self._average.applied() if self._average else contextlib.nullcontext():
+            return super().evaluate(*args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._average and self.args.should_save:
+            torch.save(self._average.state_dict(), Path(output_dir, _AVERAGE_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self._get_recipe("ema_decay") is not None:
+            self._average = WeightAverage(self.model, self.args.ema_decay)
+            path = Path(checkpoint, _AVERAGE_NAME)
+            if not path.is_file():
+                raise FileNotFoundError(f"{checkpoint} has no {_AVERAGE_NAME}: its run had no `ema_decay`.")
+            self._average.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
+
+
+_AVERAGE_NAME = "ema.pt"
+
+
+class WeightAverage(AveragedModel):
+    """
+    The exponentially running average of a model's weights and statistics.
+
+    Args:
+        model (`nn.Module`): It is copied.
+        decay (`float`): Share of the average that a step leaves. At first it is less, `(1 + steps) / (10 + steps)`, so
+            that the random weights of the start are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self._decay = decay
+        super().__init__(model, multi_avg_fn=self._blend, use_buffers=True)
+        # Not a submodule, which it would become by plain assignment.
+        self._source = [model]
+
+    def _blend(self, averages: list[torch.Tensor], current: list[torch.Tensor], num_averaged: torch.Tensor):
+        step = int(num_averaged)
+        for average, tensor in zip(averages, current, strict=True):
+            if average.is_floating_point():
+                average.lerp_(tensor.to(average.dtype), 1 - min(self._decay, (1 + step) / (10 + step)))
+            else:
+                average.copy_(tensor)
+
+    def update(self):
+        """Takes the model's weights into the average."""
+        self.update_parameters(self._source[0])
+
+    def write(self):
+        """Gives the model the average for weights."""
+        self._source[0].load_state_dict(self.module.state_dict())
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the average for weights inside of the `with` block."""
+        own = {name: tensor.clone() for name, tensor in self._source[0].state_dict().items()}
+        self.write()
+        try:
+            yield
+        finally:
+            self._source[0].load_state_dict(own)
+
+
+class _KeepAverage(TrainerCallback):
+    """Keeps the average of a [`RecipeTrainer`] up to date, and makes it the result of the training."""
+
+    def __init__(self, trainer: RecipeTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.trainer._average is None:  # else it came with the checkpoint
+            self.trainer._average = WeightAverage(self.trainer.model, args.ema_decay)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer._average.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.trainer._average.write()
+        self.trainer._average = None
+
+
+def list_parameters_without_batch_norm(model: nn.Module) -> list[str]:
+    """The names of all parameters but those of batch (and instance) normalisations, which the original spares."""
+    spared = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for parameter in module.parameters(recurse=False)
+    }
+    return [name for name, parameter in model.named_parameters() if id(parameter) not in spared]
+
+
+def make_step_schedule(
+    optimizer: torch.optim.Optimizer,
+    epochs: list[float],
+    factors: list[float],
+    num_epochs: float,
+    num_training_steps: int,
+) -> LambdaLR:
+    """
+    The original's schedule, "steps with relative learning rates": before each step, the factor of the last of `epochs`
+    that is not after the current, fractional epoch.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`): Its learning rates are multiplied.
+        epochs (`list[float]`): Rising, the first one 0.
+        factors (`list[float]`): One for each of `epochs`.
+        num_epochs (`float`), num_training_steps (`int`): Length of the run in epochs and in steps.
+    """
+
+    def get_factor(step: int) -> float:
+        epoch = step * num_epochs / num_training_steps
+        return factors[sum(start <= epoch for start in epochs) - 1]
+
+    return LambdaLR(optimizer, get_factor)
+
+
+def group_by_layer(
+    model: nn.Module,
+    layer_decay: float,
+    learning_rate: float,
+    weight_decay: float,
+    decay_parameter_names: list[str],
+) -> list[dict]:
+    """
+    Parameter groups whose learning rate falls from block to block of the backbone, from its end to its start.
+
+    The temporal encoder and the head, which begin at random, learn at the full rate; the last block of the backbone at
+    `layer_decay` times it, the one before at `layer_decay` squared, …, and what comes before the first block slowest.
+
+    Args:
+        model (`nn.Module`): A VTN.
+        layer_decay (`float`): Between 0 and 1.
+        learning_rate, weight_decay (`float`): Of the temporal encoder and the head.
+        decay_parameter_names (`list[str]`): The parameters that `weight_decay` applies to.
+
+    Returns:
+        `list[dict]`: Groups for an optimizer, that of the full rate first.
+    """
+    backbone = next(module for name, module in model.named_modules() if name.split(".")[-1] == "backbone")
+    blocks = list_blocks(backbone)
+    block_of = {
+        id(parameter): depth for depth, block in enumerate(blocks, start=1) for parameter in block.parameters()
+    }
+    depths, depth = {}, 0
+    for parameter in backbone.parameters():
+        # What is outside of the blocks belongs to the one before it.
+        depth = block_of.get(id(parameter), depth)
+        depths[id(parameter)] = depth
+    groups: dict[tuple[float, float], dict] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        depth = depths.get(id(parameter), len(blocks) + 1)
+        scale = layer_decay ** (len(blocks) + 1 - depth)
+        decay = weight_decay if name in decay_parameter_names else 0.0
+        group = {"params": [], "lr": learning_rate * scale, "weight_decay": decay}
+        groups.setdefault((scale, decay), group)["params"].append(parameter)
+    return [groups[key] for key in sorted(groups, reverse=True)]
+
+
+def list_blocks(backbone: nn.Module) -> list[nn.Module]:
+    """
+    The blocks of a backbone in their order: the elements of its lists of like modules, and where such an element is a
+    stage that has a list of its own, the elements of that.
+    """
+    return [block for stage in _list_elements(backbone) for block in _list_elements(stage) or [stage]]
+
+
+def _list_elements(module: nn.Module) -> list[nn.Module]:
+    """The elements of the outermost lists of like modules below a module."""
+    elements = []
+    for child in module.children():
+        inner = list(child.children())
+        is_list = isinstance(child, (nn.ModuleList, nn.Sequential)) and len({type(each) for each in inner}) == 1
+        # Layers without parts, such as convolutions, are no blocks.
+        if is_list and any(inner[0].children()):
+            elements += inner
+        else:
+            elements += _list_elements(child)
+    return elements
