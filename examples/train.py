@@ -16,18 +16,24 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import datasets
 import yaml
 from torch.utils.data import Dataset
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.data.augmentation import ClipAugmentation, ClipMixing
 from vtn_hf.data.clips import ClipTransform, collate_videos
+from vtn_hf.data.coverage import NO_LABEL, SkippedVideos, drop_missing, report_coverage
 from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo
-from vtn_hf.data.kinetics import load_class_folders
-from vtn_hf.training.metrics import compute_top_accuracy, keep_top_classes
+from vtn_hf.data.kinetics import load_videos, read_kinetics_labels
+from vtn_hf.training.arguments import VTNTrainingArguments
+from vtn_hf.training.metrics import compute_average_precision, compute_top_accuracy, keep_top_classes
 from vtn_hf.training.report import write_report
 from vtn_hf.training.trainer import SetEpoch, VTNTrainer
 
@@ -55,7 +61,17 @@ class ModelArguments:
 class DataArguments:
     """What to train on."""
 
-    data_dir: str | None = field(default=None, metadata={"help": "Folder with train/CLASS/VIDEO and val/CLASS/VIDEO."})
+    data_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of videos, in a layout of vtn_hf.data.kinetics, such as {train,val}/CLASS/VIDEO."},
+    )
+    class_names: str | None = field(
+        default=None,
+        metadata={
+            "help": "kinetics400, kinetics600, kinetics700 or a file with a class per line: the order of the labels; "
+            "default: what data_dir says."
+        },
+    )
     features: str | None = field(
         default=None,
         metadata={"help": "Instead of data_dir: what extract_features.py made of one; trains all but the backbone."},
@@ -73,9 +89,35 @@ class DataArguments:
         default=None, metadata={"help": "Pixels of the short side after resizing, or of height and width."}
     )
     crop_size: int | None = field(default=None, metadata={"help": "Pixels of the square centre crop."})
+    processor_config: str | None = field(
+        default=None, metadata={"help": "Other arguments of VTNVideoProcessor, as JSON: image_mean, frame_sampling, …"}
+    )
+    resize_range: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Training clips are resized to a random short side between these two, and cropped anywhere."
+        },
+    )
+    crop_scale: list[float] | None = field(
+        default=None,
+        metadata={"help": "Instead of it: a random part of the picture, with a share of its area between these two."},
+    )
+    flip_prob: float = field(
+        default=0.0,
+        metadata={"help": "Probability of mirroring a training clip; 0 where the classes tell left from right."},
+    )
+    rand_augment: list[int] | None = field(
+        default=None, metadata={"help": "Number and magnitude of RandAugment's operations; needs torchvision."}
+    )
+    erasing_prob: float = field(default=0.0, metadata={"help": "Probability of covering a part of a training clip."})
+    mixup_alpha: float = field(default=0.0, metadata={"help": "Blends clips of a batch; 0 is off, 0.8 is usual."})
+    cutmix_alpha: float = field(default=0.0, metadata={"help": "Puts parts of clips into others; 1.0 is usual."})
+    num_repeats: int = field(
+        default=1, metadata={"help": "Clips per video and step: a batch holds so many times its number of videos."}
+    )
 
 
-def parse_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+def parse_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments, VTNTrainingArguments]:
     """Reads flags, or a yaml file and the flags that override it."""
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         settings = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))
@@ -87,7 +129,8 @@ def parse_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments
                 *(json.dumps(value) if isinstance(value, dict) else str(value) for value in values),
             ]
         arguments = from_file + arguments[1:]
-    return HfArgumentParser((ModelArguments, DataArguments, TrainingArguments)).parse_args_into_dataclasses(arguments)
+    parser = HfArgumentParser((ModelArguments, DataArguments, VTNTrainingArguments))
+    return parser.parse_args_into_dataclasses(arguments)
 
 
 def make_processor(model_args: ModelArguments, data_args: DataArguments) -> VTNVideoProcessor:
@@ -100,6 +143,7 @@ def make_processor(model_args: ModelArguments, data_args: DataArguments) -> VTNV
         overrides["size"] = dict(zip(names, data_args.resize_to, strict=True))
     if data_args.crop_size is not None:
         overrides["crop_size"] = {"height": data_args.crop_size, "width": data_args.crop_size}
+    overrides |= json.loads(data_args.processor_config or "{}")
     if model_args.model_name_or_path is not None:
         return VTNVideoProcessor.from_pretrained(model_args.model_name_or_path, **overrides)
     if model_args.backbone_name_or_path is not None:
@@ -156,22 +200,123 @@ def complete_arguments(model_args: ModelArguments, data_args: DataArguments):
             model_args.backbone_name_or_path = name
 
 
-def load_data(
-    data_args: DataArguments, processor: VTNVideoProcessor, seed: int
-) -> tuple[list[str], dict[str, Dataset], ClipTransform | CachedClips]:
-    """The class names, the splits, and what must know the epoch."""
+def read_class_names(class_names: str | None) -> list[str] | None:
+    """The names that --class_names stands for."""
+    if class_names is None:
+        return None
+    if class_names in ("kinetics400", "kinetics600", "kinetics700"):
+        return read_kinetics_labels(int(class_names.removeprefix("kinetics")))
+    return Path(class_names).read_text(encoding="utf-8").splitlines()
+
+
+def make_augmentation(data_args: DataArguments, processor: VTNVideoProcessor) -> dict[str, Any]:
+    """What [`ClipTransform`] does to training clips."""
+    mixing = None
+    if data_args.mixup_alpha or data_args.cutmix_alpha:
+        mixing = ClipMixing(data_args.mixup_alpha, data_args.cutmix_alpha)
+    names = ("resize_range", "crop_scale", "flip_prob", "rand_augment", "erasing_prob")
+    settings = {name: getattr(data_args, name) for name in names if getattr(data_args, name)}
+    augmentation = ClipAugmentation(processor, **settings) if settings else None
+    return {"augmentation": augmentation, "mixing": mixing, "num_repeats": data_args.num_repeats}
+
+
+@dataclass
+class Data:
+    """What is trained and evaluated on."""
+
+    class_names: list[str]
+    splits: dict[str, Dataset]
+    epoch_aware: ClipTransform | CachedClips  # draws anew in each epoch
+    is_multi_label: bool
+    missing: dict[str, list[str]]
+    skipped: dict[str, SkippedVideos]
+
+    def report_coverage(self) -> dict[str, dict]:
+        """How much of each split was used, and what was not."""
+        report = {}
+        for split, videos in self.splits.items():
+            if isinstance(videos, CachedClips):
+                damaged = [{"video": path, "reason": reason} for path, reason in videos.skipped.items()]
+                report[split] = report_coverage(len(videos) + len(damaged), [], damaged)
+            else:
+                num_videos = len(videos) if isinstance(videos, datasets.Dataset) else None
+                report[split] = report_coverage(num_videos, self.missing[split], self.skipped[split].summarize())
+        return report
+
+
+def load_data(data_args: DataArguments, training_args: TrainingArguments, processor: VTNVideoProcessor) -> Data:
+    """The splits to train and to evaluate on."""
+    seed = training_args.seed
     if data_args.features is not None:
         info = FeatureCacheInfo.load(data_args.features)
         clips = CachedClips(data_args.features, "train", data_args.clip_num_frames, data_args.clip_duration_sec, seed)
-        splits = {split: CachedClips(data_args.features, split) for split in info.num_videos if split != "train"}
-        return info.class_names, {"train": clips, **splits}, clips
-    videos = load_class_folders(data_args.data_dir)
-    transform = ClipTransform(processor, data_args.clip_num_frames, data_args.clip_duration_sec, seed)
-    splits = {
-        split: rows.with_transform(transform if split == "train" else ClipTransform(processor))
-        for split, rows in videos.items()
-    }
-    return videos["train"].features["label"].names, splits, transform
+        splits = {split: CachedClips(data_args.features, split) for split in info.num_videos if split == "val"}
+        return Data(info.class_names, {"train": clips, **splits}, clips, False, {}, {})
+    videos, missing = drop_missing(load_videos(data_args.data_dir, read_class_names(data_args.class_names)))
+    label = videos["train"].features["label"]
+    is_multi_label = isinstance(label, datasets.List)
+    class_names = (label.feature if is_multi_label else label).names
+    augmentation = make_augmentation(data_args, processor)
+    transforms, splits, skipped = {}, {}, {}
+    for split in ("train", "val"):
+        if split not in videos:
+            continue
+        skipped[split] = SkippedVideos(Path(training_args.output_dir, f"skipped_{split}.jsonl"))
+        needs_vectors = is_multi_label or (split == "train" and augmentation["mixing"] is not None)
+        settings = {"num_labels": len(class_names) if needs_vectors else None, "skipped": skipped[split]}
+        if split == "train":
+            settings |= {"num_frames": data_args.clip_num_frames, "clip_duration_sec": data_args.clip_duration_sec}
+            settings |= {"seed": seed, **augmentation}
+        transforms[split] = ClipTransform(processor, **settings)
+        splits[split] = apply_transform(videos[split], transforms[split], training_args, is_training=split == "train")
+    return Data(class_names, splits, transforms["train"], is_multi_label, missing, skipped)
+
+
+def apply_transform(
+    videos: datasets.Dataset | datasets.IterableDataset,
+    transform: ClipTransform,
+    training_args: TrainingArguments,
+    is_training: bool,
+) -> Dataset:
+    """Decodes videos when they are needed."""
+    if isinstance(videos, datasets.Dataset):
+        return videos.with_transform(transform)
+    if is_training:
+        # Shards come in random order; within them, as many videos as the memory may hold are mixed.
+        videos = videos.shuffle(seed=training_args.seed, buffer_size=100)
+    batch_size = training_args.per_device_train_batch_size if is_training else 1
+    return videos.map(transform, batched=True, batch_size=batch_size, remove_columns=videos.column_names)
+
+
+def evaluate(trainer: VTNTrainer, data: Data, train_metrics: dict[str, float]):
+    """Evaluates on whole videos, and writes down how it went."""
+    evaluation = trainer.predict(data.splits["val"], metric_key_prefix="eval")
+    trainer.log(evaluation.metrics)
+    trainer.log_metrics("eval", evaluation.metrics)
+    trainer.save_metrics("eval", evaluation.metrics)
+    if not trainer.is_world_process_zero() or data.is_multi_label:
+        return
+    is_covered = evaluation.label_ids != NO_LABEL
+    report = Path(trainer.args.output_dir, "report")
+    write_report(
+        report,
+        trainer.state.log_history,
+        data.class_names,
+        evaluation.label_ids[is_covered],
+        evaluation.predictions[is_covered, 0],
+        train_metrics | evaluation.metrics,
+        {video["video"]: video["reason"] for split in data.report_coverage().values() for video in split["damaged"]},
+    )
+    print(f"Curves, confusion matrix and classes: {report}/report.md")
+
+
+def write_coverage(path: Path, report: dict[str, dict]):
+    """Lists the videos that were not used, and says how many they are."""
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for split, part in report.items():
+        coverage = "" if part["coverage"] is None else f" {part['coverage']:.1%} of {part['annotated']:,} videos used,"
+        missing, damaged = len(part["missing"]), len(part["damaged"])
+        print(f"{split}:{coverage} {missing:,} missing, {damaged:,} damaged; listed in {path}")
 
 
 def train(
@@ -184,11 +329,13 @@ def train(
     set_seed(training_args.seed)
     complete_arguments(model_args, data_args)
     processor = make_processor(model_args, data_args)
-    labels, videos, epoch_aware = load_data(data_args, processor, training_args.seed)
+    data = load_data(data_args, training_args, processor)
     # The videos are decoded in the worker that uses them, from columns that the model does not know.
     training_args.remove_unused_columns = False
-    model = make_model(model_args, data_args, labels)
+    model = make_model(model_args, data_args, data.class_names)
     model.config.num_frames = processor.num_frames
+    if data.is_multi_label:
+        model.config.problem_type = "multi_label_classification"
     if data_args.features is not None:
         FeatureCacheInfo.load(data_args.features).check(model.vtn.backbone)
     if model_args.freeze_backbone:
@@ -197,30 +344,29 @@ def train(
     trainer = VTNTrainer(
         model=model,
         args=training_args,
-        train_dataset=videos["train"],
-        eval_dataset=videos.get("val"),
+        train_dataset=data.splits["train"],
+        eval_dataset=data.splits.get("val"),
         data_collator=collate_videos,
         processing_class=processor,
-        compute_metrics=compute_top_accuracy,
-        preprocess_logits_for_metrics=keep_top_classes,
-        callbacks=[SetEpoch(epoch_aware)],
+        compute_metrics=partial(
+            compute_average_precision if data.is_multi_label else compute_top_accuracy,
+            num_missing=len(data.missing.get("val", ())),
+        ),
+        preprocess_logits_for_metrics=None if data.is_multi_label else keep_top_classes,
+        callbacks=[SetEpoch(data.epoch_aware)],
     )
-    result = trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
+    checkpoint = find_checkpoint(training_args)
+    if checkpoint is None:
+        for skipped in data.skipped.values():
+            skipped.clear()
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
-    if "val" in videos:
-        evaluation = trainer.predict(videos["val"], metric_key_prefix="eval")
-        trainer.log(evaluation.metrics)
-        trainer.log_metrics("eval", evaluation.metrics)
-        trainer.save_metrics("eval", evaluation.metrics)
-        if trainer.is_world_process_zero():
-            report = Path(training_args.output_dir, "report")
-            metrics = result.metrics | evaluation.metrics
-            write_report(
-                report, trainer.state.log_history, labels, evaluation.label_ids, evaluation.predictions[:, 0], metrics
-            )
-            print(f"Curves, confusion matrix and classes: {report}/report.md")
+    if "val" in data.splits:
+        evaluate(trainer, data, result.metrics)
+    if trainer.is_world_process_zero():
+        write_coverage(Path(training_args.output_dir, "coverage.json"), data.report_coverage())
     trainer.save_state()
     card = {
         "dataset": Path(data_args.data_dir or data_args.features).name,

@@ -111,7 +111,7 @@ def test_report(skipped):
     skipped.add("b", "cut short")
     skipped.add("b", "again")
     skipped.add("a", "empty")
-    report = report_coverage(17, ["c", "d", "e"], skipped)
+    report = report_coverage(17, ["c", "d", "e"], skipped.summarize())
     assert report == {
         "annotated": 20,
         "used": 15,
@@ -122,5 +122,6 @@ def test_report(skipped):
             {"video": "b", "reason": "cut short", "times": 2},
         ],
     }
-    assert report_coverage(None, [], skipped)["coverage"] is None
-    assert SkippedVideos("nowhere").summarize() == []
+    assert report_coverage(None, [], skipped.summarize())["coverage"] is None
+    skipped.clear()
+    assert skipped.summarize() == []

@@ -63,6 +63,10 @@ class SkippedVideos:
             # One write per line, so that lines of several processes do not mix.
             file.write(json.dumps({"video": name, "reason": reason}) + "\n")
 
+    def clear(self):
+        """Forgets an earlier run."""
+        self.path.unlink(missing_ok=True)
+
     def summarize(self) -> list[dict]:
         """Each skipped video once: `video`, `reason` (the first one) and `times`, how often it was skipped."""
         if not self.path.is_file():
@@ -73,7 +77,7 @@ class SkippedVideos:
         return [{"video": name, "reason": reasons[name], "times": times[name]} for name in sorted(times)]
 
 
-def report_coverage(num_videos: int | None, missing: list[str], skipped: SkippedVideos) -> dict:
+def report_coverage(num_videos: int | None, missing: list[str], damaged: list[dict]) -> dict:
     """
     Says how much of a split was used.
 
@@ -81,13 +85,12 @@ def report_coverage(num_videos: int | None, missing: list[str], skipped: Skipped
         num_videos (`int`, *optional*): Videos in the split, without the missing ones; `None` for a stream, which does
             not tell.
         missing (`list[str]`): From [`drop_missing`].
-        skipped (`SkippedVideos`): What could not be decoded.
+        damaged (`list[dict]`): From [`SkippedVideos.summarize`].
 
     Returns:
         `dict`: `annotated`, `used` and `coverage` (`used / annotated`), which are `None` for a stream; `missing` and
         `damaged`, the lists.
     """
-    damaged = skipped.summarize()
     annotated = None if num_videos is None else num_videos + len(missing)
     used = None if num_videos is None else num_videos - len(damaged)
     return {

@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..data.clips import ClipTransform
 from ..data.feature_cache import CachedClips
 from .model_card import make_model_card
+from .optimization import RecipeTrainer
 from .progress import ProgressMeter
 
 
@@ -29,10 +30,10 @@ class SetEpoch(TrainerCallback):
         self.transform.set_epoch(int(state.epoch))
 
 
-class VTNTrainer(Trainer):
+class VTNTrainer(RecipeTrainer):
     """
-    A `Trainer` whose checkpoints hold both processors beside weights and configuration, and whose logs tell the speed
-    (see [`ProgressMeter`]).
+    A [`RecipeTrainer`] whose checkpoints hold both processors beside weights and configuration, and whose logs tell
+    the speed (see [`ProgressMeter`]).
 
     A checkpoint gets its name when it is complete, and only then older ones are deleted: killed at any moment, or on
     a full disk, the last `checkpoint-*` is good to go on from.
@@ -111,6 +112,8 @@ class VTNTrainer(Trainer):
             return
         evaluations = [entry for entry in self.state.log_history if "eval_top1" in entry]
         metrics = {name: evaluations[-1][f"eval_{name}"] for name in ("top1", "top5")} if evaluations else None
+        # How many of the videos the accuracy stands for.
+        coverage = f", {evaluations[-1]['eval_coverage']:.1%} of the videos" if evaluations else ""
         config = self.model.config
         make_model_card(
             title=Path(self.args.output_dir).name,
@@ -124,5 +127,5 @@ class VTNTrainer(Trainer):
             base_model=base_model,
             dataset=dataset,
             metrics=metrics,
-            protocol=f"whole videos, up to {self.processing_class.num_frames} frames, one centre crop",
+            protocol=f"whole videos, up to {self.processing_class.num_frames} frames, one centre crop{coverage}",
         ).save(Path(self.args.output_dir) / "README.md")

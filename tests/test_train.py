@@ -1,0 +1,163 @@
+"""examples/train.py on collections as they are: damaged, incomplete, with several labels, in shards."""
+
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from vtn_hf import VTNForVideoClassification
+from vtn_hf.data.motion_clips import CLASS_NAMES, write_motion_clips
+
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import train as train_script  # noqa: E402
+
+
+MODEL = {
+    "backbone_config": {
+        "model_type": "resnet",
+        "layer_type": "basic",
+        "embedding_size": 4,
+        "hidden_sizes": [4, 8],
+        "depths": [1, 1],
+    },
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+}
+SETTINGS = {
+    "model_config": json.dumps(MODEL),
+    "resize_to": 16,
+    "crop_size": 16,
+    "clip_num_frames": 4,
+    "eval_num_frames": 8,
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 4,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": "true",
+    "use_cpu": "true",
+}
+
+
+def train(data_dir, output_dir, **settings):
+    settings = SETTINGS | settings | {"data_dir": data_dir, "output_dir": output_dir}
+    flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    return train_script.train(*train_script.parse_arguments(flags))
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture
+def clips(tmp_path):
+    return write_motion_clips(tmp_path / "clips", num_train=40, num_val=20, num_workers=1)
+
+
+def test_a_damaged_collection_trains_to_the_end(clips, tmp_path, capsys):
+    # Three of sixty: cut short, empty, something else.
+    train_clips, val_clips = (sorted((clips / split).glob("*/*.mp4")) for split in ("train", "val"))
+    train_clips[7].write_bytes(train_clips[7].read_bytes()[:5000])
+    train_clips[23].write_bytes(b"")
+    val_clips[11].write_bytes(b"not a video at all" * 1000)
+    trainer = train(clips, tmp_path / "run", dataloader_num_workers=2)
+
+    assert trainer.state.global_step == 20
+    coverage = read_json(tmp_path / "run/coverage.json")
+    damaged = {split: [Path(video["video"]) for video in part["damaged"]] for split, part in coverage.items()}
+    assert damaged == {
+        "train": sorted(path.relative_to(clips) for path in (train_clips[7], train_clips[23])),
+        "val": [val_clips[11].relative_to(clips)],
+    }
+    # Once in each epoch.
+    assert [video["times"] for video in coverage["train"]["damaged"]] == [2, 2]
+    assert all(video["reason"] for part in coverage.values() for video in part["damaged"])
+    assert (coverage["train"]["used"], coverage["train"]["annotated"], coverage["train"]["coverage"]) == (38, 40, 0.95)
+    assert coverage["val"]["coverage"] == 0.95
+    # Coverage stands beside every accuracy, and what was not read counts in neither of its parts.
+    metrics = read_json(tmp_path / "run/eval_results.json")
+    assert metrics["eval_coverage"] == 0.95
+    assert metrics["eval_top1"] * 19 == pytest.approx(round(metrics["eval_top1"] * 19))
+    printed = capsys.readouterr().out
+    assert "train: 95.0% of 40 videos used, 0 missing, 2 damaged" in printed
+    assert "95.0%" in (tmp_path / "run/README.md").read_text()
+    report = (tmp_path / "run/report/report.md").read_text()
+    assert all(str(path) in report for paths in damaged.values() for path in paths)
+
+
+def test_a_new_run_forgets_what_an_older_one_skipped(clips, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/skipped_train.jsonl").write_text('{"video": "old.mp4", "reason": "old"}\n')
+    train(clips, tmp_path / "run", max_steps=1)
+    assert read_json(tmp_path / "run/coverage.json")["train"]["damaged"] == []
+
+
+def write_csv(clips, root, make_lines):
+    root.mkdir()
+    for split in ("train", "val"):
+        (root / f"{split}.csv").write_text("".join(make_lines(sorted((clips / split).glob("*/*.mp4")))))
+    return root
+
+
+def test_missing_videos_are_counted_and_kinetics_labels_complete(clips, tmp_path):
+    def make_lines(paths):
+        return [*(f"{path} {number % 400}\n" for number, path in enumerate(paths)), "gone/a b.mp4 399\n"]
+
+    root = write_csv(clips, tmp_path / "csv", make_lines)
+    train(root, tmp_path / "run", max_steps=1, class_names="kinetics400")
+    coverage = read_json(tmp_path / "run/coverage.json")
+    assert coverage["train"]["missing"] == coverage["val"]["missing"] == ["gone/a b.mp4"]
+    assert coverage["val"]["coverage"] == 20 / 21
+    assert read_json(tmp_path / "run/eval_results.json")["eval_coverage"] == 20 / 21
+    labels = VTNForVideoClassification.from_pretrained(tmp_path / "run").config.id2label
+    assert (len(labels), labels[0], labels[399]) == (400, "abseiling", "zumba")
+
+
+@pytest.mark.parametrize("mixup_alpha", [0.0, 0.8])
+def test_several_labels_per_video(clips, tmp_path, mixup_alpha):
+    def make_lines(paths):
+        names = (path.parent.name for path in paths)
+        return ["video,labels\n", *(f"{path},{name};motion\n" for path, name in zip(paths, names, strict=True))]
+
+    root = write_csv(clips, tmp_path / "csv", make_lines)
+    val = sorted((clips / "val").glob("*/*.mp4"))
+    val[3].write_bytes(b"")
+    train(root, tmp_path / "run", max_steps=2, mixup_alpha=mixup_alpha)
+    config = VTNForVideoClassification.from_pretrained(tmp_path / "run").config
+    assert config.problem_type == "multi_label_classification"
+    assert set(config.id2label.values()) == {*CLASS_NAMES, "motion"}
+    metrics = read_json(tmp_path / "run/eval_results.json")
+    assert 0 < metrics["eval_map"] <= 1
+    assert metrics["eval_coverage"] == 0.95
+
+
+def test_shards_are_streamed(clips, tmp_path):
+    root = tmp_path / "shards"
+    for split in ("train", "val"):
+        (root / split).mkdir(parents=True)
+        paths = sorted((clips / split).glob("*/*.mp4"))
+        for number in range(2):
+            with tarfile.open(root / split / f"{number}.tar", "w") as shard:
+                for path in paths[number::2]:
+                    for name, content in (
+                        (path.name, path.read_bytes()),
+                        (f"{path.stem}.txt", path.parent.name.encode()),
+                    ):
+                        entry = tarfile.TarInfo(name)
+                        entry.size = len(content)
+                        shard.addfile(entry, io.BytesIO(content))
+    (root / "classes.txt").write_text("\n".join(CLASS_NAMES))
+    trainer = train(root, tmp_path / "run", max_steps=12, dataloader_num_workers=2)
+    # 40 videos are ten batches, then they come again.
+    assert trainer.state.global_step == 12
+    metrics = read_json(tmp_path / "run/eval_results.json")
+    assert metrics["eval_top1"] * 20 == pytest.approx(round(metrics["eval_top1"] * 20))
+    assert metrics["eval_coverage"] == 1.0
+    assert read_json(tmp_path / "run/coverage.json")["train"]["coverage"] is None
