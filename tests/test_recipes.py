@@ -150,7 +150,7 @@ def test_paper_recipe_has_the_numbers_of_the_original(tmp_path):
     # TRAIN.BATCH_SIZE 16 on 4 GPUs.
     assert training_args.per_device_train_batch_size * 4 == 16
     assert training_args.gradient_accumulation_steps == 1
-    assert training_args.dataloader_drop_last and training_args.dataloader_pin_memory
+    assert training_args.dataloader_drop_last
     assert training_args.dataloader_num_workers == 8
     assert training_args.seed == 0
     assert training_args.label_smoothing_factor == 0
