@@ -282,8 +282,14 @@ def apply_transform(
     if isinstance(videos, datasets.Dataset):
         return videos.with_transform(transform)
     if is_training:
-        # Shards come in random order; within them, as many videos as the memory may hold are mixed.
+        # Each process and worker reads shards of its own, in random order; videos of a shard are mixed a little.
+        training_args.accelerator_config.dispatch_batches = False
         videos = videos.shuffle(seed=training_args.seed, buffer_size=100)
+    elif training_args.world_size > 1:
+        raise ValueError(
+            f"{training_args.world_size} processes cannot evaluate each video of a stream exactly once, as it "
+            "does not tell their number: leave the shards of val out, and evaluate with one process afterwards."
+        )
     batch_size = training_args.per_device_train_batch_size if is_training else 1
     return videos.map(transform, batched=True, batch_size=batch_size, remove_columns=videos.column_names)
 

@@ -278,6 +278,14 @@ def test_own_csv(make_files):
         load_videos(root, ["walk"])
 
 
+@pytest.mark.parametrize("line", ["a.mp4", ",walk"])
+def test_own_csv_names_the_line_it_does_not_understand(make_files, line):
+    root = make_files("a.mp4")
+    (root / "train.csv").write_text(f"video,label\na.mp4,walk\n{line}\n")
+    with pytest.raises(ValueError, match="train.csv:3: expected a video and its label"):
+        load_videos(root)
+
+
 def test_csv_with_several_labels_per_video(make_files):
     root = make_files("a.mp4", "b.mp4")
     (root / "train.csv").write_text("video,labels\na.mp4,run; jump\nb.mp4,\n")
@@ -340,6 +348,14 @@ def test_webdataset(tmp_path, ending, field, labels):
         ("dir/1", 0, b"\1"),
     ]
     assert [row["name"] for row in videos["val"]] == ["7"]
+
+
+def test_webdataset_with_a_sample_that_has_no_video(tmp_path):
+    samples = {f"{number}.{ending}": b"1" for number in range(8) for ending in ("mp4", "cls")}
+    del samples["7.mp4"]
+    write_shard(tmp_path / "train.tar", samples)
+    rows = list(load_videos(tmp_path, ["no", "yes"])["train"])
+    assert [row["video"]["bytes"] for row in rows] == [b"1"] * 7 + [b""]
 
 
 def test_webdataset_with_a_class_that_is_none(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -12,7 +13,8 @@ from vtn_hf import VTNForVideoClassification
 from vtn_hf.data.motion_clips import CLASS_NAMES, write_motion_clips
 
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+EXAMPLES = Path(__file__).parent.parent / "examples"
+sys.path.insert(0, str(EXAMPLES))
 
 import train as train_script  # noqa: E402
 
@@ -138,7 +140,9 @@ def test_several_labels_per_video(clips, tmp_path, mixup_alpha):
     assert metrics["eval_coverage"] == 0.95
 
 
-def test_shards_are_streamed(clips, tmp_path):
+@pytest.fixture
+def shards(clips, tmp_path):
+    """The clips in two shards per split."""
     root = tmp_path / "shards"
     for split in ("train", "val"):
         (root / split).mkdir(parents=True)
@@ -146,18 +150,48 @@ def test_shards_are_streamed(clips, tmp_path):
         for number in range(2):
             with tarfile.open(root / split / f"{number}.tar", "w") as shard:
                 for path in paths[number::2]:
-                    for name, content in (
-                        (path.name, path.read_bytes()),
-                        (f"{path.stem}.txt", path.parent.name.encode()),
-                    ):
+                    label = path.parent.name.encode()
+                    for name, content in ((path.name, path.read_bytes()), (f"{path.stem}.txt", label)):
                         entry = tarfile.TarInfo(name)
                         entry.size = len(content)
                         shard.addfile(entry, io.BytesIO(content))
     (root / "classes.txt").write_text("\n".join(CLASS_NAMES))
-    trainer = train(root, tmp_path / "run", max_steps=12, dataloader_num_workers=2)
+    return root
+
+
+def test_shards_are_streamed(shards, tmp_path):
+    trainer = train(shards, tmp_path / "run", max_steps=12, dataloader_num_workers=2)
     # 40 videos are ten batches, then they come again.
     assert trainer.state.global_step == 12
     metrics = read_json(tmp_path / "run/eval_results.json")
     assert metrics["eval_top1"] * 20 == pytest.approx(round(metrics["eval_top1"] * 20))
     assert metrics["eval_coverage"] == 1.0
     assert read_json(tmp_path / "run/coverage.json")["train"]["coverage"] is None
+
+
+def test_two_processes_stream_shards_of_their_own(shards, tmp_path):
+    settings = SETTINGS | {"data_dir": shards, "output_dir": tmp_path / "run", "max_steps": 7, "seed": 1}
+    flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    # Traces the videos that each process reads.
+    script = tmp_path / "traced.py"
+    script.write_text(
+        f"import os, sys; sys.path.insert(0, {str(EXAMPLES)!r})\n"
+        "import train\n"
+        "load = train.ClipTransform._load\n"
+        f"log = open({str(tmp_path)!r} + '/read' + os.environ['RANK'], 'a', buffering=1)\n"
+        "def traced(self, video, name): log.write(name + '\\n'); return load(self, video, name)\n"
+        "train.ClipTransform._load = traced\n"
+        "train.train(*train.parse_arguments(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    result = subprocess.run([*command, *flags], capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "2 processes cannot evaluate each video of a stream exactly once" in result.stderr
+    for path in (shards / "val").iterdir():
+        path.unlink()
+    result = subprocess.run([*command, *flags], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-4000:]
+    names = [(tmp_path / f"read{rank}").read_text().split() for rank in range(2)]
+    # Twenty videos in each shard are five batches, then they come again; one shard each, none in common.
+    assert [len(set(each)) for each in names] == [20, 20]
+    assert not set(names[0]) & set(names[1])

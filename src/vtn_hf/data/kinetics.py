@@ -10,7 +10,7 @@ Nothing is decoded here, and nothing is left out: a video that is annotated but 
 import csv
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
 
@@ -309,7 +309,7 @@ def _make_features(class_names: list[str], multi_label: bool = False) -> Feature
 def _make_datasets(rows: dict[str, list[Row]], class_names: list[str], subject: str) -> DatasetDict:
     """Turns class names into labels; `subject` begins the error about names that are none of the classes."""
     multi_label = any(isinstance(label, list) for split in rows.values() for _, label, _ in split)
-    find_label = _make_label_lookup(class_names)
+    find_label = _make_label_lookup(tuple(class_names))
     labels, unknown = {}, set()
     for split, split_rows in rows.items():
         for _, names, _ in split_rows:
@@ -335,7 +335,8 @@ def _make_datasets(rows: dict[str, list[Row]], class_names: list[str], subject: 
     )
 
 
-def _make_label_lookup(class_names: list[str]) -> Callable[[str], int | None]:
+@lru_cache
+def _make_label_lookup(class_names: tuple[str, ...]) -> Callable[[str], int | None]:
     """A function from the name of a class to its label: as it is spelt, or with other spaces and punctuation."""
     exact = {name: label for label, name in enumerate(class_names)}
     simplified = {_simplify(name): label for label, name in enumerate(class_names)}
@@ -365,14 +366,16 @@ def _read_csv(file: Path) -> tuple[str, list[tuple[str, str | list[str]]]]:
     """What kind of table a csv file is ("path label", "label" or "labels"), and its paths and class names."""
     lines = file.read_text(encoding="utf-8-sig").splitlines()
     header = next(csv.reader(lines[:1]), [])
-    if "video" in header and ("label" in header or "labels" in header):
-        table = csv.DictReader(lines)
-        if "label" in header:
-            return "label", [(line["video"], line["label"]) for line in table]
-        return "labels", [
-            (line["video"], [name.strip() for name in line["labels"].split(";") if name.strip()]) for line in table
-        ]
     rows = []
+    if "video" in header and ("label" in header or "labels" in header):
+        kind = "label" if "label" in header else "labels"
+        table = csv.DictReader(lines)
+        for line in table:
+            if not line["video"] or line[kind] is None:
+                raise ValueError(f"{file}:{table.line_num}: expected a video and its {kind}, got {line}.")
+            names = [name.strip() for name in line[kind].split(";") if name.strip()]
+            rows.append((line["video"], line[kind] if kind == "label" else names))
+        return kind, rows
     for number, line in enumerate(lines, start=1):
         # Paths may hold spaces: the last separator counts.
         match = re.fullmatch(r"(.*\S)\s*[ ,\t]\s*(\d+)\s*", line)
@@ -388,12 +391,13 @@ def _read_csv(file: Path) -> tuple[str, list[tuple[str, str | list[str]]]]:
 def _read_sample(example: dict, video_fields: list[str], label_field: str, features: Features) -> dict:
     """A WebDataset sample to a row."""
     key, label = example["__key__"], example[label_field]
-    field, video = next((field, example[field]) for field in video_fields if example[field] is not None)
+    # A sample without a video is like one with an empty file: it is skipped and listed when it is to be decoded.
+    field, video = next(((field, example[field]) for field in video_fields if example[field] is not None), ("", b""))
     if isinstance(video, bytes):  # with an ending that `datasets` does not know
         video = {"path": f"{key}.{field}", "bytes": video}
     label = label["label"] if isinstance(label, dict) else label
     class_names = features["label"].names
-    number = _make_label_lookup(class_names)(label.strip()) if isinstance(label, str) else label
+    number = _make_label_lookup(tuple(class_names))(label.strip()) if isinstance(label, str) else label
     if number is None or not 0 <= number < len(class_names):
         raise ValueError(f"{key} is of class {label!r}, which is none of the {len(class_names)}.")
     return {"video": video, "label": number, "name": key}
