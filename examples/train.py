@@ -340,8 +340,7 @@ def train(
     training_args.remove_unused_columns = False
     model = make_model(model_args, data_args, data.class_names)
     model.config.num_frames = processor.num_frames
-    if data.is_multi_label:
-        model.config.problem_type = "multi_label_classification"
+    model.config.problem_type = f"{'multi' if data.is_multi_label else 'single'}_label_classification"
     if data_args.features is not None:
         FeatureCacheInfo.load(data_args.features).check(model.vtn.backbone)
     if model_args.freeze_backbone:

@@ -13,6 +13,10 @@ from transformers import Trainer, TrainerCallback
 from ..data.coverage import NO_LABEL
 
 
+_AVERAGE_NAME = "ema.pt"
+_CLASSIFICATIONS = ("single_label_classification", "multi_label_classification")
+
+
 class VideoClassificationLoss:
     """
     For `Trainer(compute_loss_func=…)`: the mean over the videos that have a label, of all devices and accumulated
@@ -41,26 +45,32 @@ class VideoClassificationLoss:
         logits = outputs["logits"].float()
         is_labelled = labels != NO_LABEL if labels.ndim == 1 else (labels != NO_LABEL).all(dim=1)
         count = is_labelled.sum() if num_items_in_batch is None else num_items_in_batch / labels[0].numel()
-        logits, labels = logits[is_labelled], labels[is_labelled]
+        if labels.ndim > 1:
+            labels = labels.to(logits.dtype).clamp(min=0)
         if self.multi_label:
-            labels = labels.to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
-            total = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / logits.shape[1]
+            labels = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
+            losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
         else:
-            labels = labels if labels.ndim == 1 else labels.to(logits.dtype)
-            total = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
-        return total / max(count, 1)
+            losses = nn.functional.cross_entropy(
+                logits, labels, reduction="none", ignore_index=NO_LABEL, label_smoothing=self.label_smoothing
+            )
+        return (losses * is_labelled).sum() / torch.as_tensor(count).clamp(min=1)
 
 
 class RecipeTrainer(Trainer):
     """
     A `Trainer` that knows the recipes of [`VTNTrainingArguments`]; with plain `TrainingArguments` it does what every
-    `Trainer` does, except that videos without a label count nowhere.
+    `Trainer` does.
+
+    Where the model's configuration has a `problem_type` of classification, the loss is [`VideoClassificationLoss`],
+    which mixed labels and videos without a label need; else it is the model's own.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.compute_loss_func is None:
-            multi_label = self.model.config.problem_type == "multi_label_classification"
+        problem_type = getattr(self.model.config, "problem_type", None)
+        if self.compute_loss_func is None and problem_type in _CLASSIFICATIONS:
+            multi_label = problem_type == "multi_label_classification"
             self.compute_loss_func = VideoClassificationLoss(multi_label, self.args.label_smoothing_factor)
         self._average: WeightAverage | None = None
         if self._get_recipe("ema_decay") is not None:
@@ -122,9 +132,6 @@ class RecipeTrainer(Trainer):
             if not path.is_file():
                 raise FileNotFoundError(f"{checkpoint} has no {_AVERAGE_NAME}: its run had no `ema_decay`.")
             self._average.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
-
-
-_AVERAGE_NAME = "ema.pt"
 
 
 class WeightAverage(AveragedModel):
