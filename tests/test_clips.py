@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader
 from video_files import write_video
 
 from vtn_hf import VideoDecodeError, VTNVideoProcessor
+from vtn_hf.data import clips
+from vtn_hf.data.augmentation import ClipAugmentation, ClipMixing
 from vtn_hf.data.clips import ClipTransform, collate_videos
 
 
@@ -146,6 +148,59 @@ def test_copies_of_a_data_set_are_in_the_same_epoch(processor, clip):
     first = [frame_numbers(example["pixel_values"]) for example in later]
     transform.set_epoch(1)
     assert [frame_numbers(example["pixel_values"]) for example in later] != first
+
+
+def test_repeated_augmentation_reads_a_video_once(processor, clip, short_clip, monkeypatch):
+    calls = []
+    decode = clips.decode_video
+    monkeypatch.setattr(clips, "decode_video", lambda *args: calls.append(args[0]) or decode(*args))
+    transform = ClipTransform(processor, num_frames=4, clip_duration_sec=1.0, num_repeats=3)
+    rows = make_rows(clip, short_clip)
+    inputs = transform(rows)
+    assert calls == [clip, short_clip]
+    assert inputs["labels"] == [0] * 6
+    numbers = [frame_numbers(video) for video in inputs["pixel_values"]]
+    assert len({tuple(each) for each in numbers[:3]}) == 3
+    for each, position_ids in zip(numbers, inputs["position_ids"], strict=True):
+        assert [number - each[0] for number in each] == position_ids.tolist()
+    # The first of them is what a transform without repetition gives.
+    single = ClipTransform(processor, num_frames=4, clip_duration_sec=1.0)(rows)
+    assert [frame_numbers(video) for video in single["pixel_values"]] == numbers[::3]
+
+
+def test_mixed_batches_hang_on_their_videos_alone(processor, clip):
+    rows = make_rows(*[clip] * 4)
+    rows["label"] = [0, 1, 2, 2]
+
+    def draw(epoch):
+        transform = ClipTransform(
+            processor, num_frames=4, clip_duration_sec=1.0, num_labels=3, mixing=ClipMixing(mixup_alpha=0.8)
+        )
+        transform.set_epoch(epoch)
+        inputs = transform(rows)
+        return collate_videos([{name: values[n] for name, values in inputs.items()} for n in range(4)])
+
+    first, again, later = draw(0), draw(0), draw(1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["labels"], later["labels"])
+    assert first["labels"].shape == (4, 3)
+    assert first["labels"].dtype == torch.float32
+    torch.testing.assert_close(first["labels"].sum(dim=1), torch.ones(4))
+    assert ((first["labels"] > 0) & (first["labels"] < 1)).any()
+    # In evaluation nothing is mixed.
+    whole = ClipTransform(processor, num_labels=3, mixing=ClipMixing(mixup_alpha=0.8))(rows)
+    assert torch.stack(whole["labels"]).tolist() == torch.eye(3)[rows["label"]].tolist()
+    with pytest.raises(ValueError, match="Mixing needs `num_labels`"):
+        ClipTransform(processor, num_frames=4, mixing=ClipMixing(mixup_alpha=0.8))
+
+
+def test_augmentation_comes_before_the_normalisation(clip):
+    processor = VTNVideoProcessor(size=8, crop_size=8)
+    transform = ClipTransform(processor, num_frames=4, augmentation=ClipAugmentation(processor, flip_prob=1.0))
+    plain = ClipTransform(processor, num_frames=4)
+    # Frames of one colour each look the same in the mirror.
+    for name in ("pixel_values", "position_ids"):
+        assert torch.equal(transform(make_rows(clip))[name][0], plain(make_rows(clip))[name][0])
 
 
 def test_damaged_video_is_named(processor, videos_dir):
