@@ -26,7 +26,7 @@ from transformers.modeling_utils import PreTrainedModel
 from vtn_hf import VTNModel, VTNVideoProcessor
 from vtn_hf.backbone_vtn import encode_frames, load_backbone
 from vtn_hf.data.feature_cache import FeatureCacheInfo, hash_weights, read_shard_paths, write_shard
-from vtn_hf.data.kinetics import load_class_folders
+from vtn_hf.data.kinetics import load_videos
 from vtn_hf.video_decoding_vtn import VideoDecodeError
 
 
@@ -104,7 +104,7 @@ def extract(args: ExtractionArguments):
     """Computes the features that are not there yet, shard by shard."""
     accelerator = Accelerator(cpu=args.use_cpu)
     backbone, processor = load_parts(args)
-    collection = load_class_folders(args.data_dir)
+    collection = load_videos(args.data_dir)
     info = FeatureCacheInfo(
         backbone_name_or_path=args.backbone_name_or_path,
         backbone_sha256=hash_weights(backbone),
