@@ -1,13 +1,19 @@
 """The 2D backbone: any vision model of transformers, made to give one vector per frame."""
 
+import contextlib
 import os
+from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import AutoConfig, AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
+
+from .class_token_vtn import can_encode_class_token, encode_class_token
+from .onednn_vtn import OneDNNLinear
 
 
 _CLASS_TOKEN_NAMES = ("cls_token", "class_token", "class_embedding")
@@ -61,34 +67,87 @@ def load_backbone(backbone_name_or_path: str | os.PathLike) -> PreTrainedModel:
     return backbone
 
 
-def encode_frames(backbone: PreTrainedModel, frames: torch.Tensor, chunk_size: int | None = None) -> torch.Tensor:
+def encode_frames(
+    backbone: PreTrainedModel,
+    frames: torch.Tensor,
+    chunk_size: int | None = None,
+    checkpoint: Callable | None = None,
+) -> torch.Tensor:
     """
     Gives one vector per frame.
 
-    In eval mode the frames go through the backbone in chunks, and of equal frames that follow each other (frozen
-    pictures, the repeats of the original's sampling) only the first does.
+    In eval mode the frames go through the backbone in chunks, and of equal frames (frozen pictures, slides, the
+    repeats of the original's sampling) only the first does. In training mode they go in chunks if each chunk's
+    activations are to be computed again in the backward pass, without which chunks would save nothing.
 
     Args:
         backbone (`PreTrainedModel`): What [`make_backbone`] gives.
         frames (`torch.Tensor` of shape `(frames, channels, height, width)`): Normalised pixels.
         chunk_size (`int`, *optional*): Frames per chunk; `None` passes all at once.
+        checkpoint (`Callable`, *optional*): `torch.utils.checkpoint.checkpoint` or the like, for training.
 
     Returns:
         `torch.Tensor` of shape `(frames, features)`.
+
+    Raises:
+        ValueError: If in training the chunks would not be independent, because the backbone normalises over frames.
     """
-    if backbone.training or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return _run(backbone, frames)
-    is_new = [True] + [not torch.equal(*pair) for pair in zip(frames[:-1], frames[1:], strict=True)]
-    is_new = torch.tensor(is_new, device=frames.device)
-    pictures = frames if is_new.all() else frames[is_new]
-    features = [_run(backbone, chunk) for chunk in pictures.split(chunk_size or len(pictures))]
-    return torch.cat(features)[is_new.cumsum(0) - 1]
+    if backbone.training:
+        if chunk_size is None or checkpoint is None:
+            return _run(backbone, frames)
+        if any(isinstance(module, _BatchNorm) and module.training for module in backbone.modules()):
+            raise ValueError(
+                f"`frames_per_chunk` is {chunk_size}, but in training {type(backbone).__name__} normalises over all "
+                "frames of the batch, so that they cannot be computed in chunks; freeze it or set `frames_per_chunk` "
+                "to None."
+            )
+        return torch.cat([checkpoint(_run, backbone, chunk) for chunk in frames.split(chunk_size)])
+    first, place = find_repeats(frames)
+    features = torch.cat([_run(backbone, frames[chunk]) for chunk in first.split(chunk_size or len(first))])
+    return features[place]
+
+
+def find_repeats(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Recognises frames with the same pixels, wherever they are.
+
+    Args:
+        frames (`torch.Tensor` of shape `(frames, channels, height, width)`): Pixels of any dtype.
+
+    Returns:
+        Index of the first of each set of equal frames, `(different frames,)`; and for each frame the place of its
+        equal among those, `(frames,)`; both int64.
+    """
+    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[frames.element_size()]
+    pixels = frames.detach().view(integer)
+    # Weighted, so that a picture that only moves does not keep its sum; integers, so that equal frames get equal sums.
+    weights = torch.arange(1, 2 * pixels[0].numel(), 2, device=frames.device).reshape(pixels[0].shape)
+    sums = torch.stack([(picture * weights).sum() for picture in pixels]).tolist()
+    first, place, seen = [], [], {}
+    for index, weighted_sum in enumerate(sums):
+        candidates = seen.setdefault(weighted_sum, [])
+        match = next((known for known in candidates if torch.equal(pixels[first[known]], pixels[index])), None)
+        if match is None:
+            match = len(first)
+            candidates.append(match)
+            first.append(index)
+        place.append(match)
+    return torch.tensor(first, device=frames.device), torch.tensor(place, device=frames.device)
 
 
 def _run(backbone: PreTrainedModel, frames: torch.Tensor) -> torch.Tensor:
-    if backbone.config.model_type == "siglip2_vision_model":
-        return _pool(backbone, backbone(**_cut_into_patches(frames, backbone.config.patch_size)))
-    return _pool(backbone, backbone(pixel_values=frames))
+    # A layer that is computed again in the backward pass must be computed in the same way then, outside this context.
+    is_recomputed = backbone.training and any(
+        getattr(module, "gradient_checkpointing", False) for module in backbone.modules()
+    )
+    with contextlib.nullcontext() if torch.compiler.is_compiling() or is_recomputed else OneDNNLinear():
+        if can_encode_class_token(backbone):
+            return encode_class_token(backbone, frames)
+        if backbone.config.model_type == "siglip2_vision_model":
+            return _pool(backbone, backbone(**_cut_into_patches(frames, backbone.config.patch_size)))
+        return _pool(backbone, backbone(pixel_values=frames))
 
 
 def _pool(backbone: PreTrainedModel, outputs: ModelOutput) -> torch.Tensor:
