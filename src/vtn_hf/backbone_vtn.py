@@ -2,11 +2,12 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
@@ -70,32 +71,35 @@ def load_backbone(backbone_name_or_path: str | os.PathLike) -> PreTrainedModel:
 def encode_frames(
     backbone: PreTrainedModel,
     frames: torch.Tensor,
+    is_frame: torch.Tensor | None = None,
+    *,
     chunk_size: int | None = None,
-    checkpoint: Callable | None = None,
+    recompute: bool = False,
 ) -> torch.Tensor:
     """
     Gives one vector per frame.
 
     In eval mode the frames go through the backbone in chunks, and of equal frames (frozen pictures, slides, the
-    repeats of the original's sampling) only the first does. In training mode they go in chunks if each chunk's
-    activations are to be computed again in the backward pass, without which chunks would save nothing.
+    repeats of the original's sampling) only the first does. In training mode they go in chunks if `recompute`, without
+    which chunks would save nothing.
 
     Args:
         backbone (`PreTrainedModel`): What [`make_backbone`] gives.
         frames (`torch.Tensor` of shape `(frames, channels, height, width)`): Normalised pixels.
+        is_frame (`torch.BoolTensor` of shape `(frames,)`, *optional*): Which of them to encode; defaults to all.
         chunk_size (`int`, *optional*): Frames per chunk; `None` passes all at once.
-        checkpoint (`Callable`, *optional*): `torch.utils.checkpoint.checkpoint` or the like, for training.
+        recompute (`bool`, *optional*, defaults to `False`): Whether to compute the activations of each chunk again in
+            the backward pass instead of keeping them.
 
     Returns:
-        `torch.Tensor` of shape `(frames, features)`.
+        `torch.Tensor` of shape `(frames to encode, features)`.
 
     Raises:
         ValueError: If in training the chunks would not be independent, because the backbone normalises over frames.
     """
-    if torch.compiler.is_compiling():
-        return _run(backbone, frames)
-    if backbone.training:
-        if chunk_size is None or checkpoint is None:
+    if torch.compiler.is_compiling() or backbone.training:
+        frames = frames if is_frame is None else frames[is_frame]
+        if not recompute or chunk_size is None or torch.compiler.is_compiling():
             return _run(backbone, frames)
         if any(isinstance(module, _BatchNorm) and module.training for module in backbone.modules()):
             raise ValueError(
@@ -103,38 +107,47 @@ def encode_frames(
                 "frames of the batch, so that they cannot be computed in chunks; freeze it or set `frames_per_chunk` "
                 "to None."
             )
-        return torch.cat([checkpoint(_run, backbone, chunk) for chunk in frames.split(chunk_size)])
-    first, place = find_repeats(frames)
-    features = torch.cat([_run(backbone, frames[chunk]) for chunk in first.split(chunk_size or len(first))])
-    return features[place]
+        return torch.cat(
+            # The pixels need no gradient, which the reentrant kind would ask of its inputs.
+            [checkpoint(_run, backbone, chunk, use_reentrant=False) for chunk in frames.split(chunk_size)]
+        )
+    if is_frame is None:
+        is_frame = torch.ones(len(frames), dtype=torch.bool)
+    numbers = is_frame.nonzero().flatten().tolist()
+    first, place = find_repeats(frames, numbers)
+    chunk_size = chunk_size or len(first)
+    features = torch.cat(
+        [_run(backbone, frames[first[start : start + chunk_size]]) for start in range(0, len(first), chunk_size)]
+    )
+    return features if len(first) == len(numbers) else features[place]
 
 
-def find_repeats(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def find_repeats(frames: torch.Tensor, numbers: Sequence[int]) -> tuple[list[int], list[int]]:
     """
     Recognises frames with the same pixels, wherever they are.
 
     Args:
         frames (`torch.Tensor` of shape `(frames, channels, height, width)`): Pixels of any dtype.
+        numbers (`Sequence[int]`): Those to look at.
 
     Returns:
-        Index of the first of each set of equal frames, `(different frames,)`; and for each frame the place of its
-        equal among those, `(frames,)`; both int64.
+        The number of the first of each set of equal frames; and for each frame the place of its equal among those.
     """
     integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[frames.element_size()]
     pixels = frames.detach().view(integer)
     # Weighted, so that a picture that only moves does not keep its sum; integers, so that equal frames get equal sums.
     weights = torch.arange(1, 2 * pixels[0].numel(), 2, device=frames.device).reshape(pixels[0].shape)
-    sums = torch.stack([(picture * weights).sum() for picture in pixels]).tolist()
+    sums = torch.stack([(pixels[number] * weights).sum() for number in numbers]).tolist()
     first, place, seen = [], [], {}
-    for index, weighted_sum in enumerate(sums):
+    for number, weighted_sum in zip(numbers, sums, strict=True):
         candidates = seen.setdefault(weighted_sum, [])
-        match = next((known for known in candidates if torch.equal(pixels[first[known]], pixels[index])), None)
+        match = next((known for known in candidates if torch.equal(pixels[first[known]], pixels[number])), None)
         if match is None:
             match = len(first)
             candidates.append(match)
-            first.append(index)
+            first.append(number)
         place.append(match)
-    return torch.tensor(first, device=frames.device), torch.tensor(place, device=frames.device)
+    return first, place
 
 
 def _run(backbone: PreTrainedModel, frames: torch.Tensor) -> torch.Tensor:

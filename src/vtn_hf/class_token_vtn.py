@@ -72,6 +72,7 @@ def can_encode_class_token(backbone: PreTrainedModel) -> bool:
     passed_over = [backbone, last, attention]
     if "." in anatomy.layers:
         passed_over.append(attrgetter(anatomy.layers.rpartition(".")[0])(backbone))
+    # Among the hooks are those of transformers, which stay once hidden states or attentions were asked for.
     return not any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or "forward" in vars(module)
         for module in passed_over

@@ -94,6 +94,14 @@ class VTNPreTrainedModel(PreTrainedModel):
         if isinstance(module, VTNEmbeddings):
             init.normal_(module.cls_token, std=self.config.initializer_range)
 
+    def _set_gradient_checkpointing(self, *args, **kwargs):
+        super()._set_gradient_checkpointing(*args, **kwargs)
+        if self.config.frames_per_chunk is not None:
+            # Chunks are computed again as a whole, so the layers inside of them need not be, a third time.
+            for module in self.base_model.backbone.modules():
+                if hasattr(module, "gradient_checkpointing"):
+                    module.gradient_checkpointing = False
+
 
 def with_global_attentions(forward: Callable) -> Callable:
     """Makes `output_attentions` ask `capture_outputs` for the class token's attention weights as well."""
@@ -125,6 +133,7 @@ class VTNModel(VTNPreTrainedModel):
         super().__init__(config)
         self.backbone = make_backbone(config.backbone_config)
         self.is_backbone_frozen = False
+        self.gradient_checkpointing = False
         self.feature_size = get_backbone_feature_size(config.backbone_config)
         self.projection = nn.Identity()
         if self.feature_size != config.hidden_size:
@@ -156,7 +165,8 @@ class VTNModel(VTNPreTrainedModel):
         self, pixel_values: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """
-        Runs the backbone on each frame, `config.frames_per_chunk` frames at a time when the model is in eval mode.
+        Runs the backbone on each frame, `config.frames_per_chunk` frames at a time: in eval mode, and in training mode
+        with activation checkpointing, which then computes each chunk again in the backward pass.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, frames, channels, height, width)`):
@@ -185,17 +195,22 @@ class VTNModel(VTNPreTrainedModel):
         if 0 in pixel_values.shape[:2]:
             raise ValueError(f"`pixel_values` holds no frames: its shape is {tuple(pixel_values.shape)}.")
         _check_mask(attention_mask, pixel_values.shape[:2])
-        chunk_size = self.config.frames_per_chunk
         # Which frames are padding is known at run time only, so a compiled or exported graph encodes them all.
-        if attention_mask is None or torch.compiler.is_compiling():
-            features = encode_frames(self.backbone, pixel_values.flatten(0, 1), chunk_size)
-            features = features.unflatten(0, pixel_values.shape[:2])
-            return features if attention_mask is None else features.masked_fill(attention_mask[..., None] == 0, 0.0)
-        is_frame = attention_mask.bool()
-        features = encode_frames(self.backbone, pixel_values[is_frame], chunk_size)
-        padded = features.new_zeros(*is_frame.shape, features.shape[-1])
-        padded[is_frame] = features
-        return padded
+        is_graph = attention_mask is None or torch.compiler.is_compiling()
+        is_frame = None if is_graph else attention_mask.bool()
+        features = encode_frames(
+            self.backbone,
+            pixel_values.flatten(0, 1),
+            None if is_frame is None else is_frame.flatten(),
+            chunk_size=self.config.frames_per_chunk,
+            recompute=self.gradient_checkpointing,
+        )
+        if is_frame is not None:
+            padded = features.new_zeros(is_frame.numel(), features.shape[-1])
+            padded[is_frame.flatten()] = features
+            return padded.unflatten(0, is_frame.shape)
+        features = features.unflatten(0, pixel_values.shape[:2])
+        return features if attention_mask is None else features.masked_fill(attention_mask[..., None] == 0, 0.0)
 
     @merge_with_config_defaults
     @with_global_attentions

@@ -1,0 +1,163 @@
+"""
+What the speed of a VTN is measured against, and how: the original's computation from the same weights, and helpers.
+
+The original is a ViT and a Longformer on all frames at once. Here they are transformers' `ViTModel` and
+`LongformerModel`.
+"""
+
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+from transformers import LongformerConfig, LongformerModel, ViTModel
+
+from vtn_hf import VTNConfig, VTNForVideoClassification
+
+
+CONFIGS = Path(__file__).parent.parent / "configs/models"
+
+# Our names, Longformer's.
+_NAMES = (
+    ("embeddings.norm.", "embeddings.LayerNorm."),
+    ("attention_norm.", "attention.output.LayerNorm."),
+    ("attention.output.", "attention.output.dense."),
+    ("attention.query", "attention.self.query"),
+    ("attention.key", "attention.self.key"),
+    ("attention.value", "attention.self.value"),
+    ("mlp.fc1.", "intermediate.dense."),
+    ("mlp.fc2.", "output.dense."),
+    ("mlp_norm.", "output.LayerNorm."),
+)
+
+
+class OriginalVTN(nn.Module):
+    """The original's computation with the weights, shared, of a ViT-VTN of ours: `(B, T, 3, 224, 224)` to logits."""
+
+    def __init__(self, vtn: VTNForVideoClassification):
+        super().__init__()
+        config = vtn.config
+        self.backbone = ViTModel(config.backbone_config, add_pooling_layer=False)
+        self.backbone.load_state_dict(vtn.vtn.backbone.state_dict(), assign=True)
+        self.temporal_encoder = LongformerModel(
+            LongformerConfig(
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.num_hidden_layers,
+                num_attention_heads=config.num_attention_heads,
+                intermediate_size=config.intermediate_size,
+                attention_window=list(config.attention_windows),
+                max_position_embeddings=config.max_position_embeddings,
+                type_vocab_size=2,
+                layer_norm_eps=config.layer_norm_eps,
+                hidden_dropout_prob=config.hidden_dropout_prob,
+                attention_probs_dropout_prob=config.attention_probs_dropout_prob,
+                # It looks its padding up in the table of words and in that of positions.
+                vocab_size=config.max_position_embeddings,
+                pad_token_id=config.max_position_embeddings - 1,
+            ),
+            add_pooling_layer=False,
+        )
+        weights = vtn.vtn.temporal_encoder.state_dict()
+        self.cls_token = nn.Parameter(weights.pop("embeddings.cls_token"))
+        weights = {_translate(name): weight for name, weight in weights.items()}
+        missing, unexpected = self.temporal_encoder.load_state_dict(weights, strict=False, assign=True)
+        if unexpected or set(missing) > {"embeddings.word_embeddings.weight", "embeddings.position_ids"}:
+            raise ValueError(f"Longformer lacks {unexpected} or needs {missing}.")
+        self.classifier = vtn.classifier
+        self.max_frame_positions = config.max_position_embeddings - 2
+        self.requires_grad_(True)
+        self.train(vtn.training)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        features = self.backbone(pixel_values=pixel_values.flatten(0, 1)).last_hidden_state[:, 0]
+        features = features.unflatten(0, pixel_values.shape[:2])
+        num_videos, num_frames = features.shape[:2]
+        tokens = torch.cat([self.cls_token.expand(num_videos, -1, -1), features], dim=1)
+        is_class_token = torch.zeros(num_videos, 1 + num_frames, dtype=torch.long)
+        is_class_token[:, 0] = 1
+        positions = nn.functional.pad(
+            torch.arange(num_frames) % self.max_frame_positions, (1, 0), value=self.max_frame_positions
+        )
+        outputs = self.temporal_encoder(
+            inputs_embeds=tokens,
+            position_ids=positions.expand(num_videos, -1),
+            token_type_ids=is_class_token,
+            global_attention_mask=is_class_token,
+            attention_mask=torch.ones_like(is_class_token),
+        )
+        return self.classifier(outputs.last_hidden_state[:, 0])
+
+
+def _translate(name: str) -> str:
+    for ours, theirs in _NAMES:
+        if ours in name:
+            name = name.replace(ours, theirs)
+            break
+    return name.replace("layers.", "encoder.layer.")
+
+
+def make_vit_b_vtn(**fields) -> VTNForVideoClassification:
+    """ViT-B-VTN with random weights, which cost what trained ones cost."""
+    torch.manual_seed(0)
+    return VTNForVideoClassification(VTNConfig.from_pretrained(CONFIGS / "vit_b_vtn.json", num_labels=400, **fields))
+
+
+def measure_seconds(function: Callable) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def measure_memory_growth(function: Callable) -> float:
+    """MB by which the memory of this process rises above its present level while `function` runs."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
+    before = _read_status("VmRSS")
+    function()
+    return _read_status("VmHWM") - before
+
+
+def _read_status(field: str) -> float:
+    """A field of this process's memory, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def add_round(path: Path, round: dict) -> dict:
+    """
+    Adds one round of measurements, a number per name, to a JSON file that also names the machine; returns the medians
+    of all rounds so far, so that a long measurement can be made in short pieces.
+    """
+    record = json.loads(path.read_text()) if path.exists() else {"rounds": []}
+    record["rounds"].append(round)
+    names = {name for round in record["rounds"] for name in round}
+    record["medians"] = {
+        name: statistics.median(round[name] for round in record["rounds"] if name in round) for name in sorted(names)
+    }
+    record["machine"] = _describe_machine()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record["medians"]
+
+
+def _describe_machine() -> dict:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        cpu = platform.processor()
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }

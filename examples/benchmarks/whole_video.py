@@ -1,0 +1,238 @@
+"""
+A whole video through ViT-B-VTN on a CPU against the original's computation: time, memory, and what differs.
+
+Each call measures one round of one part and adds it to the results, so that no call takes long:
+
+    python examples/benchmarks/whole_video.py speed     # 250 frames, float32 and int8, interleaved
+    python examples/benchmarks/whole_video.py memory    # their growth, each in a process of its own
+    python examples/benchmarks/whole_video.py chunks    # frames per chunk
+    python examples/benchmarks/whole_video.py file      # from file to scores, over the backbone alone
+    python examples/benchmarks/whole_video.py repeats   # every picture four times
+    python examples/benchmarks/whole_video.py length --num_frames 60  # memory from the 1st to the 60th minute
+"""
+
+import argparse
+import copy
+import itertools
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from original import OriginalVTN, add_round, make_vit_b_vtn, measure_memory_growth, measure_seconds
+
+from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.inference.quantization import quantize_backbone
+from vtn_hf.inference.whole_video import classify_video
+from vtn_hf.video_decoding_vtn import iter_video_frames
+
+
+RESULTS = Path(__file__).parent / "results"
+FRAMES_PER_CHUNK = 8
+
+
+def make_pixels(num_frames: int) -> torch.Tensor:
+    return torch.randn(1, num_frames, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def compare_speed(num_frames: int) -> dict:
+    model = make_vit_b_vtn(frames_per_chunk=FRAMES_PER_CHUNK).eval()
+    original = OriginalVTN(model)
+    int8 = quantize_backbone(copy.deepcopy(model))
+    pixel_values = make_pixels(num_frames)
+    for warm_up in (original, model, int8):
+        warm_up(pixel_values[:, :FRAMES_PER_CHUNK])
+    outputs = {}
+    seconds = {
+        name: measure_seconds(lambda name=name, function=function: outputs.update({name: function(pixel_values)}))
+        for name, function in (
+            ("original", original),
+            ("float32", lambda pixels: model(pixels).logits),
+            ("int8", lambda pixels: int8(pixels).logits),
+        )
+    }
+    few = pixel_values[:, :16]
+    cosine = torch.cosine_similarity(model.vtn.get_frame_features(few), int8.vtn.get_frame_features(few), dim=-1)
+    return {
+        **{f"{name} s": value for name, value in seconds.items()},
+        "float32 speedup": seconds["original"] / seconds["float32"],
+        "int8 speedup": seconds["original"] / seconds["int8"],
+        "float32 largest difference of logits": (outputs["original"] - outputs["float32"]).abs().max().item(),
+        "int8 smallest cosine of features": cosine.min().item(),
+    }
+
+
+@torch.no_grad()
+def measure_memory(name: str, num_frames: int) -> float:
+    model = make_vit_b_vtn(frames_per_chunk=FRAMES_PER_CHUNK).eval()
+    function = OriginalVTN(model) if name == "original" else model
+    pixel_values = make_pixels(num_frames)
+    return measure_memory_growth(lambda: function(pixel_values))
+
+
+def compare_memory(num_frames: int) -> dict:
+    """Each in a process of its own, as memory that was freed once does not count as growth when it is taken again."""
+    growth = {}
+    for name in ("original", "float32"):
+        command = [sys.executable, __file__, f"memory-{name}", "--num_frames", str(num_frames)]
+        growth[f"{name} MB"] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return growth
+
+
+@torch.no_grad()
+def compare_chunks(num_frames: int) -> dict:
+    model = make_vit_b_vtn().eval()
+    pixel_values = make_pixels(num_frames)
+    seconds = {}
+    for size in (1, 2, 4, 8, 16, 32):
+        model.config.frames_per_chunk = size
+        model.vtn.get_frame_features(pixel_values[:, :size])
+        seconds[f"{size} per chunk, s per frame"] = (
+            measure_seconds(lambda: model.vtn.get_frame_features(pixel_values)) / num_frames
+        )
+    return seconds
+
+
+def write_video(path: Path, frames, fps: int = 25) -> Path:
+    """Encodes uint8 RGB pictures; the quantiser is such that repeats of a picture decode to equal frames."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "qp": "24"})
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            stream.height, stream.width = frame.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def draw_pictures(num_frames: int, height: int, width: int):
+    """A moving texture, a little like what a camera sees."""
+    y, x = np.mgrid[:height, :width] / 16
+    for number in range(num_frames):
+        red, green, blue = (np.sin(x + number / 7 + shift) * np.cos(y - number / 11 + shift) for shift in range(3))
+        yield (127 + 127 * np.stack([red, green, blue], axis=-1)).astype(np.uint8)
+
+
+@torch.no_grad()
+def compare_file(num_frames: int) -> dict:
+    model, processor = make_vit_b_vtn(frames_per_chunk=FRAMES_PER_CHUNK).eval(), VTNVideoProcessor()
+    with tempfile.TemporaryDirectory() as directory:
+        path = write_video(Path(directory) / "video.mp4", draw_pictures(num_frames, 360, 480))
+        pixel_values = processor(path, num_frames=num_frames, return_tensors="pt").pixel_values
+        model(pixel_values[:, :FRAMES_PER_CHUNK])
+        from_file = measure_seconds(lambda: classify_video(model, processor, path))
+        backbone = measure_seconds(lambda: model.vtn.get_frame_features(pixel_values))
+    return {"from file s": from_file, "backbone s": backbone, "from file / backbone": from_file / backbone}
+
+
+@torch.no_grad()
+def compare_repeats(num_frames: int) -> dict:
+    model, processor = make_vit_b_vtn(frames_per_chunk=FRAMES_PER_CHUNK).eval(), VTNVideoProcessor()
+    pictures = np.stack(list(draw_pictures(num_frames, 256, 256)))
+    repeated = pictures[: (num_frames + 3) // 4].repeat(4, axis=0)[:num_frames]
+    classify_video(model, processor, pictures[:FRAMES_PER_CHUNK])
+    outputs = {}
+    seconds = {
+        name: measure_seconds(
+            lambda name=name, video=video: outputs.update({name: classify_video(model, processor, video)})
+        )
+        for name, video in (("without repeats", pictures), ("repeated", repeated))
+    }
+    # The backbone itself does not look for repeats.
+    pixel_values = processor(repeated, do_sample_frames=False, return_tensors="pt").pixel_values[0]
+    features = [
+        model.vtn.backbone(pixel_values=chunk).last_hidden_state[:, 0]
+        for chunk in pixel_values.split(FRAMES_PER_CHUNK)
+    ]
+    expected = model(inputs_embeds=torch.cat(features)[None]).logits[0]
+    return {
+        **{f"{name} s": value for name, value in seconds.items()},
+        "repeated / without repeats": seconds["repeated"] / seconds["without repeats"],
+        "largest difference of logits": (outputs["repeated"].logits - expected).abs().max().item(),
+    }
+
+
+def make_small_vtn() -> tuple[VTNForVideoClassification, VTNVideoProcessor]:
+    """A VTN on a small ViT and small pictures, for very long videos."""
+    torch.manual_seed(0)
+    backbone = {
+        "model_type": "vit",
+        "hidden_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "image_size": 32,
+        "patch_size": 16,
+    }
+    config = VTNConfig(backbone_config=backbone, num_attention_heads=2, intermediate_size=48, num_labels=10)
+    side = {"height": 32, "width": 32}
+    return VTNForVideoClassification(config).eval(), VTNVideoProcessor(size={"shortest_edge": 32}, crop_size=side)
+
+
+def measure_length(num_minutes: int, directory: Path) -> dict:
+    """Growth of a process that classifies the first minutes of a long video, for several numbers of them."""
+    path = directory / "hour.mp4"
+    if not path.exists():
+        write_video(path, draw_pictures(num_minutes * 60 * 25, 48, 64))
+    growth, minutes = {}, sorted({1, *(num_minutes * share // 6 for share in range(1, 7))} - {0})
+    for number in minutes:
+        command = [sys.executable, __file__, "memory-length", "--num_frames", str(number * 1500), "--video", str(path)]
+        growth[number] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    _plot(growth, RESULTS / "memory_against_length.png")
+    return {
+        **{f"{number} min, MB": value for number, value in growth.items()},
+        "growth from the first to the last minute, MB": growth[minutes[-1]] - growth[minutes[0]],
+    }
+
+
+def _plot(growth: dict[int, float], path: Path):
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.plot(list(growth), list(growth.values()), marker="o")
+    axes.set(xlabel="minutes of video, 25 frames per second", ylabel="growth of memory (MB)", ylim=(0, None))
+    figure.savefig(path, dpi=100)
+
+
+def measure_one_length(num_frames: int, path: Path) -> float:
+    model, processor = make_small_vtn()
+    classify_video(model, processor, np.zeros((16, 48, 64, 3), dtype=np.uint8))
+    return measure_memory_growth(
+        lambda: classify_video(model, processor, itertools.islice(iter_video_frames(path), num_frames))
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Whole videos: time and memory against the original's computation.")
+    parser.add_argument("part", help="speed, memory, chunks, file, repeats or length")
+    parser.add_argument("--num_frames", type=int, default=250, help="frames of the video (length: minutes)")
+    parser.add_argument("--video", type=Path, help="the long video, or the folder to write it to")
+    options = parser.parse_args()
+    if options.part == "memory-length":
+        print(measure_one_length(options.num_frames, options.video))
+        return
+    if options.part.startswith("memory-"):
+        print(measure_memory(options.part.removeprefix("memory-"), options.num_frames))
+        return
+    if options.part == "length":
+        with tempfile.TemporaryDirectory() as directory:
+            round = measure_length(options.num_frames, options.video or Path(directory))
+    else:
+        parts = {
+            "speed": compare_speed,
+            "memory": compare_memory,
+            "chunks": compare_chunks,
+            "file": compare_file,
+            "repeats": compare_repeats,
+        }
+        round = parts[options.part](options.num_frames)
+    for name, value in add_round(RESULTS / f"whole_video_{options.part}.json", round).items():
+        print(f"{name}: {value:.4g}")
+
+
+if __name__ == "__main__":
+    main()
