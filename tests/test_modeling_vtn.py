@@ -360,11 +360,40 @@ def test_chunks_bound_the_frames_per_call_and_change_nothing():
     assert calls == [7, 3, 3, 1]
 
 
-def test_chunks_are_for_inference_only():
+def test_without_recomputation_training_takes_all_frames_at_once():
     model = make_model(frames_per_chunk=3).train()
     calls = count_backbone_frames(model)
     model(make_frames(1, 5))
     assert calls == [5]
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "not_reentrant"])
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
+def test_chunks_are_recomputed_in_training_and_change_nothing(use_reentrant, frozen):
+    model = make_model(**NO_DROPOUT).train()
+    if frozen:
+        model.freeze_backbone()
+    expected = compute_gradients(model, make_mask(6, 4))
+    model.config.frames_per_chunk = 4
+    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+    calls, layer_calls = count_backbone_frames(model), []
+    model.vtn.backbone.layers[0].mlp.register_forward_hook(lambda module, args, output: layer_calls.append(1))
+    gradients = compute_gradients(model, make_mask(6, 4))
+    # Ten frames in three chunks, each of them twice; the layers inside no more often than their chunk.
+    assert calls[:3] == [4, 4, 2] and len(layer_calls) == (3 if frozen else 6)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_batch_normalisation_is_not_cut_into_chunks():
+    backbone = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1]}
+    model = make_model(backbone_config=backbone, frames_per_chunk=2).train()
+    model.activation_checkpointing_enable()
+    with pytest.raises(ValueError, match="`frames_per_chunk` is 2, but in training ResNetModel normalises over all"):
+        model(torch.rand(1, 5, 3, 32, 32))
+    model.freeze_backbone()
+    assert model(torch.rand(1, 5, 3, 32, 32)).logits.isfinite().all()
 
 
 @pytest.mark.parametrize("frames_per_chunk", [None, 2])
@@ -443,6 +472,22 @@ def test_positions_wrap_two_before_the_end_of_the_table(kind):
         assert torch.equal(model(pixel_values, position_ids=positions + 5 * period).logits, expected)
         other = model(pixel_values, position_ids=positions + period - 1).logits
     assert (other - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["learned", "sinusoidal"])
+def test_positions_spread_over_the_table_in_long_videos_only(kind):
+    wrapping = make_model(position_embedding_type=kind)
+    spreading = make_model(position_embedding_type=kind, position_overflow="spread")
+    pixel_values = make_frames(2, 5)
+    positions = torch.tensor([[0, 9, 18, 27, 37], [0, 100, 200, 300, 999]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])  # the 999 is padding
+    rows = torch.tensor([[0, 9, 18, 27, 37], [0, 12, 24, 37, 0]])
+    with torch.no_grad():
+        expected = wrapping(pixel_values, position_ids=rows, attention_mask=mask).logits
+        assert_close(spreading(pixel_values, position_ids=positions, attention_mask=mask).logits, expected)
+        wrapped = wrapping(pixel_values, position_ids=positions, attention_mask=mask).logits
+    assert_close(wrapped[0], expected[0])
+    assert (wrapped[1] - expected[1]).abs().max() > 1e-3
 
 
 def test_rows_of_the_position_table():

@@ -110,21 +110,37 @@ def make_vit_b_vtn(**fields) -> VTNForVideoClassification:
 
 
 def measure_seconds(function: Callable) -> float:
-    start = time.perf_counter()
+    """
+    Seconds that a function takes on a machine that does nothing else.
+
+    Raises:
+        RuntimeError: If other processes had more than a twentieth of the machine meanwhile.
+    """
+    machine, own, start = _read_machine_seconds(), time.process_time(), time.perf_counter()
     function()
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    others = (_read_machine_seconds() - machine) - (time.process_time() - own)
+    if others > 0.05 * os.cpu_count() * seconds:
+        raise RuntimeError(f"Other processes used {others:.1f} s of the CPUs in {seconds:.1f} s; measure again.")
+    return seconds
+
+
+def _read_machine_seconds() -> float:
+    """Seconds that all CPUs have been busy or taken away by the host so far."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def measure_memory_growth(function: Callable) -> float:
     """MB by which the memory of this process rises above its present level while `function` runs."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
-    before = _read_status("VmRSS")
+    before = read_status("VmRSS")
     function()
-    return _read_status("VmHWM") - before
+    return read_status("VmHWM") - before
 
 
-def _read_status(field: str) -> float:
+def read_status(field: str) -> float:
     """A field of this process's memory, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(field)) / 1024

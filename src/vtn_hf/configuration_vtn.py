@@ -6,6 +6,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 
 POSITION_EMBEDDING_TYPES = ("learned", "sinusoidal", "none")
+POSITION_OVERFLOWS = ("wrap", "spread")
 
 # Where a vision config keeps the width of its pooled output. The order matters: MobileViT has `hidden_sizes` too, but
 # pools after its neck.
@@ -67,10 +68,13 @@ class VTNConfig(PreTrainedConfig):
             Two-sided size of the sliding attention window, in frames: 18 lets a frame attend to 9 frames on each side
             of it. Even and positive; one number, or one per layer.
         max_position_embeddings (`int`, *optional*, defaults to 288):
-            Rows of the position table. Frame positions wrap at this minus 2; the last two rows belong to the class
-            token and to padding.
+            Rows of the position table; the last two belong to the class token and to padding, the others to frames.
         position_embedding_type (`str`, *optional*, defaults to `"learned"`):
             `"learned"`, `"sinusoidal"` (fixed) or `"none"`.
+        position_overflow (`str`, *optional*, defaults to `"wrap"`):
+            What happens in videos with frame positions beyond the table: `"wrap"` starts again at its first row, as
+            the original does; `"spread"` squeezes the positions of such a video onto the table, in which case
+            neighbouring frames share rows. Shorter videos are the same with both.
         hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation of the feed-forward networks and of the classification head.
         hidden_dropout_prob (`float`, *optional*, defaults to 0.1):
@@ -88,7 +92,8 @@ class VTNConfig(PreTrainedConfig):
         num_frames (`int`, *optional*, defaults to 250):
             Frames taken from a video at inference: what `pipeline()` asks the processor for.
         frames_per_chunk (`int`, *optional*):
-            Frames per call of the backbone at inference, which bounds the memory; `None` passes all at once.
+            Frames per call of the backbone, which bounds the memory at inference, and in training with activation
+            checkpointing, where each call is then computed again in the backward pass; `None` passes all at once.
 
     Raises:
         ValueError: If fields contradict each other (a `StrictDataclassClassValidationError` that quotes them).
@@ -118,6 +123,7 @@ class VTNConfig(PreTrainedConfig):
     attention_window: int | list[int] | tuple[int, ...] = 18
     max_position_embeddings: int = 288
     position_embedding_type: str = "learned"
+    position_overflow: str = "wrap"
     hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.1
     attention_probs_dropout_prob: float | int = 0.1
@@ -184,6 +190,10 @@ class VTNConfig(PreTrainedConfig):
             raise ValueError(
                 f"`position_embedding_type` must be one of {', '.join(POSITION_EMBEDDING_TYPES)}, "
                 f"got {self.position_embedding_type!r}."
+            )
+        if self.position_overflow not in POSITION_OVERFLOWS:
+            raise ValueError(
+                f"`position_overflow` must be one of {', '.join(POSITION_OVERFLOWS)}, got {self.position_overflow!r}."
             )
 
 

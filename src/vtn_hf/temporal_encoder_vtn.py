@@ -284,6 +284,7 @@ class VTNEmbeddings(nn.Module):
         super().__init__()
         self.max_frame_positions = config.max_position_embeddings - 2
         self.position_embedding_type = config.position_embedding_type
+        self.position_overflow = config.position_overflow
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         if config.position_embedding_type == "learned":
             self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
@@ -297,6 +298,8 @@ class VTNEmbeddings(nn.Module):
         """`(B, T, H)` frames at positions `(B, T)` to `(B, N, H)`."""
         tokens = torch.cat([self.cls_token.expand(frame_embeds.shape[0], -1, -1), frame_embeds], dim=1)
         if self.position_embedding_type != "none":
+            if self.position_overflow == "spread":
+                position_ids = self.spread_positions(position_ids, attention_mask)
             # The original wraps positions in the same way, and gives the last two rows to the same two uses.
             position_ids = position_ids % self.max_frame_positions
             if attention_mask is not None:
@@ -306,6 +309,14 @@ class VTNEmbeddings(nn.Module):
         is_class_token = torch.zeros(tokens.shape[1], dtype=torch.long, device=tokens.device)
         is_class_token[0] = 1
         return self.dropout(self.norm(tokens + self.token_type_embeddings(is_class_token)))
+
+    def spread_positions(self, position_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Squeezes positions `(B, T)` onto the table, in videos that would reach beyond it."""
+        last_row = self.max_frame_positions - 1
+        if attention_mask is not None:
+            position_ids = position_ids.masked_fill(attention_mask == 0, 0)
+        last = position_ids.amax(dim=1, keepdim=True).clamp(min=last_row)
+        return position_ids * last_row // last.clamp(min=1)
 
     def embed_positions(self, position_ids: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """`(B, N)` rows of the position table to `(B, N, H)`, like `tokens` in dtype."""

@@ -1,0 +1,252 @@
+"""Whole videos: the paper's three ways agree, every picture is computed once, parts cover the whole."""
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+import torch
+from video_files import write_video
+
+from vtn_hf import VideoDecodeError, VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.inference.quantization import quantize_backbone
+from vtn_hf.inference.whole_video import classify_video, encode_video, make_timeline
+
+
+BACKBONE = {
+    "model_type": "vit",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 16,
+}
+PROCESSOR = VTNVideoProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+
+
+def make_model(**fields):
+    torch.manual_seed(0)
+    config = VTNConfig(
+        backbone_config=BACKBONE,
+        num_attention_heads=2,
+        intermediate_size=48,
+        attention_window=4,
+        num_labels=5,
+        **fields,
+    )
+    model = VTNForVideoClassification(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def make_pictures(num_frames, seed=0, height=40, width=48):
+    return np.random.default_rng(seed).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
+
+
+def count_encoded(model):
+    calls = []
+    model.vtn.backbone.embeddings.register_forward_hook(lambda module, args, output: calls.append(len(output)))
+    return calls
+
+
+def assert_close(actual, expected):
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def classify_in_one_call(model, videos, num_frames=None):
+    return model(**PROCESSOR(videos, num_frames=num_frames, return_tensors="pt")).logits
+
+
+# The three ways
+
+
+@pytest.mark.parametrize("frames_per_chunk", [1, 7, 1000])
+def test_three_ways_agree_on_real_clips(videos_dir, frames_per_chunk):
+    model = make_model()
+    paths = [videos_dir / "mm_test.mp4", videos_dir / "tc_h264_10bits.mp4"]  # of unequal length
+    expected = classify_in_one_call(model, paths, num_frames=60)
+    model.config.frames_per_chunk = frames_per_chunk
+    assert_close(classify_in_one_call(model, paths, num_frames=60), expected)
+    for path, row in zip(paths, expected, strict=True):
+        video = encode_video(model, PROCESSOR, path, num_frames=60)
+        logits = model(inputs_embeds=video.features[None], position_ids=video.frame_numbers[None]).logits[0]
+        assert_close(logits, row)
+        assert_close(classify_video(model, PROCESSOR, path, num_frames=60).logits, row)
+
+
+def test_three_ways_agree_on_2500_frames_in_a_ragged_batch():
+    model = make_model()
+    videos = [make_pictures(2500, height=32, width=32), make_pictures(37, seed=1, height=32, width=32)]
+    expected = classify_in_one_call(model, videos)
+    model.config.frames_per_chunk = 8
+    assert_close(classify_in_one_call(model, videos), expected)
+    for video, row in zip(videos, expected, strict=True):
+        assert_close(classify_video(model, PROCESSOR, video).logits, row)
+
+
+def test_every_kind_of_source(tmp_path):
+    model, pictures = make_model(), make_pictures(20)
+    path = write_video(tmp_path / "video.mp4", pictures)
+    expected = classify_video(model, PROCESSOR, pictures)
+    with open(path, "rb") as file:
+        for source in (path, str(path), path.read_bytes(), file, list(pictures), iter(pictures)):
+            result = classify_video(model, PROCESSOR, source)
+            assert_close(result.logits, expected.logits)
+            assert result.video.frame_numbers.tolist() == list(range(20))
+
+
+def test_sampling(tmp_path):
+    model, pictures = make_model(), make_pictures(30)
+    path = write_video(tmp_path / "video.mp4", pictures, fps=10)
+    assert encode_video(model, PROCESSOR, path, num_frames=4).frame_numbers.tolist() == [0, 9, 19, 29]
+    assert encode_video(model, PROCESSOR, pictures, num_frames=4).frame_numbers.tolist() == [0, 9, 19, 29]
+    at_2_fps = encode_video(model, PROCESSOR, path, fps=2)
+    assert len(at_2_fps.features) == 6 and (at_2_fps.fps, at_2_fps.duration) == (10, 3.0)
+
+
+# Every picture once
+
+
+def test_equal_pictures_are_computed_once_wherever_they_are():
+    model, pictures = make_model(frames_per_chunk=3), make_pictures(4)
+    order = [0, 0, 1, 2, 1, 0, 3, 3, 3, 0]
+    expected = classify_in_one_call(model, pictures[order])
+    calls = count_encoded(model)
+    result = classify_video(model, PROCESSOR, pictures[order])
+    assert calls == [3, 1] and result.video.num_encoded == 4
+    assert_close(result.logits, expected[0])
+
+
+def test_nearly_equal_pictures_share_a_pass_only_if_asked():
+    model = make_model()
+    picture = make_pictures(1)[0] // 2
+    pictures = [picture, picture + 1, picture + 5, picture, picture + 6]
+    exact = encode_video(model, PROCESSOR, pictures)
+    near = encode_video(model, PROCESSOR, pictures, repeat_threshold=1.0)
+    assert (exact.num_encoded, near.num_encoded) == (4, 2)
+    assert_close(near.features, exact.features[[0, 0, 2, 0, 2]])
+
+
+# Over time
+
+
+def test_timeline_is_what_the_windows_give_as_videos_of_their_own():
+    model, pictures = make_model(), make_pictures(25)
+    result = classify_video(model, PROCESSOR, pictures, window=8, stride=6)
+    starts = [0, 6, 12, 17]
+    for start, segment in zip(starts, result.timeline, strict=True):
+        expected = classify_in_one_call(model, pictures[start : start + 8]).softmax(-1)[0]
+        assert_close(segment.scores, expected)
+    assert [(segment.first_frame, segment.last_frame) for segment in result.timeline] == [
+        (0, 6),
+        (7, 12),
+        (13, 17),
+        (18, 24),
+    ]
+
+
+@pytest.mark.parametrize(
+    "num_frames, window, stride", [(1, None, None), (5, 5, 1), (30, 7, 3), (30, 2, 9), (30, 1, 1)]
+)
+def test_timeline_has_no_gaps(tmp_path, num_frames, window, stride):
+    path = write_video(tmp_path / "video.mp4", make_pictures(num_frames), fps=10)
+    timeline = classify_video(make_model(), PROCESSOR, path, window=window, stride=stride).timeline
+    assert (timeline[0].first_frame, timeline[-1].last_frame) == (0, num_frames - 1)
+    assert (timeline[0].start_sec, timeline[-1].end_sec) == (0, num_frames / 10)
+    for one, other in itertools.pairwise(timeline):
+        assert one.last_frame + 1 == other.first_frame and one.end_sec == other.start_sec
+        assert one.first_frame <= one.last_frame
+
+
+def test_timeline_sees_a_change():
+    """A model that tells dark from bright, by its features' mean."""
+    model = make_model(num_frames=10)
+    video = encode_video(model, PROCESSOR, make_pictures(40))
+    video.features[20:] = -video.features[:20]
+    timeline = make_timeline(model, video, stride=10)
+    assert (timeline[0].scores - timeline[-1].scores).abs().max() > 1e-3
+
+
+def test_several_labels_per_video():
+    model = make_model(problem_type="multi_label_classification")
+    result = classify_video(model, PROCESSOR, make_pictures(5))
+    assert_close(result.scores, result.logits.sigmoid())
+    assert_close(result.timeline[0].scores, result.scores)
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"video": []}, "no frames"),
+        ({"fps": 5}, "fps=5 needs a video with a frame rate"),
+        ({"video": iter(make_pictures(3)), "num_frames": 2}, "num_frames=2 needs a video with a length"),
+        ({"repeat_threshold": -1.0}, "must not be negative, got -1.0"),
+        ({"window": 0}, "must be positive, got 0"),
+        ({"window": 2, "stride": -1}, "must be positive, got 2 and -1"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        classify_video(make_model(), PROCESSOR, **{"video": make_pictures(3), **kwargs})
+
+
+def test_training_mode_is_refused():
+    with pytest.raises(ValueError, match="training mode"):
+        encode_video(make_model().train(), PROCESSOR, make_pictures(3))
+
+
+def test_what_the_decoder_raises_arrives_and_no_thread_stays(videos_dir):
+    threads = threading.active_count()
+    with pytest.raises(VideoDecodeError, match="decord_corrupted"):
+        classify_video(make_model(), PROCESSOR, videos_dir / "decord_corrupted.mp4")
+    assert threading.active_count() == threads
+
+
+def test_no_thread_stays_behind_when_the_backbone_fails():
+    threads = threading.active_count()
+    taken = []
+
+    def give():
+        for picture in itertools.cycle(make_pictures(3)):
+            taken.append(1)
+            yield picture[: 40 if len(taken) < 5 else 30]  # another size within a chunk
+
+    with pytest.raises(ValueError):
+        encode_video(make_model(), PROCESSOR, give(), frames_per_chunk=8)
+    assert threading.active_count() == threads
+
+
+def test_the_decoder_is_never_far_ahead():
+    model, given, seen = make_model(), [], []
+
+    def give():
+        for picture in make_pictures(60):
+            given.append(1)
+            yield picture
+
+    model.vtn.backbone.embeddings.register_forward_hook(lambda *_: seen.append(len(given)))
+    encode_video(model, PROCESSOR, give(), frames_per_chunk=4)
+    # The chunk in the backbone, a queue of one chunk, and the frame that waits to be put into it.
+    assert all(ahead <= 4 * (call + 2) + 1 for call, ahead in enumerate(seen))
+
+
+# int8
+
+
+def test_int8_backbone():
+    pytest.importorskip("torch.ao.quantization")
+    model, pictures = make_model(), make_pictures(6)
+    expected = encode_video(model, PROCESSOR, pictures).features
+    assert quantize_backbone(model) is model
+    features = encode_video(model, PROCESSOR, pictures).features
+    assert not torch.equal(features, expected)
+    assert torch.cosine_similarity(features, expected).min() > 0.99
+    with pytest.raises(ValueError, match="no float32 linear layers"):
+        quantize_backbone(model)
