@@ -388,7 +388,7 @@ def test_chunks_are_recomputed_in_training_and_change_nothing(use_reentrant, fro
 
 def test_batch_normalisation_is_not_cut_into_chunks():
     backbone = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1]}
-    model = make_model(backbone_config=backbone, frames_per_chunk=2).train()
+    model = make_model(attention={"": "sdpa"}, backbone_config=backbone, frames_per_chunk=2).train()
     model.activation_checkpointing_enable()
     with pytest.raises(ValueError, match="`frames_per_chunk` is 2, but in training ResNetModel normalises over all"):
         model(torch.rand(1, 5, 3, 32, 32))

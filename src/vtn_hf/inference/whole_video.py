@@ -258,7 +258,7 @@ def _open_frames(
             raise ValueError(f"num_frames={num_frames} needs a video with a length, got {type(video).__name__}.")
         if num_frames is not None:
             metadata.frames_indices = sample_uniform(len(video), num_frames).tolist()
-            video = (video[number] for number in metadata.frames_indices)
+            return (video[number] for number in metadata.frames_indices), metadata
         return iter(video), metadata
 
     def choose(found: VideoMetadata) -> list[int]:
