@@ -122,7 +122,8 @@ def save_annotated(path: Path, source: str, timeline: list[Segment], labels: dic
             draw.text((4, 4), text, fill="white")
             # The encoder takes even sides only.
             height, width = (side - side % 2 for side in frame.shape[:2])
-            stream.height, stream.width = height, width
+            if number == 0:
+                stream.height, stream.width = height, width
             container.mux(stream.encode(av.VideoFrame.from_image(picture.crop((0, 0, width, height)))))
         container.mux(stream.encode())
 

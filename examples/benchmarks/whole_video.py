@@ -102,8 +102,9 @@ def write_video(path: Path, frames, fps: int = 25) -> Path:
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "qp": "24"})
         stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            stream.height, stream.width = frame.shape[:2]
+        for number, frame in enumerate(frames):
+            if number == 0:
+                stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return path
