@@ -48,7 +48,7 @@ def test_classify_folders_globs_and_broken_files(model_dir, tmp_path, monkeypatc
         (0.7, 1.2),
     ]
     assert run(monkeypatch, "classify.py", *arguments, "--output", tmp_path / "scores.csv") == 1
-    lines = list(csv.DictReader(open(tmp_path / "scores.csv")))
+    lines = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
     assert len(lines) == 3 * 2 * (1 + 3)
     assert float(lines[0]["score"]) == rows[0]["scores"][0]["score"] and lines[0]["start_sec"] == ""
 
@@ -78,7 +78,7 @@ def test_classify_saves_an_annotated_copy(model_dir, tmp_path, monkeypatch):
         assert container.streams.video[0].average_rate == 5
     assert len(frames) == 12 and frames[0].shape == (40, 64, 3)
     # The label lies on black, where the noise was.
-    assert frames[0][6:14, 6:30].min(axis=(0, 2)).mean() < 30
+    assert (frames[0][6:14, 6:30] < 30).mean() > 0.5 > (frames[0][20:] < 30).mean()
 
 
 def test_classify_names_what_is_missing(model_dir, tmp_path, monkeypatch):
