@@ -11,39 +11,73 @@ written down in `vtn_hf.data.feature_cache`.
 """
 
 import json
-from dataclasses import dataclass, field
+import zlib
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, IterableDatasetDict, List, concatenate_datasets
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from train import DataArguments, ModelArguments, make_processor
+from train import DataArguments, ModelArguments, make_augmentation, make_processor, read_class_names
 from transformers import AutoConfig, HfArgumentParser
 from transformers.modeling_utils import PreTrainedModel
 
 from vtn_hf import VTNModel, VTNVideoProcessor
 from vtn_hf.backbone_vtn import encode_frames, load_backbone
+from vtn_hf.data.augmentation import ClipAugmentation
+from vtn_hf.data.coverage import drop_missing
 from vtn_hf.data.feature_cache import FeatureCacheInfo, hash_weights, read_shard_paths, write_shard
 from vtn_hf.data.kinetics import load_videos
-from vtn_hf.video_decoding_vtn import VideoDecodeError
+from vtn_hf.video_decoding_vtn import VideoDecodeError, decode_video
+
+
+AUGMENTATION = ("resize_range", "crop_scale", "flip_prob", "rand_augment", "erasing_prob")
 
 
 @dataclass
 class ExtractionArguments:
-    """What to compute and where to put it."""
+    """What to compute and where to put it. What is called as in train.py means the same."""
 
-    data_dir: str = field(metadata={"help": "Folder with train/CLASS/VIDEO and val/CLASS/VIDEO."})
+    data_dir: str = field(
+        metadata={"help": "Folder of videos, in a layout of vtn_hf.data.kinetics, such as {train,val}/CLASS/VIDEO."}
+    )
     backbone_name_or_path: str = field(
         metadata={"help": "An image model, or a VTN whose backbone to use: a directory or a repository."}
     )
     output_dir: str = field(metadata={"help": "Folder for the features: a new one, or one to go on with."})
+    class_names: str | None = field(
+        default=None,
+        metadata={"help": "kinetics400, kinetics600, kinetics700 or a file with a class per line; default: as found."},
+    )
     num_frames: int = field(default=250, metadata={"help": "Frames of a video, at most, spread over all of it."})
     resize_to: list[int] | None = field(
         default=None, metadata={"help": "Pixels of the short side after resizing, or of height and width."}
     )
     crop_size: int | None = field(default=None, metadata={"help": "Pixels of the square centre crop."})
+    processor_config: str | None = field(
+        default=None, metadata={"help": "Other arguments of VTNVideoProcessor, as JSON: image_mean, frame_sampling, …"}
+    )
+    num_views: int = field(
+        default=1,
+        metadata={
+            "help": "Views of each training video: the centre crop, and others that are augmented as told below."
+        },
+    )
+    resize_range: list[int] | None = field(
+        default=None, metadata={"help": "Least and greatest short side; the crop is taken anywhere."}
+    )
+    crop_scale: list[float] | None = field(
+        default=None, metadata={"help": "Instead of it: least and greatest share of the picture's area."}
+    )
+    flip_prob: float = field(default=0.0, metadata={"help": "Probability of mirroring a view."})
+    rand_augment: list[int] | None = field(
+        default=None, metadata={"help": "Number and magnitude of RandAugment's operations; needs torchvision."}
+    )
+    erasing_prob: float = field(default=0.0, metadata={"help": "Probability of covering a part of a view."})
     dtype: str = field(default="float16", metadata={"help": "Of the features on disk: float16 or float32."})
     frames_per_chunk: int = field(default=32, metadata={"help": "Frames per call of the backbone."})
     videos_per_shard: int = field(
@@ -54,34 +88,55 @@ class ExtractionArguments:
         default=False, metadata={"help": "Compute on the CPU; several processes without GPUs need to be told."}
     )
 
+    def to_data_arguments(self) -> DataArguments:
+        """Those that train.py has too."""
+        shared = {each.name for each in fields(self)} & {each.name for each in fields(DataArguments)}
+        return DataArguments(eval_num_frames=self.num_frames, **{name: getattr(self, name) for name in shared})
+
 
 class WholeVideo:
-    """Turns rows of the collection into what [`write_shard`] takes, with pixels in the place of features."""
+    """
+    Turns rows of the collection into what [`write_shard`] takes, with pixels in the place of features. The first view
+    is what the processor gives; what the others are depends on the name of the video and nothing else.
+    """
 
-    def __init__(self, processor: VTNVideoProcessor):
+    def __init__(self, processor: VTNVideoProcessor, augmentation: ClipAugmentation | None, num_views: int):
         self.processor = processor
+        self.augmentation = augmentation
+        self.num_views = num_views
+        names = ("num_frames", "fps", "frame_sampling")
+        self.sample_frames = partial(processor.sample_frames, **{name: getattr(processor, name) for name in names})
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
-        videos = [self._load(video) for video in rows["video"]]
-        return {"video": [video | {"label": label} for video, label in zip(videos, rows["label"], strict=True)]}
+        return {"video": [self._load(*row) for row in zip(rows["video"], rows["name"], rows["label"], strict=True)]}
 
-    def _load(self, video: dict) -> dict:
-        source = video["path"] if video["bytes"] is None else video["bytes"]
+    def _load(self, video: dict, name: str, label: int | list[int]) -> dict:
+        entry = {"path": video["path"], "label": label}
         try:
-            inputs = self.processor(source, return_tensors="pt", return_metadata=True)
+            frames, metadata = decode_video(video["bytes"] or video["path"], self.sample_frames)
         except VideoDecodeError as error:
-            return {"path": video["path"], "error": str(error)}
-        return {
-            "path": video["path"],
-            "fps": inputs["video_metadata"][0].fps,
-            "clips": [(inputs["pixel_values"][0], inputs["position_ids"][0])],
-        }
+            return entry | {"error": str(error)}
+        position_ids = torch.as_tensor(metadata.frames_indices)
+        clips = [(self._to_pixels(frames), position_ids)]
+        frames = torch.from_numpy(frames).permute(0, 3, 1, 2)
+        for view in range(1, self.num_views):
+            generator = np.random.default_rng([zlib.crc32(name.encode()), view])
+            pixels = self._to_pixels(
+                self.augmentation(frames, generator),
+                do_resize=False,
+                do_center_crop=False,
+                input_data_format="channels_first",
+            )
+            clips.append((pixels, position_ids))
+        return entry | {"fps": metadata.fps, "clips": clips}
+
+    def _to_pixels(self, frames: np.ndarray | torch.Tensor, **kwargs) -> torch.Tensor:
+        return self.processor(frames, do_sample_frames=False, return_tensors="pt", **kwargs)["pixel_values"][0]
 
 
 def load_parts(args: ExtractionArguments) -> tuple[PreTrainedModel, VTNVideoProcessor]:
     """The backbone, of an image model or of a VTN, and the processor that goes with it."""
-    data_args = DataArguments(args.data_dir, eval_num_frames=args.num_frames)
-    data_args.resize_to, data_args.crop_size = args.resize_to, args.crop_size
+    data_args = args.to_data_arguments()
     if AutoConfig.from_pretrained(args.backbone_name_or_path).model_type == "vtn":
         backbone = VTNModel.from_pretrained(args.backbone_name_or_path).backbone
         return backbone, make_processor(ModelArguments(model_name_or_path=args.backbone_name_or_path), data_args)
@@ -104,41 +159,34 @@ def extract(args: ExtractionArguments):
     """Computes the features that are not there yet, shard by shard."""
     accelerator = Accelerator(cpu=args.use_cpu)
     backbone, processor = load_parts(args)
-    collection = load_videos(args.data_dir)
+    augmentation = make_augmentation(args.to_data_arguments(), processor)["augmentation"]
+    if (args.num_views > 1) != (augmentation is not None):
+        raise ValueError(f"num_views={args.num_views}: more than one view needs an augmentation, and the other way.")
+    collection, missing = drop_missing(load_videos(args.data_dir, read_class_names(args.class_names)))
+    if isinstance(collection, IterableDatasetDict):
+        raise ValueError(f"{args.data_dir} is read as a stream, whose videos have no numbers; unpack its shards.")
+    label = collection["train"].features["label"]
+    class_names = (label.feature if isinstance(label, List) else label).names
     info = FeatureCacheInfo(
         backbone_name_or_path=args.backbone_name_or_path,
         backbone_sha256=hash_weights(backbone),
         processor=json.loads(processor.to_json_string()),
-        class_names=collection["train"].features["label"].names,
+        class_names=class_names,
         num_videos={split: len(videos) for split, videos in collection.items()},
         videos_per_shard=args.videos_per_shard,
+        num_views=args.num_views,
+        augmentation={name: getattr(args, name) for name in AUGMENTATION},
         dtype=args.dtype,
     )
     with accelerator.main_process_first():
         info.save(args.output_dir)
     backbone = backbone.to(accelerator.device).eval()
 
-    shards = []
-    for split, videos in collection.items():
-        for number, path in enumerate(info.list_shards(args.output_dir, split)):
-            first = number * args.videos_per_shard
-            shards.append((path, videos.select(range(first, min(first + args.videos_per_shard, len(videos))))))
-    missing = [(path, videos) for path, videos in shards if not is_complete(path, videos)]
-    accelerator.wait_for_everyone()
-    mine = missing[accelerator.process_index :: accelerator.num_processes]
-    accelerator.print(f"{len(missing)} of {len(shards)} shards are to be computed.")
-
-    # One stream over all shards, so that the workers need not wait where one ends.
-    stream = DataLoader(
-        concatenate_datasets([videos for _, videos in mine]).with_transform(WholeVideo(processor)) if mine else [],
-        batch_size=None,
-        num_workers=args.num_workers,
-    )
-    stream = iter(tqdm(stream, unit="video", disable=not accelerator.is_main_process))
-
     def encode(video: dict) -> dict:
         if "error" in video:
             return video
+        if isinstance(label, List):
+            video["label"] = np.isin(np.arange(len(class_names)), video["label"]).astype(np.float32)
         with accelerator.autocast():
             clips = [
                 (encode_frames(backbone, pixels.to(accelerator.device), args.frames_per_chunk).cpu(), position_ids)
@@ -146,14 +194,38 @@ def extract(args: ExtractionArguments):
             ]
         return video | {"clips": clips}
 
-    for path, videos in mine:
-        write_shard(path, [encode(next(stream)["video"]) for _ in videos], args.dtype)
+    shards = {split: info.list_shards(args.output_dir, split) for split in collection}
+    for split, videos in collection.items():
+        parts = [
+            videos.select(range(first, min(first + args.videos_per_shard, len(videos))))
+            for first in range(0, len(videos), args.videos_per_shard)
+        ]
+        todo = [part for part in zip(shards[split], parts, strict=True) if not is_complete(*part)]
+        accelerator.print(f"{split}: {len(todo)} of {len(parts)} shards are to be computed.")
+        accelerator.wait_for_everyone()
+        mine = todo[accelerator.process_index :: accelerator.num_processes]
+        if not mine:
+            continue
+        # One stream over all shards, so that the workers need not wait where one ends.
+        load = WholeVideo(processor, augmentation, args.num_views if split == "train" else 1)
+        stream = concatenate_datasets([part for _, part in mine]).with_transform(load)
+        stream = DataLoader(stream, batch_size=None, num_workers=args.num_workers)
+        stream = iter(tqdm(stream, desc=split, unit="video", disable=not accelerator.is_main_process))
+        for path, part in mine:
+            write_shard(path, [encode(next(stream)["video"]) for _ in part], args.dtype)
 
     accelerator.wait_for_everyone()
-    skipped = {path: reason for shard, _ in shards for path, reason in read_shard_paths(shard)[1].items()}
+    skipped = {
+        path: reason
+        for paths in shards.values()
+        for shard in paths
+        for path, reason in read_shard_paths(shard)[1].items()
+    }
     accelerator.print(f"{sum(info.num_videos.values()) - len(skipped)} videos are in {args.output_dir}.")
     for path, reason in skipped.items():
         accelerator.print(f"Skipped {path}: {reason}")
+    for name in (name for names in missing.values() for name in names):
+        accelerator.print(f"Missing {name}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def extract(clips: Path, backbone: Path, output_dir: Path, num_processes: int = 1) -> subprocess.CompletedProcess:
+def extract(
+    clips: Path, backbone: Path, output_dir: Path, num_processes: int = 1, **settings
+) -> subprocess.CompletedProcess:
     flags = as_flags(
         {
             "data_dir": clips,
@@ -46,8 +48,10 @@ def extract(clips: Path, backbone: Path, output_dir: Path, num_processes: int = 
             "videos_per_shard": 4,
             "num_workers": 0,
             "use_cpu": "true",
+            **settings,
         }
     )
+    flags = [part for flag in flags for part in flag.split(" ")]
     command = [*make_launcher(num_processes), str(ROOT / "examples/extract_features.py"), *flags]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
@@ -75,13 +79,40 @@ def test_it_goes_on_where_it_was_stopped_with_any_number_of_processes(
     result = extract(clips, backbone, tmp_path / "cache", num_processes=2)
 
     assert result.returncode == 0, result.stderr[-4000:]
-    assert "2 of 8 shards are to be computed" in result.stdout
+    for line in ("train: 1 of 5 shards are to be computed", "val: 1 of 3 shards are to be computed"):
+        assert line in result.stdout
     assert kept.stat().st_mtime_ns == unchanged
     for path in missing:
         first = features / path.parent.name / path.name
         assert read_shard_paths(path) == read_shard_paths(first)
         again, once = load_file(path), load_file(first)
         assert all(again[name].equal(once[name]) for name in once)
+
+
+def test_views_of_a_training_video(clips: Path, backbone: Path, features: Path, tmp_path: Path):
+    """The first is the plain one; the others differ from it, and are the same in another run."""
+    settings = {"num_views": 3, "flip_prob": 0.5, "crop_scale": "0.3 0.6"}
+    for name in ("once", "again"):
+        result = extract(clips, backbone, tmp_path / name, **settings)
+        assert result.returncode == 0, result.stderr[-4000:]
+    plain, once, again = (CachedClips(root, "train") for root in (features, tmp_path / "once", tmp_path / "again"))
+    views = []
+    for epoch in range(3):
+        once.set_epoch(epoch)
+        again.set_epoch(epoch)
+        assert once[0]["inputs_embeds"].equal(again[0]["inputs_embeds"])
+        assert once[0]["position_ids"].equal(plain[0]["position_ids"])
+        views.append(once[0]["inputs_embeds"])
+    assert views[0].equal(plain[0]["inputs_embeds"])
+    assert len({view.sum().item() for view in views}) == 3
+    assert CachedClips(tmp_path / "once", "val")[0]["inputs_embeds"].equal(
+        CachedClips(features, "val")[0]["inputs_embeds"]
+    )
+
+
+def test_views_need_an_augmentation(clips: Path, backbone: Path, tmp_path: Path):
+    result = extract(clips, backbone, tmp_path / "cache", num_views=2)
+    assert "num_views=2: more than one view needs an augmentation" in result.stderr
 
 
 def test_it_refuses_to_mix_features(clips: Path, backbone: Path, features: Path, tmp_path: Path):

@@ -65,6 +65,7 @@ class FeatureCacheInfo:
         num_videos (`dict[str, int]`): Of each split, those that cannot be read included.
         videos_per_shard (`int`): Videos in each file but the last of a split.
         num_views (`int`): Clips per training video. The first is what the processor gives; the others are augmented.
+        augmentation (`dict`, *optional*): How: the arguments of `ClipAugmentation`.
         dtype (`str`): Of the features, `"float16"` or `"float32"`.
         format_version (`int`): Of the files.
     """
@@ -76,6 +77,7 @@ class FeatureCacheInfo:
     num_videos: dict[str, int]
     videos_per_shard: int
     num_views: int = 1
+    augmentation: dict[str, Any] | None = None
     dtype: str = "float16"
     format_version: int = FORMAT_VERSION
 
