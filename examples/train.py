@@ -188,9 +188,12 @@ def complete_arguments(model_args: ModelArguments, data_args: DataArguments):
     if data_args.features is None:
         data_args.clip_num_frames = data_args.clip_num_frames or 16
         return
-    for name in ("eval_num_frames", "resize_to", "crop_size"):
-        if getattr(data_args, name) is not None:
-            raise ValueError(f"--{name} was fixed when the features were computed; leave it out.")
+    defaults = DataArguments()
+    for name in vars(data_args).keys() - {"features", "clip_num_frames", "clip_duration_sec"}:
+        if getattr(data_args, name) != getattr(defaults, name):
+            raise ValueError(
+                f"--{name} changes pixels or labels, but the features are computed already; leave it out."
+            )
     model_args.freeze_backbone = True
     if model_args.model_name_or_path is None and model_args.backbone_name_or_path is None:
         name = FeatureCacheInfo.load(data_args.features).backbone_name_or_path
@@ -251,7 +254,7 @@ def load_data(data_args: DataArguments, training_args: TrainingArguments, proces
         info = FeatureCacheInfo.load(data_args.features)
         clips = CachedClips(data_args.features, "train", data_args.clip_num_frames, data_args.clip_duration_sec, seed)
         splits = {split: CachedClips(data_args.features, split) for split in info.num_videos if split == "val"}
-        return Data(info.class_names, {"train": clips, **splits}, clips, False, {}, {})
+        return Data(info.class_names, {"train": clips, **splits}, clips, clips.labels.ndim == 2, {}, {})
     videos, missing = drop_missing(load_videos(data_args.data_dir, read_class_names(data_args.class_names)))
     label = videos["train"].features["label"]
     is_multi_label = isinstance(label, datasets.List)

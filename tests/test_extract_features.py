@@ -164,5 +164,7 @@ def test_another_backbone_is_an_error(backbone: Path, features: Path, tmp_path: 
 
 
 def test_settings_that_the_features_fix_are_an_error(features: Path, tmp_path: Path):
-    with pytest.raises(AssertionError, match="--crop_size was fixed when the features were computed"):
+    with pytest.raises(
+        AssertionError, match="--crop_size changes pixels or labels, but the features are computed already"
+    ):
         launch(*as_flags({"features": features, "output_dir": tmp_path / "model", "crop_size": 16}))

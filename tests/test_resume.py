@@ -156,11 +156,11 @@ def run_train(*arguments: object, num_processes: int, kill_after: float | None =
 @pytest.mark.parametrize(
     ("num_processes", "settings"),
     [
-        (1, {}),
+        (1, {"flip_prob": 0.5, "crop_scale": "0.5 1", "mixup_alpha": 0.8, "num_repeats": 2, "ema_decay": 0.9}),
         (1, {"freeze_backbone": "true", "gradient_accumulation_steps": 2, "num_train_epochs": 8}),
         (2, {"per_device_train_batch_size": 2}),
     ],
-    ids=["one process", "frozen backbone, accumulation", "two processes"],
+    ids=["augmentation, EMA", "frozen backbone, accumulation", "two processes"],
 )
 def test_killed_at_five_random_moments_the_same_command_gives_the_same_weights(
     tmp_path: Path, num_processes: int, settings: dict
@@ -176,7 +176,8 @@ def test_killed_at_five_random_moments_the_same_command_gives_the_same_weights(
         "learning_rate": 1e-2,
         **settings,
     }
-    flags = [*as_flags(settings), "--data_dir", clips, "--output_dir"]
+    flags = [part for flag in as_flags(settings) for part in flag.split(" ")]
+    flags += ["--data_dir", clips, "--output_dir"]
     assert run_train(*flags, tmp_path / "whole", num_processes=num_processes) == 0
     moments = random.Random(0)
     kills = [
