@@ -14,6 +14,7 @@ extras = {
     "torchvision": ["torchvision"],
     "timm": ["timm"],
     "examples": ["matplotlib"],
+    "tensorboard": ["tensorboard"],
     "test": ["pytest"],
     "quality": ["ruff"],
 }

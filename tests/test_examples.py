@@ -68,7 +68,9 @@ def launch(*arguments: object, num_processes: int = 1) -> str:
 
 
 def as_flags(settings: dict) -> list[str]:
-    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    """A list is a flag with several values."""
+    values = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
+    return [part for name, several in values.items() for part in (f"--{name}", *map(str, several))]
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])

@@ -51,7 +51,6 @@ def extract(
             **settings,
         }
     )
-    flags = [part for flag in flags for part in flag.split(" ")]
     command = [*make_launcher(num_processes), str(ROOT / "examples/extract_features.py"), *flags]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
@@ -91,7 +90,7 @@ def test_it_goes_on_where_it_was_stopped_with_any_number_of_processes(
 
 def test_views_of_a_training_video(clips: Path, backbone: Path, features: Path, tmp_path: Path):
     """The first is the plain one; the others differ from it, and are the same in another run."""
-    settings = {"num_views": 3, "flip_prob": 0.5, "crop_scale": "0.3 0.6"}
+    settings = {"num_views": 3, "flip_prob": 0.5, "crop_scale": [0.3, 0.6]}
     for name in ("once", "again"):
         result = extract(clips, backbone, tmp_path / name, **settings)
         assert result.returncode == 0, result.stderr[-4000:]

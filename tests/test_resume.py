@@ -133,10 +133,9 @@ def test_the_best_checkpoint_is_kept_and_found(tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} <= {best.name, "checkpoint-12"}
 
 
-def run_train(*arguments: object, num_processes: int, kill_after: float | None = None) -> int:
-    """Runs examples/train.py; kills it and all it started `kill_after` seconds after its first checkpoint."""
+def run_train(*arguments: object, num_processes: int, kill_at: tuple[int, float] | None = None) -> int:
+    """Runs examples/train.py; kills it, and all it started, some seconds after the checkpoint of a step is there."""
     output_dir = Path(arguments[arguments.index("--output_dir") + 1])
-    before = set(output_dir.glob("checkpoint-*"))
     process = subprocess.Popen(
         [*make_launcher(num_processes), str(ROOT / "examples/train.py"), *map(str, arguments), "--use_cpu", "true"],
         cwd=ROOT,
@@ -144,10 +143,14 @@ def run_train(*arguments: object, num_processes: int, kill_after: float | None =
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    if kill_after is not None:
-        while process.poll() is None and set(output_dir.glob("checkpoint-*")) <= before:
-            time.sleep(0.02)
-        time.sleep(kill_after)
+    if kill_at is not None:
+        step, delay = kill_at
+        while process.poll() is None and not any(
+            int(path.name.split("-")[1]) >= step for path in output_dir.glob("checkpoint-*")
+        ):
+            time.sleep(0.01)
+        time.sleep(delay)
+        assert process.poll() is None, "It ended before it was killed."
         os.killpg(process.pid, signal.SIGKILL)
     return process.wait()
 
@@ -156,7 +159,7 @@ def run_train(*arguments: object, num_processes: int, kill_after: float | None =
 @pytest.mark.parametrize(
     ("num_processes", "settings"),
     [
-        (1, {"flip_prob": 0.5, "crop_scale": "0.5 1", "mixup_alpha": 0.8, "num_repeats": 2, "ema_decay": 0.9}),
+        (1, {"flip_prob": 0.5, "crop_scale": [0.5, 1], "mixup_alpha": 0.8, "num_repeats": 2, "ema_decay": 0.9}),
         (1, {"freeze_backbone": "true", "gradient_accumulation_steps": 2, "num_train_epochs": 8}),
         (2, {"per_device_train_batch_size": 2}),
     ],
@@ -176,17 +179,16 @@ def test_killed_at_five_random_moments_the_same_command_gives_the_same_weights(
         "learning_rate": 1e-2,
         **settings,
     }
-    flags = [part for flag in as_flags(settings) for part in flag.split(" ")]
-    flags += ["--data_dir", clips, "--output_dir"]
+    flags = [*as_flags(settings), "--data_dir", clips, "--output_dir"]
     assert run_train(*flags, tmp_path / "whole", num_processes=num_processes) == 0
     moments = random.Random(0)
-    kills = [
-        run_train(*flags, tmp_path / "killed", num_processes=num_processes, kill_after=moments.uniform(0, 0.5))
-        for _ in range(5)
-    ]
+    # Of 48 steps.
+    for step in sorted(moments.sample(range(1, 37), 5)):
+        delay = moments.uniform(0, 0.1)
+        code = run_train(*flags, tmp_path / "killed", num_processes=num_processes, kill_at=(step, delay))
+        assert code == -signal.SIGKILL
     assert run_train(*flags, tmp_path / "killed", num_processes=num_processes) == 0
 
-    assert kills == [-signal.SIGKILL] * 5
     assert_same_weights(*(load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")))
     histories = [
         json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"] for name in ("whole", "killed")
