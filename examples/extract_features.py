@@ -104,8 +104,8 @@ class WholeVideo:
         self.processor = processor
         self.augmentation = augmentation
         self.num_views = num_views
-        names = ("num_frames", "fps", "frame_sampling")
-        self.sample_frames = partial(processor.sample_frames, **{name: getattr(processor, name) for name in names})
+        settings = {name: getattr(processor, name) for name in ("num_frames", "fps", "frame_sampling")}
+        self.sample_frames = partial(processor.sample_frames, **settings) if processor.do_sample_frames else None
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
         return {"video": [self._load(*row) for row in zip(rows["video"], rows["name"], rows["label"], strict=True)]}
@@ -175,7 +175,7 @@ def extract(args: ExtractionArguments):
         num_videos={split: len(videos) for split, videos in collection.items()},
         videos_per_shard=args.videos_per_shard,
         num_views=args.num_views,
-        augmentation={name: getattr(args, name) for name in AUGMENTATION},
+        augmentation=augmentation and {name: getattr(args, name) for name in AUGMENTATION},
         dtype=args.dtype,
     )
     with accelerator.main_process_first():
