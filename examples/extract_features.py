@@ -187,11 +187,11 @@ def extract(args: ExtractionArguments):
             return video
         if isinstance(label, List):
             video["label"] = np.isin(np.arange(len(class_names)), video["label"]).astype(np.float32)
-        with accelerator.autocast():
-            clips = [
-                (encode_frames(backbone, pixels.to(accelerator.device), args.frames_per_chunk).cpu(), position_ids)
-                for pixels, position_ids in video["clips"]
-            ]
+        clips = []
+        for pixels, position_ids in video["clips"]:
+            with accelerator.autocast():
+                features = encode_frames(backbone, pixels.to(accelerator.device), chunk_size=args.frames_per_chunk)
+            clips.append((features.cpu(), position_ids))
         return video | {"clips": clips}
 
     shards = {split: info.list_shards(args.output_dir, split) for split in collection}
