@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCHVISION := .venv-torchvision
 
-.PHONY: quickstart test test-slow quality style clean
+.PHONY: quickstart test test-slow fuzz quality style clean
 
 quickstart: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py
@@ -24,6 +24,10 @@ test: $(VENV)/.dev $(TORCHVISION)/.done
 # No tests is what there is until a test carries the marker: pytest says 5.
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow || [ $$? = 5 ]
+
+# Thousands of damaged videos, some minutes; `make test` has a short run.
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz/fuzz_video_decoding.py --cases 5000
 
 quality: $(VENV)/.dev
 	$(BIN)/ruff check src tests examples setup.py

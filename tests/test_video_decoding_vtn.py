@@ -3,20 +3,26 @@
 import contextlib
 import http.server
 import io
+import multiprocessing
 import os
 import re
 import sys
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from transformers.dynamic_module_utils import get_imports
+from transformers.image_utils import SizeDict
 
 from vtn_hf import video_decoding_vtn
-from vtn_hf.video_decoding_vtn import VideoDecodeError, decode_video, iter_video_frames
+from vtn_hf.frame_conversion_vtn import Region
+from vtn_hf.image_processing_vtn import resize_frames
+from vtn_hf.video_decoding_vtn import DecodeLimits, VideoDecodeError, decode_video, iter_video_frames
 
 
 av = pytest.importorskip("av")
@@ -217,11 +223,11 @@ class TestFrames:
     @pytest.mark.parametrize("name", ["short_gop.mp4", "open_gop.mkv", "hevc_open_gop.mp4", "vp9.webm"])
     def test_seek_leaves_out_what_comes_before(self, clip, name, monkeypatch, always_seek):
         starts = []
-        decode_from = video_decoding_vtn._VideoReader._decode_from
+        read_by_time = video_decoding_vtn._VideoReader._read_by_time
         monkeypatch.setattr(
             video_decoding_vtn._VideoReader,
-            "_decode_from",
-            lambda self, container, stream, start: starts.append(start) or decode_from(self, container, stream, start),
+            "_read_by_time",
+            lambda self, numbers, start=None: starts.append(start) or read_by_time(self, numbers, start),
         )
         decode_video(clip(name), lambda metadata: [40, 41])
         assert len(starts) == 1
@@ -234,8 +240,7 @@ class TestFrames:
 
     def test_seek_needs_a_frame_complete_in_itself(self, clip):
         with video_decoding_vtn._open_video(clip("short_gop.mp4")) as video:
-            video._position = 12
-            frame = SimpleNamespace(is_corrupt=False, pts=video._times[12], key_frame=False, pict_type=1)
+            frame = SimpleNamespace(is_corrupt=False, key_frame=False, pict_type=1)
             video._check_frame(frame, is_first_after_seek=False)
             with pytest.raises(VideoDecodeError, match="cannot be decoded by itself"):
                 video._check_frame(frame, is_first_after_seek=True)
@@ -270,9 +275,9 @@ class TestFrames:
         counts = []
         set_threads = video_decoding_vtn._VideoReader._set_threads
 
-        def spy(self, stream):
-            set_threads(self, stream)
-            counts.append(stream.codec_context.thread_count)
+        def spy(self):
+            set_threads(self)
+            counts.append(self._codec.thread_count)
 
         monkeypatch.setattr(video_decoding_vtn._VideoReader, "_set_threads", spy)
         decode_video(clip("bframes.mp4"))
@@ -472,11 +477,13 @@ class TestDamage:
         data[packet.pos : packet.pos + packet.size] = os.urandom(packet.size)
         data = bytes(data)
         expected = decode_sequentially(clip("short_gop.mp4"))
-        for indices in ([0, 5], [30, 31], [0, 40]):
+        # Frame 20 comes before the damaged frame 18 in decoding order and does not refer to it; frame 19 does.
+        for indices in ([0, 5], [30, 31], [0, 40], [0, 20]):
             frames, _ = decode_video(data, lambda metadata, indices=indices: indices)
             np.testing.assert_array_equal(frames, expected[indices])
-        with pytest.raises(VideoDecodeError):
-            decode_video(data, lambda metadata: [0, 20])
+        for indices in ([0, 18], [19, 20]):
+            with pytest.raises(VideoDecodeError):
+                decode_video(data, lambda metadata, indices=indices: indices)
 
     def test_change_of_resolution(self, clip, tmp_path):
         encode(str(tmp_path / "wide.h264"), num_frames=9, size=(160, 96), format="h264")
@@ -484,6 +491,235 @@ class TestDamage:
         with pytest.raises(VideoDecodeError, match="128x96 to 160x96"):
             decode_video(data)
         assert len(decode_video(data, lambda metadata: range(20))[0]) == 20
+
+
+class TestNeededFrames:
+    """Frames that no other refers to are left out; those that are needed are the same as without that."""
+
+    @pytest.fixture
+    def sent(self, monkeypatch):
+        """Numbers of packets given to the decoder by the last call."""
+        counts = []
+        choose_packets = video_decoding_vtn._VideoReader._choose_packets
+
+        def spy(self, *args):
+            counts.append(0)
+            for packet in choose_packets(self, *args):
+                counts[-1] += packet is not None
+                yield packet
+
+        monkeypatch.setattr(video_decoding_vtn._VideoReader, "_choose_packets", spy)
+        return counts
+
+    @pytest.mark.parametrize("name", ["bframes.mp4", "open_gop.mp4", "short_gop.mkv"])
+    def test_leaves_out_frames_that_none_refers_to(self, clip, name, sent):
+        indices = list(range(0, NUM_FRAMES, 7))
+        frames, _ = decode_video(clip(name), lambda metadata: indices)
+        np.testing.assert_array_equal(frames, decode_sequentially(clip(name))[indices])
+        assert sum(sent) < 0.8 * NUM_FRAMES
+        assert len(decode_video(clip(name))[0]) == NUM_FRAMES
+
+    def test_what_is_sent_stops_with_the_last_frame(self, clip, sent):
+        decode_video(clip("bframes.mp4"), lambda metadata: [0, 1, 2])
+        assert sum(sent) <= 6
+
+    @needs_real_clips
+    def test_real_clip(self, sent):
+        path = str(REAL_CLIPS / "arm_wrestling_k400.mp4")
+        indices = list(range(80, 208, 8))
+        frames, _ = decode_video(path, lambda metadata: indices)
+        np.testing.assert_array_equal(frames, decode_sequentially(path)[indices])
+        assert sum(sent) < 150
+
+    def test_damaged_packet_is_not_taken_for_disposable(self, clip):
+        with av.open(clip("bframes.mp4")) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+        disposable = [packet for packet in packets if video_decoding_vtn._is_disposable(packet, 4)]
+        assert 10 < len(disposable) < 50
+        data = bytes(disposable[0])
+        for damaged in (data[:-1], b"\xff" + data[1:], data + b"\0", bytes(20)):
+            assert not video_decoding_vtn._is_disposable(damaged, 4)
+
+    def test_one_opening_serves_counting_and_decoding(self, clip, monkeypatch):
+        opened = []
+        av_open = av.open
+        monkeypatch.setattr(av, "open", lambda *args, **kwargs: opened.append(1) or av_open(*args, **kwargs))
+        for name in ("bframes.mp4", "short_gop.mkv", "edit_list.mp4", "mpeg4.avi", "fragmented.mp4"):
+            clip(name)
+            del opened[:]
+            decode_video(clip(name))
+            assert len(opened) == 1, name
+
+
+class TestLimits:
+    def check(self, source, message, sample=None, **limits):
+        limits = DecodeLimits(**limits)
+        with pytest.raises(VideoDecodeError, match=message):
+            decode_video(source, sample, limits=limits)
+        with pytest.raises(VideoDecodeError, match=message):
+            list(iter_video_frames(source, sample, limits=limits))
+
+    def test_pixels(self, clip):
+        self.check(clip("bframes.mp4"), "128x96 .*max_pixels=12,287", max_pixels=128 * 96 - 1)
+        assert len(decode_video(clip("bframes.mp4"), limits=DecodeLimits(max_pixels=128 * 96))[0]) == NUM_FRAMES
+
+    def test_huge_picture(self, tmp_path):
+        """A file of some kilobytes that would take gigabytes: the default limit refuses it without decoding."""
+        path = str(tmp_path / "huge.mkv")
+        with av.open(path, "w") as container:
+            stream = container.add_stream("mjpeg", rate=1)
+            stream.width, stream.height, stream.pix_fmt = 16000, 5000, "yuvj420p"
+            container.mux(stream.encode(av.VideoFrame(16000, 5000, "yuvj420p")))
+            container.mux(stream.encode())
+        assert os.path.getsize(path) < 2e6
+        self.check(path, "picture of more than max_pixels=67,108,864 is refused")
+
+    def test_picture_larger_than_the_header_says(self, clip):
+        data = Path(clip("bframes.mp4")).read_bytes()
+        size = (WIDTH << 16).to_bytes(4, "big") + (HEIGHT << 16).to_bytes(4, "big")
+        assert size in data
+        small = data.replace(size, bytes(8)).replace(
+            WIDTH.to_bytes(2, "big") + HEIGHT.to_bytes(2, "big"), (16).to_bytes(2, "big") * 2
+        )
+        with pytest.raises(VideoDecodeError):
+            decode_video(small, limits=DecodeLimits(max_pixels=1000))
+
+    def test_duration(self, clip):
+        self.check(clip("bframes.mp4"), "lasts .* max_duration_sec is 1.5", max_duration_sec=1.5)
+        self.check(clip("raw.h264"), "lasts 2.0 s or more, max_duration_sec is 1.5", max_duration_sec=1.5)
+        # A pause of hours between two frames.
+        assert len(decode_video(clip("bframes.mp4"), limits=DecodeLimits(max_duration_sec=2.1))[0]) == NUM_FRAMES
+
+    def test_bytes(self, clip):
+        frame = WIDTH * HEIGHT * 3
+        with pytest.raises(VideoDecodeError, match=f"take {60 * frame:,} bytes, max_bytes is {59 * frame:,}"):
+            decode_video(clip("bframes.mp4"), limits=DecodeLimits(max_bytes=59 * frame))
+        limits = DecodeLimits(max_bytes=frame)
+        assert len(decode_video(clip("bframes.mp4"), lambda metadata: [3], limits=limits)[0]) == 1
+        assert len(list(iter_video_frames(clip("bframes.mp4"), limits=limits))) == NUM_FRAMES
+
+    def test_time(self, clip):
+        self.check(clip("bframes.mp4"), "longer than max_decode_sec=1e-09", max_decode_sec=1e-9)
+        frames = iter_video_frames(clip("mpeg4.avi"), limits=DecodeLimits(max_decode_sec=0.5))
+        next(frames)
+        time.sleep(0.6)
+        with pytest.raises(VideoDecodeError, match="longer than max_decode_sec=0.5; .* of 60 frames decoded"):
+            list(frames)
+
+
+class TestOddFiles:
+    @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+    def test_mirrored(self, tmp_path, rotation):
+        """The matrix that is written for a rotation is mirrored by hand: its column that makes x changes sign."""
+        encode(str(tmp_path / "upright.mp4"), num_frames=2)
+        encode(str(tmp_path / "mirrored.mp4"), num_frames=2, rotation=rotation)
+        data = bytearray((tmp_path / "mirrored.mp4").read_bytes())
+        matrix = data.index(b"tkhd") + 4 + 40
+        for offset in (matrix, matrix + 12):
+            number = int.from_bytes(data[offset : offset + 4], "big", signed=True)
+            data[offset : offset + 4] = (-number).to_bytes(4, "big", signed=True)
+        upright, _ = decode_video(tmp_path / "upright.mp4")
+        mirrored, _ = decode_video(bytes(data))
+        rotated = np.rot90(upright, rotation // 90, axes=(1, 2))
+        np.testing.assert_array_equal(mirrored, rotated[:, :, ::-1])
+
+    def test_interlaced(self, tmp_path):
+        path = str(tmp_path / "interlaced.mp4")
+        encode(path, gop=12, options={"flags": "+ildct+ilme", "x264-params": "tff=1"})
+        with av.open(path) as container:
+            assert next(container.decode(video=0)).interlaced_frame
+        expected = decode_sequentially(path)
+        np.testing.assert_array_equal(decode_video(path)[0], expected)
+        np.testing.assert_array_equal(decode_video(path, lambda metadata: [3, 31, 50])[0], expected[[3, 31, 50]])
+
+    @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+    def test_negative_timestamps(self, clip, tmp_path, suffix):
+        path = str(tmp_path / f"negative.{suffix}")
+
+        def shift(packet):
+            packet.pts, packet.dts = packet.pts - 200, packet.dts - 200
+
+        remux(clip("short_gop.mp4"), path, change=shift, avoid_negative_ts="disabled")
+        expected = decode_sequentially(path)
+        assert len(expected) >= NUM_FRAMES - 1
+        np.testing.assert_array_equal(decode_video(path)[0], expected)
+        np.testing.assert_array_equal(decode_video(path, lambda metadata: [40])[0], expected[[40]])
+
+    @pytest.mark.parametrize("name", ["short_gop.mp4", "vp9.webm", "mpeg4.avi", "raw.h264", "transport.ts"])
+    def test_wrong_extension(self, clip, tmp_path, name):
+        path = tmp_path / f"clip{'.mkv' if name.endswith('mp4') else '.mp4'}"
+        path.write_bytes(Path(clip(name)).read_bytes())
+        np.testing.assert_array_equal(decode_video(path)[0], decode_sequentially(clip(name)))
+
+    def test_zero_duration(self, clip, tmp_path):
+        """All frames at one time: they are still frames, in their order."""
+        path = str(tmp_path / "still.mkv")
+
+        def stop(packet):
+            packet.pts = packet.dts = packet.duration = 0
+
+        remux(clip("odd_size.mkv"), path, change=stop)
+        frames, metadata = decode_video(path)
+        assert metadata.total_num_frames == NUM_FRAMES
+        np.testing.assert_array_equal(frames, decode_sequentially(clip("odd_size.mkv")))
+
+    def test_change_of_resolution_in_a_container(self, tmp_path):
+        encode(str(tmp_path / "first.ts"), num_frames=20)
+        encode(str(tmp_path / "second.ts"), num_frames=20, size=(160, 96))
+        data = (tmp_path / "first.ts").read_bytes() + (tmp_path / "second.ts").read_bytes()
+        with pytest.raises(VideoDecodeError):
+            decode_video(data)
+
+    @pytest.mark.parametrize("start_method", ["fork", "spawn"])
+    def test_other_processes(self, clip, start_method):
+        """Also when this process has decoded before."""
+        expected = decode_video(clip("short_gop.mp4"))[0]
+        context = multiprocessing.get_context(start_method)
+        with context.Pool(2, initializer=sys.path.extend, initargs=(sys.path,)) as pool:
+            for frames, _ in pool.map_async(decode_video, [clip("short_gop.mp4")] * 4).get(timeout=100):
+                np.testing.assert_array_equal(frames, expected)
+
+
+class TestConversion:
+    def test_convert_frame(self, clip):
+        frames, metadata = decode_video(
+            clip("bframes.mp4"),
+            lambda metadata: [5, 2, 5],
+            convert_frame=lambda frame: frame[:4, :2].astype(np.float32),
+        )
+        assert frames.dtype == np.float32
+        np.testing.assert_array_equal(frames, decode_sequentially(clip("bframes.mp4"))[[5, 2, 5], :4, :2])
+        assert (metadata.height, metadata.width) == (HEIGHT, WIDTH)
+
+    @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+    def test_region_without_resizing_is_exact(self, tmp_path, rotation):
+        path = tmp_path / "clip.mp4"
+        encode(str(path), num_frames=3, rotation=rotation)
+        whole, metadata = decode_video(path)
+        assert (metadata.height, metadata.width) == whole.shape[1:3]
+        seen = []
+
+        def choose(height, width):
+            seen.append((height, width))
+            return Region(top=16, left=32, height=40, width=24, new_height=40, new_width=24)
+
+        frames, metadata = decode_video(path, choose_region=choose)
+        np.testing.assert_array_equal(frames, whole[:, 16:56, 32:56])
+        assert set(seen) == {whole.shape[1:3]}
+        assert (metadata.height, metadata.width) == whole.shape[1:3]
+
+    def test_region_resized(self, clip):
+        whole, _ = decode_video(clip("bframes.mp4"))
+        frames, _ = decode_video(clip("bframes.mp4"), choose_region=lambda *size: Region(0, 0, 96, 128, 24, 32))
+        assert frames.shape == (NUM_FRAMES, 24, 32, 3)
+        expected = resize_frames(
+            torch.from_numpy(whole).movedim(-1, -3), SizeDict(height=24, width=32), resample=2
+        ).movedim(-3, -1)
+        # Colours have half the resolution, and are resized before they become RGB rather than after it.
+        assert np.corrcoef(frames.ravel(), expected.numpy().ravel())[0, 1] > 0.9
+        assert np.corrcoef(frames.ravel(), expected.numpy().ravel())[0, 1] > (
+            np.corrcoef(frames.ravel(), np.roll(expected.numpy(), 1, axis=2).ravel())[0, 1] + 0.2
+        )
 
 
 class TestSource:

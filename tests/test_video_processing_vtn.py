@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from video_files import write_video
 
 from vtn_hf import VideoDecodeError, VTNImageProcessor, VTNVideoProcessor
+from vtn_hf.video_decoding_vtn import decode_video
+from vtn_hf.video_processing_vtn import EncodedVideo
 
 
 PIXELS = {"size": {"shortest_edge": 16}, "crop_size": {"height": 12, "width": 14}}
@@ -511,3 +513,79 @@ def test_videos_are_left_as_they_were(processor, protocol):
             processor(video, pixel_protocol=protocol)
             processor(video, pixel_protocol=protocol, do_resize=False, do_center_crop=False, do_sample_frames=False)
             assert np.array_equal(video, array)
+
+
+UINT8 = {"do_rescale": False, "do_normalize": False}
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}])
+def test_bytes_normalised_later_are_the_same_pixels(clip, as_array, settings):
+    processor = VTNVideoProcessor(num_frames=6, size=15, crop_size=12, **settings)
+    video = decode_video(clip)[0] if as_array else clip
+    inputs = processor(video, return_tensors="pt", **UINT8)
+    assert inputs.pixel_values.dtype == torch.uint8
+    assert inputs.pixel_values.is_contiguous()
+    normalized = processor.normalize_uint8(inputs.pixel_values)
+    assert torch.equal(normalized, processor(video, return_tensors="pt").pixel_values)
+    in_worker = processor.to_uint8_processor()(video, return_tensors="pt")
+    assert torch.equal(in_worker.pixel_values, inputs.pixel_values)
+    assert processor.do_rescale and processor.do_normalize
+    assert torch.equal(processor.to_image_processor().normalize_uint8(inputs.pixel_values), normalized)
+
+
+def test_only_bytes_are_normalised_later(processor, clip):
+    inputs = processor(clip, return_tensors="pt")
+    with pytest.raises(ValueError, match="must be uint8 .* got torch.float32"):
+        processor.normalize_uint8(inputs.pixel_values)
+    original = VTNVideoProcessor(pixel_protocol="pyslowfast")
+    for call in (original.to_uint8_processor, lambda: original.normalize_uint8(torch.zeros(1, 3, 2, 2))):
+        with pytest.raises(ValueError, match="'pyslowfast' normalises before it resizes"):
+            call()
+
+
+def test_frames_chosen_by_the_caller(processor, expected, clip):
+    """Also beside others, which the processor samples."""
+    chosen = EncodedVideo(clip, lambda metadata: [7, 2])
+    inputs = processor([chosen, clip], num_frames=2, return_tensors="pt", return_metadata=True)
+    assert inputs.position_ids.tolist()[0] == [7, 2]
+    every = processor(clip, do_sample_frames=False, return_tensors="pt").pixel_values[0]
+    assert torch.equal(inputs.pixel_values[0], every[[7, 2]])
+    assert chosen.metadata is inputs["video_metadata"][0]
+    assert inputs["video_metadata"][1].frames_indices == inputs.position_ids.tolist()[1]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"do_center_crop": False}, {"size": 8}, {"size": {"height": 9, "width": 30}}]
+)
+def test_libswscale_gives_pictures_of_the_same_size(clip, settings):
+    exact = VTNVideoProcessor(num_frames=6, **{"size": 15, "crop_size": 12, **settings})
+    fast = VTNVideoProcessor(**{**exact.to_dict(), "pixel_protocol": "libswscale"})
+    assert fast(clip, return_tensors="pt").pixel_values.shape == exact(clip, return_tensors="pt").pixel_values.shape
+    # Frames that are decoded already are resized exactly.
+    frames = decode_video(clip)[0]
+    assert torch.equal(fast(frames, return_tensors="pt").pixel_values, exact(frames, return_tensors="pt").pixel_values)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "difference"),
+    [("arm_wrestling_k400.mp4", 256, 0), ("arm_wrestling_k400.mp4", 224, 4), ("ntu.avi", 256, 2)],
+)
+def test_libswscale_is_close(videos_dir, name, side, difference):
+    """Mean difference in steps of 255; where nothing is resized, there is none."""
+    exact = VTNVideoProcessor(num_frames=3, size=side, **UINT8)
+    fast = VTNVideoProcessor(num_frames=3, size=side, pixel_protocol="libswscale", **UINT8)
+    path = str(videos_dir / name)
+    pixels = [each(path, return_tensors="pt").pixel_values.float() for each in (exact, fast)]
+    assert (pixels[0] - pixels[1]).abs().mean() <= difference
+
+
+def test_decode_limits(clip, tmp_path):
+    processor = VTNVideoProcessor(decode_limits={"max_pixels": 10})
+    processor.save_pretrained(tmp_path)
+    for each in (processor, VTNVideoProcessor.from_pretrained(tmp_path)):
+        with pytest.raises(VideoDecodeError, match="max_pixels=10"):
+            each(clip)
+        each(clip, decode_limits={"max_pixels": 10**6})
+    with pytest.raises(TypeError, match="max_pixel"):
+        processor(clip, decode_limits={"max_pixel": 1})

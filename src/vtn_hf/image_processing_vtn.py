@@ -19,8 +19,19 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType
 
+from .frame_conversion_vtn import Region
 
-PIXEL_PROTOCOLS = ("transformers", "pyslowfast")
+
+PIXEL_PROTOCOLS = ("transformers", "libswscale", "pyslowfast")
+
+NORMALIZE_SETTINGS = (
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    "pixel_protocol",
+)
 
 # Keys as in PIL's Resampling, values as in torch.
 _INTERPOLATION = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
@@ -43,14 +54,7 @@ def resize_frames(frames: torch.Tensor, size: SizeDict, resample: int, antialias
         raise ValueError(
             f"`resample` must be one of {sorted(_INTERPOLATION)} (nearest, bilinear, bicubic), got {resample}."
         )
-    if size.shortest_edge:
-        new_size = get_resize_output_image_size(
-            frames, size.shortest_edge, default_to_square=False, input_data_format=ChannelDimension.FIRST
-        )
-    elif size.height and size.width:
-        new_size = (size.height, size.width)
-    else:
-        raise ValueError(f"`size` must have the key `shortest_edge`, or `height` and `width`, got {dict(size)}.")
+    new_size = _find_new_size(*frames.shape[-2:], size)
     if tuple(frames.shape[-2:]) == new_size:
         return frames
     mode = _INTERPOLATION[resample]
@@ -60,6 +64,17 @@ def resize_frames(frames: torch.Tensor, size: SizeDict, resample: int, antialias
         resized = nn.functional.interpolate(frames.float(), new_size, mode=mode, antialias=antialias)
         return resized.round_().clamp_(0, 255).to(torch.uint8)
     return nn.functional.interpolate(frames, new_size, mode=mode, antialias=antialias)
+
+
+def _find_new_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
+    if size.shortest_edge:
+        picture = torch.empty(3, height, width, device="meta")
+        return get_resize_output_image_size(
+            picture, size.shortest_edge, default_to_square=False, input_data_format=ChannelDimension.FIRST
+        )
+    if size.height and size.width:
+        return (size.height, size.width)
+    raise ValueError(f"`size` must have the key `shortest_edge`, or `height` and `width`, got {dict(size)}.")
 
 
 def crop_frames(frames: torch.Tensor, size: SizeDict, position: float = 0.5, round_up: bool = False) -> torch.Tensor:
@@ -88,6 +103,29 @@ def crop_frames(frames: torch.Tensor, size: SizeDict, position: float = 0.5, rou
     return frames[..., top : top + size.height, left : left + size.width]
 
 
+def choose_region(
+    height: int, width: int, *, do_resize: bool, size: SizeDict, do_center_crop: bool, crop_size: SizeDict, **kwargs
+) -> Region:
+    """
+    Says which part of a picture `(height, width)` is left after resizing and cropping it, and in which size; it is
+    still to be padded where it is smaller than the crop.
+    """
+    new_height, new_width = _find_new_size(height, width, size) if do_resize else (height, width)
+    left_height, left_width = (
+        (min(crop_size.height, new_height), min(crop_size.width, new_width))
+        if do_center_crop
+        else (new_height, new_width)
+    )
+    return Region(
+        top=round((new_height - left_height) // 2 * height / new_height),
+        left=round((new_width - left_width) // 2 * width / new_width),
+        height=round(left_height * height / new_height),
+        width=round(left_width * width / new_width),
+        new_height=left_height,
+        new_width=left_width,
+    )
+
+
 def rescale_and_normalize(
     frames: torch.Tensor,
     rescale_factor: float | None,
@@ -95,32 +133,37 @@ def rescale_and_normalize(
     image_std: tuple[float, ...] | float | None,
 ) -> torch.Tensor:
     """
-    Computes `(frames * rescale_factor - image_mean) / image_std` in one pass.
+    Computes `(frames * rescale_factor - image_mean) / image_std`.
 
     Args:
-        frames (`torch.Tensor` of shape `(frames, channels, height, width)`): uint8 or float.
+        frames (`torch.Tensor` of shape `(..., channels, height, width)`): uint8 or float.
         rescale_factor (`float`, *optional*): `None` leaves the scale as it is.
         image_mean, image_std (`tuple[float]` or `float`, *optional*): Per channel or for all; `None` does not
             normalise.
 
     Returns:
-        `torch.Tensor`: Of dtype float32, or that of `frames` if they are float already.
+        `torch.Tensor`: Of dtype float32, or that of `frames` if they are float already; `frames` themselves, also
+        bytes, if there is nothing to compute.
 
     Raises:
         ValueError: If there are more or fewer means or deviations than channels.
     """
-    frames = frames.contiguous() if frames.is_floating_point() else frames.float(memory_format=torch.contiguous_format)
-    scale = 1.0 if rescale_factor is None else rescale_factor
+    if rescale_factor is None and image_mean is None:
+        return frames
+    # Bytes are put in order before they take four times the room.
+    frames = frames.contiguous()
+    frames = frames if frames.is_floating_point() else frames.float()
+    factor = 1.0 if rescale_factor is None else rescale_factor
     if image_mean is None:
-        return frames * scale
-    mean, std = (
-        torch.tensor(numbers, dtype=frames.dtype, device=frames.device) for numbers in (image_mean, image_std)
-    )
-    for name, numbers in (("image_mean", mean), ("image_std", std)):
-        if numbers.numel() not in (1, frames.shape[1]):
-            raise ValueError(f"`{name}` has {numbers.numel()} entries for frames of {frames.shape[1]} channels.")
-    shift = (-mean / std).reshape(-1, 1, 1)
-    return torch.addcmul(shift, frames, (scale / std).reshape(-1, 1, 1))
+        return frames * factor
+    means, stds = ([numbers] if isinstance(numbers, (int, float)) else numbers for numbers in (image_mean, image_std))
+    for name, numbers in (("image_mean", means), ("image_std", stds)):
+        if len(numbers) not in (1, frames.shape[-3]):
+            raise ValueError(f"`{name}` has {len(numbers)} entries for frames of {frames.shape[-3]} channels.")
+    means, stds = (torch.tensor(numbers, dtype=torch.float64).reshape(-1, 1, 1) for numbers in (means, stds))
+    scale, shift = (numbers.to(frames.device, frames.dtype) for numbers in (factor / stds, -means / stds))
+    # Two steps, as `addcmul` is slow where its factors are broadcast.
+    return (frames * scale).add_(shift)
 
 
 def preprocess_frames(
@@ -142,8 +185,8 @@ def preprocess_frames(
 ) -> torch.Tensor:
     """
     Frames `(frames, channels, height, width)` of one video, uint8 or float, to `pixel_values` of the same layout,
-    float. The arguments are those of [`VTNImageProcessor`]; others, which transformers passes as well, have no part
-    here.
+    float, or uint8 if they are neither rescaled nor normalised. The arguments are those of [`VTNImageProcessor`];
+    others, which transformers passes as well, have no part here.
     """
     if pixel_protocol not in PIXEL_PROTOCOLS:
         raise ValueError(f"`pixel_protocol` must be one of {', '.join(PIXEL_PROTOCOLS)}, got {pixel_protocol!r}.")
@@ -164,16 +207,67 @@ def preprocess_frames(
     )
 
 
-def batch_videos(videos: list[torch.Tensor], position_ids: list[np.ndarray] | None = None) -> dict:
+def check_has_bytes(pixel_protocol: str):
+    """Refuses a protocol whose pixels cannot be kept as bytes until they are on the device."""
+    if pixel_protocol == "pyslowfast":
+        raise ValueError(
+            "pixel_protocol='pyslowfast' normalises before it resizes, so its pixels are floats; let the processor "
+            "rescale and normalise, or use pixel_protocol='transformers'."
+        )
+
+
+def normalize_uint8(
+    pixel_values: torch.Tensor,
+    *,
+    do_rescale: bool,
+    rescale_factor: float,
+    do_normalize: bool,
+    image_mean: list[float] | float,
+    image_std: list[float] | float,
+    pixel_protocol: str,
+) -> torch.Tensor:
+    """
+    Rescales and normalises `pixel_values` that a processor has left as bytes, on the device where they are.
+
+    A batch of bytes is a quarter of the size of one of floats on its way from the workers to the device.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape `(..., channels, height, width)`): uint8, as a processor called with
+            `do_rescale=False, do_normalize=False` gives them.
+        do_rescale, rescale_factor, do_normalize, image_mean, image_std, pixel_protocol: As in [`VTNImageProcessor`].
+
+    Returns:
+        `torch.Tensor`: float32, on the same device, as the processor gives them by itself.
+
+    Raises:
+        ValueError: If `pixel_values` are no bytes, or `pixel_protocol` is `"pyslowfast"`, which does not resize bytes.
+    """
+    check_has_bytes(pixel_protocol)
+    if pixel_values.dtype != torch.uint8:
+        raise ValueError(f"`pixel_values` must be uint8 to be normalised on the device, got {pixel_values.dtype}.")
+    return rescale_and_normalize(
+        pixel_values,
+        rescale_factor if do_rescale else None,
+        image_mean if do_normalize else None,
+        image_std if do_normalize else None,
+    ).float()
+
+
+def batch_videos(
+    videos: list[torch.Tensor],
+    position_ids: list[np.ndarray] | None = None,
+    tensor_type: str | TensorType | None = None,
+) -> BatchFeature:
     """
     Puts videos `(frames, channels, height, width)` of one size into a batch.
 
     Args:
         videos (`list[torch.Tensor]`): Their pixels.
         position_ids (`list[np.ndarray]`, *optional*): The index of each frame in its video.
+        tensor_type (`str` or `TensorType`, *optional*): `"pt"` or `"np"`; without it, lists.
 
     Returns:
-        `dict`: Lists `pixel_values`, `position_ids` if given, and, if the videos are of unequal length,
+        `BatchFeature`: `pixel_values`, `position_ids` if given, and, if the videos are of unequal length,
         `attention_mask` (1 = frame, 0 = padding), in which case all are padded with zeros to the longest.
 
     Raises:
@@ -192,7 +286,9 @@ def batch_videos(videos: list[torch.Tensor], position_ids: list[np.ndarray] | No
         batch["attention_mask"] = [torch.ones(length, dtype=torch.long) for length in lengths]
         for name, rows in batch.items():
             batch[name] = list(nn.utils.rnn.pad_sequence(rows, batch_first=True))
-    return batch
+    if len(videos) == 1 and tensor_type is not None:
+        batch["pixel_values"] = videos[0][None]  # a view, where stacking would copy the video
+    return BatchFeature(data=batch, tensor_type=tensor_type)
 
 
 def read_backbone_preprocessing(backbone_name_or_path: str | os.PathLike) -> dict:
@@ -263,7 +359,9 @@ class VTNImageProcessorKwargs(ImagesKwargs, total=False):
 
     pixel_protocol (`str`, *optional*, defaults to `"transformers"`):
         How frames are resized and cropped. `"transformers"` resizes bytes with antialiasing, as torchvision does;
-        `"pyslowfast"` reproduces the original's pixels: float32, no antialiasing, margins rounded up.
+        `"libswscale"` lets the decoder's library make small pictures, which is faster, and is `"transformers"` for
+        frames that are decoded already; `"pyslowfast"` reproduces the original's pixels: float32, no antialiasing,
+        margins rounded up.
     do_flip_channel_order (`bool`, *optional*, defaults to `False`):
         Give the channels as BGR, which MobileViT was trained on.
     """
@@ -290,8 +388,10 @@ class VTNImageProcessor(BaseImageProcessor):
             0.45), image_std (`list[float]`, *optional*, defaults to 0.225):
             Normalisation; the defaults are the original's.
         pixel_protocol (`str`, *optional*, defaults to `"transformers"`):
-            `"transformers"` resizes bytes with antialiasing, as torchvision does; `"pyslowfast"` reproduces the pixels
-            of the original implementation: float32, no antialiasing, margins of the crop rounded up.
+            `"transformers"` resizes bytes with antialiasing, as torchvision does; `"libswscale"`, for files only,
+            crops, resizes and converts in the decoder's library, which is faster and gives slightly other pixels;
+            `"pyslowfast"` reproduces the pixels of the original implementation: float32, no antialiasing,
+            margins of the crop rounded up.
         do_flip_channel_order (`bool`, *optional*, defaults to `False`):
             Give the channels as BGR, which MobileViT was trained on.
 
@@ -344,13 +444,18 @@ class VTNImageProcessor(BaseImageProcessor):
                 Overrides for this call of the arguments of the class.
 
         Returns:
-            `BatchFeature`: `pixel_values` of shape `(batch, frames, channels, height, width)` and, for videos of
-            unequal length, `attention_mask` of shape `(batch, frames)`.
+            `BatchFeature`: `pixel_values` of shape `(batch, frames, channels, height, width)`, float32, or uint8 for
+            bytes that are neither rescaled nor normalised; and, for videos of unequal length, `attention_mask` of
+            shape `(batch, frames)`.
 
         Raises:
             ValueError: If there are no frames, or they do not fit together.
         """
         return super().preprocess(images, **kwargs)
+
+    def normalize_uint8(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Rescales and normalises a batch of bytes on its device; see the function of this name."""
+        return normalize_uint8(pixel_values, **{name: getattr(self, name) for name in NORMALIZE_SETTINGS})
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list[list]:
         videos = make_nested_list_of_images(images, expected_ndims=expected_ndims)
@@ -388,7 +493,7 @@ class VTNImageProcessor(BaseImageProcessor):
                         f"width) {sorted({tuple(frame.shape[1:]) for frame in frames})}."
                     )
                 videos.append(torch.cat(frames))
-        return BatchFeature(data=batch_videos(videos), tensor_type=return_tensors)
+        return batch_videos(videos, tensor_type=return_tensors)
 
 
 def to_tensor(frames: np.ndarray | torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:

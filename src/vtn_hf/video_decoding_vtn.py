@@ -4,6 +4,9 @@ This file owns one promise: the frames returned are the frames asked for, all of
 header says about their number is not believed; the packets are counted first, without decoding them. If the decoder
 then gives another number of frames, this is damage, and an error, or the format is one whose packets are not all
 frames, and the caller is asked again with the true count. Frames are numbered from 0 in display order.
+
+Where timestamps tell which packet is which frame, only what the wanted frames need is decoded: from the key frame
+before them to the last of them, without the frames in between that no other frame refers to.
 """
 
 import contextlib
@@ -11,23 +14,32 @@ import io
 import operator
 import os
 import tempfile
-from bisect import bisect_right
+import time
+from array import array
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import dropwhile
-from typing import Any, BinaryIO, NamedTuple
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import chain, dropwhile
+from typing import Any, BinaryIO
 
 import numpy as np
 from torch.utils.data import get_worker_info
 from transformers.video_utils import VideoMetadata
 
+from .frame_conversion_vtn import ChooseRegion, FrameConverter
+
 
 VideoSource = str | os.PathLike | bytes | BinaryIO
 SampleIndices = Callable[[VideoMetadata], Sequence[int]]
+ConvertFrame = Callable[[np.ndarray], np.ndarray]
 
 # Containers that store a presentation timestamp with each packet, and codecs that show one frame per packet.
 _TIMED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _ONE_FRAME_PER_PACKET = ("h264", "hevc", "vp9", "av1")
+# Containers in which going back to the start is sure to bring the same packets again; others are opened again.
+_REWINDABLE_FORMATS = (*_TIMED_FORMATS, "avi")
 
 # A seek empties the decoder's threads; decoding fewer frames than this, only to pass over them, is cheaper. One thread
 # loses nothing but the seek itself.
@@ -43,7 +55,33 @@ class _FrameCountError(VideoDecodeError):
     """Decoding ended without an error, but gave another number of frames than there are packets."""
 
 
-def decode_video(source: VideoSource, sample_indices: SampleIndices | None = None) -> tuple[np.ndarray, VideoMetadata]:
+@dataclass(frozen=True)
+class DecodeLimits:
+    """
+    What a video may cost. One that would cost more is refused before it does.
+
+    Args:
+        max_pixels: Pixels of one frame; the default is twice those of 8K video.
+        max_duration_sec: Seconds that the whole video lasts; the default is a day.
+        max_bytes: Bytes of all frames returned together; the default is 8 GiB.
+        max_decode_sec: Seconds that reading and decoding may take; by default without limit. What hangs inside FFmpeg
+            ends with its process only.
+    """
+
+    max_pixels: int = 2**26
+    max_duration_sec: float = 24 * 60 * 60
+    max_bytes: int = 2**33
+    max_decode_sec: float | None = None
+
+
+def decode_video(
+    source: VideoSource,
+    sample_indices: SampleIndices | None = None,
+    *,
+    convert_frame: ConvertFrame | None = None,
+    choose_region: ChooseRegion | None = None,
+    limits: DecodeLimits | None = None,
+) -> tuple[np.ndarray, VideoMetadata]:
     """Decode the frames of a video that `sample_indices` chooses.
 
     Args:
@@ -52,25 +90,34 @@ def decode_video(source: VideoSource, sample_indices: SampleIndices | None = Non
         sample_indices: Called with the metadata (still without `width` and `height`, which only a decoded frame
             tells); returns frame numbers, in any order and with repetitions. It is called again if the number of
             frames turns out to be another one. `None` takes all frames.
+        convert_frame: Called with each frame, uint8 (height, width, 3), valid until the next; returns the array that
+            takes its place. What makes frames smaller belongs here: no two large ones are kept.
+        choose_region: Called with height and width of the upright picture; says which region of it libswscale turns
+            into a small RGB picture. Faster than to convert whole frames and resize them, and not the same pixels.
+        limits: What the video may cost; default: `DecodeLimits()`.
 
     Returns:
-        The frames as uint8 RGB of shape (number of indices, height, width, 3), in the order asked for and with the
-        display rotation of the container applied; and the metadata, with `fps` in frames per second, `duration` in
-        seconds, and the frame numbers as `frames_indices`.
+        The frames as uint8 RGB of shape (number of indices, height, width, 3), or what `convert_frame` made of them,
+        in the order asked for and turned and mirrored as the container says; and the metadata, with `fps` in frames
+        per second, `duration` in seconds, `height` and `width` of the video, and the frame numbers as
+        `frames_indices`.
 
     Raises:
-        VideoDecodeError: If the source cannot be read, is no video, or is damaged before the last frame asked for.
+        VideoDecodeError: If the source cannot be read, is no video, is damaged where it is needed for the frames
+            asked for, or costs more than the limits.
         ValueError: If a frame number lies outside the video, or none is asked for.
         ImportError: If PyAV is not installed.
     """
-    with _open_video(source) as video:
+    with _open_video(source, choose_region, limits) as video:
         try:
-            return _gather(video, sample_indices)
+            return _gather(video, sample_indices, convert_frame)
         except _FrameCountError:  # by now the video knows its true number of frames
-            return _gather(video, sample_indices)
+            return _gather(video, sample_indices, convert_frame)
 
 
-def iter_video_frames(source: VideoSource, sample_indices: SampleIndices | None = None) -> Iterator[np.ndarray]:
+def iter_video_frames(
+    source: VideoSource, sample_indices: SampleIndices | None = None, *, limits: DecodeLimits | None = None
+) -> Iterator[np.ndarray]:
     """Decode a video one frame at a time, in memory that does not grow with its length.
 
     Arguments and errors are those of `decode_video`, but the frame numbers must be ascending (repetitions are
@@ -80,7 +127,7 @@ def iter_video_frames(source: VideoSource, sample_indices: SampleIndices | None 
     Yields:
         Frames as uint8 RGB of shape (height, width, 3).
     """
-    with _open_video(source) as video:
+    with _open_video(source, limits=limits) as video:
         indices = video.choose(sample_indices)
         if indices != sorted(indices):
             raise ValueError(f"{video.name}: frame numbers must be ascending to be iterated over, got {indices}.")
@@ -96,25 +143,49 @@ def iter_video_frames(source: VideoSource, sample_indices: SampleIndices | None 
                 raise
 
 
-def _gather(video: "_VideoReader", sample_indices: SampleIndices | None) -> tuple[np.ndarray, VideoMetadata]:
+def _gather(
+    video: "_VideoReader", sample_indices: SampleIndices | None, convert_frame: ConvertFrame | None
+) -> tuple[np.ndarray, VideoMetadata]:
     """Read the chosen frames into one array, decoding each of them once."""
     indices = video.choose(sample_indices)
     numbers, places = np.unique(indices, return_inverse=True)
     frames = None
     for row, (_, frame) in enumerate(video.read(numbers.tolist())):
+        if convert_frame is not None:
+            frame = convert_frame(frame)
         if frames is None:
-            frames = np.empty((len(numbers), *frame.shape), dtype=np.uint8)
+            video.check_size(len(indices) * frame.nbytes)
+            frames = np.empty((len(numbers), *frame.shape), dtype=frame.dtype)
         frames[row] = frame
     return (frames if np.array_equal(numbers, indices) else frames[places]), video.metadata
 
 
-class _Packet(NamedTuple):
-    """What is kept of a packet when the packets are counted; `pts` counts in the stream's time base."""
+class _Packets:
+    """What is kept of the packets when they are counted: a few bytes of each, for there may be millions."""
 
-    pts: int | None
-    is_keyframe: bool
-    is_discard: bool
-    is_corrupt: bool
+    def __init__(self):
+        self.times = array("q")  # presentation timestamps, in the time base of the stream
+        self.shown_times = array("q")
+        self.key_times = array("q")
+        self.are_timed = True
+        self.num_shown = 0
+        self.num_whole = 0
+        self.first: tuple | None = None
+        self.starts_with_key_frame = False
+
+    def append(self, packet: Any) -> None:
+        if self.first is None:
+            self.first = _identify(packet)
+            self.starts_with_key_frame = packet.is_keyframe
+        if packet.pts is None:
+            self.are_timed = False
+        self.times.append(packet.pts or 0)
+        self.num_whole += not packet.is_corrupt
+        if not packet.is_discard:
+            self.num_shown += 1
+            self.shown_times.append(packet.pts or 0)
+            if packet.is_keyframe:
+                self.key_times.append(packet.pts or 0)
 
 
 class _VideoReader:
@@ -123,33 +194,36 @@ class _VideoReader:
     Args:
         file: Seekable binary file that holds the container.
         name: The source's name in error messages.
+        choose_region, limits: As in `decode_video`.
 
     Attributes:
         metadata: `VideoMetadata`; the first frame that is read sets `width` and `height`.
     """
 
-    def __init__(self, file: BinaryIO, name: str):
+    def __init__(self, file: BinaryIO, name: str, choose_region: ChooseRegion | None, limits: DecodeLimits):
         self._av = _import_av()
-        self._reformatter = self._av.video.reformatter.VideoReformatter()
+        self._converter = FrameConverter(choose_region)
+        self._limits = limits
+        self._deadline = time.monotonic() + (limits.max_decode_sec or float("inf"))
         self._file = file
+        self._container: Any = None
+        self._codec: Any = None
         self.name = name
         self._position: int | None = None  # number of the next frame, once decoding has begun
-        with self._open_stream() as (container, stream):
-            packets = [
-                _Packet(packet.pts, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
-                for packet in container.demux(stream)
-                if packet.size
-            ]
-            shown = [packet for packet in packets if not packet.is_discard]
-            times = sorted(packet.pts for packet in shown) if all(packet.pts is not None for packet in shown) else []
-            self._span_sec = float((times[-1] - times[0]) * stream.time_base) if times else 0.0
-            self._header_fps = float(stream.guessed_rate or stream.average_rate or 0)
-            self._set_num_frames(len(shown))
-            self._check_complete(stream, packets)
-            # Presentation timestamp of each frame, where it is certain, and the frames where decoding may start.
-            self._times = times if _is_timed(stream, packets) else []
-            key_times = {packet.pts for packet in shown if packet.is_keyframe}
-            self._key_frames = [0, *(i for i, time in enumerate(self._times) if i and time in key_times)]
+
+    def open(self) -> None:
+        """Open the container and count its packets."""
+        with self._reporting_errors():
+            self._open_container()
+            packets = self._count_packets()
+            self._set_num_frames(packets.num_shown)
+            self._check_complete(packets)
+            self._set_threads()
+
+    def close(self) -> None:
+        """Close the container, but not the file."""
+        if self._container is not None:
+            self._container.close()
 
     def choose(self, sample_indices: SampleIndices | None) -> list[int]:
         """Ask for frame numbers and check them against the number of frames."""
@@ -165,82 +239,207 @@ class _VideoReader:
         return indices
 
     def read(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (number, frame) for distinct, ascending frame numbers; a frame is a view (height, width, 3)."""
-        min_frames_to_skip = _MIN_FRAMES_TO_SKIP if get_worker_info() is None else _MIN_FRAMES_TO_SKIP_IN_WORKER
-        runs = _plan_runs(numbers, self._key_frames, min_frames_to_skip)
+        """Yield (number, frame) for distinct, ascending frame numbers; a frame is an array (height, width, 3)."""
         num_read = 0
-        if runs != [(0, numbers)]:
-            # A seek that goes wrong says nothing about the file; only decoding from the start can judge it.
-            with contextlib.suppress(VideoDecodeError):
-                for item in self._read_runs(runs):
+        # What goes wrong with frames left out, or with frame threads, says nothing about the file; only decoding all
+        # frames one by one can judge it.
+        with contextlib.suppress(VideoDecodeError):
+            if self._times or self._has_frame_threads:
+                for item in self._read_fast(numbers):
                     num_read += 1
                     yield item
                 return
-        yield from self._read_runs([(0, numbers[num_read:])])
-
-    def _read_runs(self, runs: list[tuple[int, list[int]]]) -> Iterator[tuple[int, np.ndarray]]:
-        """Decode each run of frame numbers from its key frame to its last number."""
-        with self._open_stream() as (container, stream):
-            self._set_threads(stream)
-            for start, numbers in runs:
-                wanted = set(numbers)
-                for number, frame in self._decode_from(container, stream, start):
-                    if number in wanted:
-                        yield number, self._to_array(frame)
-                    # After what should be the last frame of all, the end has to follow.
-                    if number == numbers[-1] and number < self.metadata.total_num_frames - 1:
-                        break
-
-    def _set_threads(self, stream: Any) -> None:
-        """Let FFmpeg use all cores, but one in a `DataLoader` worker, and no frame threads where they are not safe."""
-        # Damaged hevc can make FFmpeg's frame threads wait for each other for ever. And PyAV drops errors met while it
-        # empties frame threads, so that only the timestamps tell a loss from a proper end.
-        is_safe = self._times and stream.codec_context.codec.canonical_name != "hevc"
-        stream.thread_type = "AUTO" if is_safe else "SLICE"
-        if get_worker_info() is not None:
-            stream.codec_context.thread_count = 1
-
-    def _decode_from(self, container: Any, stream: Any, start: int) -> Iterator[tuple[int, Any]]:
-        """Yield (number, `av.VideoFrame`) from frame 0 or a key frame to the end of the video."""
-        self._position = start
-        packets = container.demux(stream)
-        if start:
-            container.seek(self._times[start], stream=stream)
-            packets = dropwhile(lambda packet: packet.pts != self._times[start], packets)
-        for packet in packets:
-            for frame in packet.decode():
-                self._check_frame(frame, is_first_after_seek=self._position == start > 0)
-                yield self._position, frame
-                self._position += 1
-        total = self.metadata.total_num_frames
-        if self._position == total:
-            return
         if self._times:
-            raise self._error("frames are missing")
-        self._set_num_frames(self._position)
-        raise _FrameCountError(f"{self.name}: {self._position} frames decoded, where there are {total} packets.")
+            yield from self._read_by_time(numbers[num_read:])
+            return
+        if self._has_frame_threads:
+            self._has_frame_threads = False
+            with self._reporting_errors():
+                self._open_container()
+                self._set_threads()
+        yield from self._read_by_counting(numbers, num_read)
 
-    def _check_frame(self, frame: Any, is_first_after_seek: bool) -> None:
-        """Refuse a frame whose damage the decoder has concealed, and one that is not the frame at this position."""
+    def _read_fast(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        if not self._times:
+            yield from self._read_by_counting(numbers)
+            return
+        min_frames_to_skip = _MIN_FRAMES_TO_SKIP if get_worker_info() is None else _MIN_FRAMES_TO_SKIP_IN_WORKER
+        for start, run in _plan_runs(numbers, self._key_frames, min_frames_to_skip):
+            yield from self._read_by_time(run, start)
+
+    def check_size(self, num_bytes: int) -> None:
+        """Refuse to return more than the limit, before the memory is taken."""
+        if num_bytes > self._limits.max_bytes:
+            raise self._error(
+                f"the frames asked for take {num_bytes:,} bytes, max_bytes is {self._limits.max_bytes:,}; ask for "
+                "fewer, or iterate over them"
+            )
+
+    def _open_container(self) -> None:
+        """Open the container, or open it again, with its best video stream, as FFmpeg chooses it."""
+        self.close()
+        # Now, as FFmpeg relies on the file's place from here on.
+        self._is_short_matroska = _is_short_matroska(self._file)
+        self._file.seek(0)
+        file = self._file if self._limits.max_decode_sec is None else _TimedFile(self._file, self._check_time)
+        # The limit holds for the frame that FFmpeg decodes to learn about the stream, too.
+        options = {"max_pixels": str(self._limits.max_pixels)}
+        # Text that is not UTF-8 in the container's metadata is no reason to fail.
+        self._container = self._av.open(file, metadata_errors="replace", options=options)
+        self._stream = self._container.streams.best("video")
+        if self._stream is None or self._stream.codec_context is None:
+            raise self._error("there is no video stream that can be decoded")
+        self._codec = self._stream.codec_context
+        self._codec.options = options
+        if self._codec.height * self._codec.width > self._limits.max_pixels:
+            raise self._error(
+                f"a frame of {self._codec.width}x{self._codec.height} has more than "
+                f"max_pixels={self._limits.max_pixels:,}"
+            )
+
+    def _count_packets(self) -> _Packets:
+        """Read all packets without decoding them, to learn which frames there are."""
+        packets = _Packets()
+        time_base = self._stream.time_base
+        max_ticks = self._limits.max_duration_sec / time_base
+        for packet in self._demux():
+            packets.append(packet)
+            if abs(packets.times[-1] - packets.times[0]) > max_ticks:
+                self._refuse_duration(abs(packets.times[-1] - packets.times[0]) * time_base)
+        times = array("q", sorted(packets.shown_times)) if packets.are_timed else array("q")
+        self._span_sec = float((times[-1] - times[0]) * time_base) if times else 0.0
+        self._header_fps = float(self._stream.guessed_rate or self._stream.average_rate or 0)
+        self._first_packet = packets.first
+        # Presentation timestamp of each frame, where it is certain, and the frames where decoding may start.
+        self._times = times if _is_timed(self._stream, packets) else array("q")
+        self._key_frames = [0]
+        # Damaged hevc can make FFmpeg's frame threads wait for each other for ever. And PyAV drops errors met while it
+        # empties frame threads: the number of frames has to tell a loss from a proper end.
+        codec = self._codec.codec.canonical_name
+        self._has_frame_threads = codec in _ONE_FRAME_PER_PACKET and codec != "hevc"
+        if self._times:
+            numbers = (bisect_left(times, key_time) for key_time in packets.key_times)
+            self._key_frames += sorted(number for number in numbers if number)
+        return packets
+
+    def _set_threads(self) -> None:
+        """Let FFmpeg use all cores, but one in a `DataLoader` worker, and no frame threads where they are not safe."""
+        self._stream.thread_type = "AUTO" if self._has_frame_threads else "SLICE"
+        if get_worker_info() is not None:
+            self._codec.thread_count = 1
+
+    def _read_by_time(self, numbers: list[int], start: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """Decode up to the last number, where timestamps tell which packet is which frame.
+
+        Args:
+            numbers: Distinct and ascending.
+            start: Frame 0 or a key frame, to decode from there and only what the numbers need; without it everything
+                is decoded from frame 0.
+        """
+        with self._reporting_errors():
+            self._position = start or 0
+            wanted = set(numbers)
+            expected: list[int] = []  # a heap: the frames that the decoder has yet to show
+            for packet in self._choose_packets(numbers, start, expected):
+                for frame in self._codec.decode(packet):
+                    # Some decoders show what refers to frames before the key frame.
+                    if frame.pts is not None and frame.pts < self._times[start or 0]:
+                        continue
+                    number = heappop(expected) if expected else None
+                    if number is None or frame.pts != self._times[number]:
+                        raise self._error("a frame is missing")
+                    self._check_frame(frame, is_first_after_seek=self._position == start != 0)
+                    self._position = number + 1
+                    if number in wanted:
+                        wanted.remove(number)
+                        yield number, self._to_array(frame)
+            if wanted or expected:
+                raise self._error("frames are missing")
+
+    def _choose_packets(self, numbers: list[int], start: int | None, expected: list[int]) -> Iterator[Any]:
+        """Yield what the decoder needs and then None, which empties it; add the frames it will show to `expected`."""
+        unsent = set(numbers)
+        nal_length_size = None if start is None else _read_nal_length_size(self._codec)
+        for packet in self._packets_from(start or 0):
+            number = bisect_left(self._times, packet.pts)
+            if not packet.is_discard and number >= (start or 0):
+                if number not in unsent and nal_length_size and _is_disposable(packet, nal_length_size):
+                    continue
+                unsent.discard(number)
+                heappush(expected, number)
+            yield packet
+            # After what should be the last frame of all, the end has to follow.
+            if not unsent and numbers[-1] < len(self._times) - 1:
+                break
+        yield None
+
+    def _read_by_counting(self, numbers: list[int], num_read: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+        """Decode from the start to the last number, where only counting tells which frame it is; the first `num_read`
+        have been read already."""
+        with self._reporting_errors():
+            self._position = 0
+            wanted = set(numbers[num_read:])
+            total = self.metadata.total_num_frames
+            for packet in chain(self._packets_from(0), [None]):
+                for frame in self._codec.decode(packet):
+                    self._check_frame(frame)
+                    if self._position in wanted:
+                        yield self._position, self._to_array(frame)
+                    self._position += 1
+                    # After what should be the last frame of all, the end has to follow.
+                    if numbers[-1] < self._position < total:
+                        return
+            if self._position != total:
+                if self._has_frame_threads:
+                    raise self._error("frames are missing")
+                self._set_num_frames(self._position)
+                raise _FrameCountError(
+                    f"{self.name}: {self._position} frames decoded, where there are {total} packets."
+                )
+
+    def _packets_from(self, start: int) -> Iterator[Any]:
+        """Yield the packets from frame 0 or a key frame to the end."""
+        if start:
+            self._container.seek(self._times[start], stream=self._stream)
+            yield from dropwhile(lambda packet: packet.pts != self._times[start], self._demux())
+            return
+        packets = iter(())
+        pts, dts, _ = self._first_packet or (None, None, None)
+        if self._container.format.name in _REWINDABLE_FORMATS and (pts, dts) != (None, None):
+            self._container.seek(dts if pts is None else pts, stream=self._stream)
+            packets = self._demux()
+        first = next(packets, None)
+        if first is None or _identify(first) != self._first_packet:
+            self._open_container()
+            self._set_threads()
+            yield from self._demux()
+        else:
+            yield first
+            yield from packets
+
+    def _demux(self) -> Iterator[Any]:
+        """Yield packets from where the container stands, without empty ones: decoders take them for the end."""
+        for packet in self._container.demux(self._stream):
+            self._check_time()
+            if packet.size:
+                yield packet
+
+    def _check_frame(self, frame: Any, is_first_after_seek: bool = False) -> None:
+        """Refuse a frame whose damage the decoder has concealed, and one that is nothing to start from."""
         if frame.is_corrupt:
             raise self._error("a frame is damaged")
-        if self._times and self._times[self._position : self._position + 1] != [frame.pts]:
-            raise self._error("a frame is missing")
         # Some containers also mark frames that later ones cannot do with alone, such as the start of an intra refresh.
         if is_first_after_seek and not (frame.key_frame and frame.pict_type == self._av.video.frame.PictureType.I):
             raise self._error("a key frame cannot be decoded by itself")
 
     def _to_array(self, frame: Any) -> np.ndarray:
-        """Convert an `av.VideoFrame` to upright uint8 RGB of shape (height, width, 3), the same for all frames."""
-        # One converter for all frames, with one thread: setting these up costs more than converting a frame.
-        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
-        array = np.rot90(rgb.to_ndarray(), round(frame.rotation / 90))
-        height, width, _ = array.shape
-        first_height, first_width = self.metadata.height or height, self.metadata.width or width
-        if (height, width) != (first_height, first_width):
-            raise self._error(f"the resolution changes from {first_width}x{first_height} to {width}x{height}")
-        self.metadata.height, self.metadata.width = height, width
-        return array
+        """Convert an `av.VideoFrame` to upright uint8 RGB of shape (height, width, 3)."""
+        try:
+            picture = self._converter.convert(frame)
+        except ValueError as error:
+            raise self._error(str(error)) from error
+        self.metadata.height, self.metadata.width = self._converter.height, self._converter.width
+        return picture
 
     def _set_num_frames(self, total: int) -> None:
         """Describe the video as one of `total` frames."""
@@ -253,32 +452,40 @@ class _VideoReader:
         self.metadata = VideoMetadata(
             total_num_frames=total, fps=fps or None, duration=total / fps if fps else None, video_backend="pyav"
         )
+        if (self.metadata.duration or 0) > self._limits.max_duration_sec:
+            self._refuse_duration(self.metadata.duration)
 
-    def _check_complete(self, stream: Any, packets: list[_Packet]) -> None:
+    def _refuse_duration(self, duration_sec: float) -> None:
+        limit = self._limits.max_duration_sec
+        raise self._error(f"it lasts {float(duration_sec):,.1f} s or more, max_duration_sec is {limit:,}")
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise self._error(f"decoding takes longer than max_decode_sec={self._limits.max_decode_sec}")
+
+    def _check_complete(self, packets: _Packets) -> None:
         """Refuse a file that was cut short, as far as its container can tell."""
-        num_whole = sum(not packet.is_corrupt for packet in packets)
-        num_listed = len(stream.index_entries)
-        if num_whole < max(len(packets), num_listed) or _is_short_matroska(self._file):
-            promised = max(stream.frames, num_listed)
+        num_listed = len(self._stream.index_entries)
+        if packets.num_whole < max(len(packets.times), num_listed) or self._is_short_matroska:
+            promised = max(self._stream.frames, num_listed)
+            num_whole = packets.num_whole
             left = f"{num_whole} of {promised}" if promised > num_whole else f"only {num_whole}"
             raise self._error(f"the file is damaged or cut short; {left} frames are left")
 
     @contextlib.contextmanager
-    def _open_stream(self) -> Iterator[tuple[Any, Any]]:
-        """Open the container with its best video stream, as FFmpeg chooses it."""
-        self._file.seek(0)
+    def _reporting_errors(self) -> Iterator[None]:
+        """Turn what FFmpeg, PyAV and the file raise into `VideoDecodeError`."""
         try:
-            # Text that is not UTF-8 in the container's metadata is no reason to fail.
-            with self._av.open(self._file, metadata_errors="replace") as container:
-                stream = container.streams.best("video")
-                if stream is None or stream.codec_context is None:
-                    raise self._error("there is no video stream that can be decoded")
-                yield container, stream
+            yield
         except VideoDecodeError:
             raise
         # Damage also shows as Python's own errors: an offset before the file's start, a stream that appears late.
         except (self._av.FFmpegError, OSError, ValueError, LookupError) as error:
-            raise self._error(getattr(error, "strerror", None) or str(error)) from error
+            self._check_time()
+            reason = getattr(error, "strerror", None) or str(error)
+            if self._container is not None and self._codec is not None and self._codec.width == 0:
+                reason += f" (a picture of more than max_pixels={self._limits.max_pixels:,} is refused)"
+            raise self._error(reason) from error
 
     def _error(self, reason: str) -> VideoDecodeError:
         """Name the source and how far decoding has come."""
@@ -288,19 +495,38 @@ class _VideoReader:
         return VideoDecodeError(f"{self.name}: {reason}{progress}.")
 
 
-def _is_timed(stream: Any, packets: list[_Packet]) -> bool:
+class _TimedFile:
+    """A file that a clock is looked at before each read, so that FFmpeg stops searching it when time is over."""
+
+    def __init__(self, file: BinaryIO, check_time: Callable[[], None]):
+        self._file = file
+        self._check_time = check_time
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        self._check_time()
+        return self._file.read(size)
+
+
+def _identify(packet: Any) -> tuple[int | None, int | None, int | None]:
+    """What tells a packet from the others: presentation and decoding timestamps, place in the file."""
+    return packet.pts, packet.dts, packet.pos
+
+
+def _is_timed(stream: Any, packets: _Packets) -> bool:
     """Tell whether the n-th presentation timestamp is sure to be that of the n-th frame, so that seeking is exact."""
-    times = [packet.pts for packet in packets]
+    times = np.asarray(packets.times)
     return (
         stream.container.format.name in _TIMED_FORMATS
         and stream.codec_context.codec.canonical_name in _ONE_FRAME_PER_PACKET
-        and None not in times
-        and len(set(times)) == len(times)
+        and packets.are_timed
+        and packets.num_shown > 0
+        and len(np.unique(times)) == len(times)
         # What precedes the first key frame cannot be decoded.
-        and packets[0].is_keyframe
-        and times[0] == min(times)
+        and packets.starts_with_key_frame
+        and times[0] == times.min()
         # Some writers store the order of decoding as the order of presentation.
-        and (times != sorted(times) or not stream.codec_context.has_b_frames)
+        and bool((np.diff(times) < 0).any() or not stream.codec_context.has_b_frames)
     )
 
 
@@ -317,10 +543,32 @@ def _plan_runs(numbers: list[int], key_frames: list[int], min_frames_to_skip: in
     return [run for run in runs if run[1]]
 
 
+def _read_nal_length_size(codec: Any) -> int | None:
+    """In how many bytes each unit of a packet states its length, where the codec is H.264 and they do."""
+    header = codec.extradata or b""
+    is_avcc = codec.codec.canonical_name == "h264" and len(header) > 4 and header[0] == 1
+    return (header[4] & 3) + 1 if is_avcc else None
+
+
+def _is_disposable(packet: Any, nal_length_size: int) -> bool:
+    """Tell whether an H.264 packet is whole and no frame refers to its own: `nal_ref_idc` is zero in all units."""
+    data = memoryview(packet)
+    start = 0
+    while start + nal_length_size < len(data):
+        length = int.from_bytes(data[start : start + nal_length_size], "big")
+        header = data[start + nal_length_size]
+        # The first bit is forbidden.
+        if header & 0xE0 or length == 0:
+            return False
+        start += nal_length_size + length
+    return start == len(data)
+
+
 def _is_short_matroska(file: BinaryIO) -> bool:
     """Tell whether a Matroska or WebM file is shorter than it declares; FFmpeg takes such an end for a proper one."""
     file.seek(0)
     head = file.read(4096)
+    num_bytes_there = file.seek(0, os.SEEK_END)
     end = 0
     # The file is two elements: identifier, size, body. The leading zeros of a size tell how many bytes it takes.
     for identifier in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):
@@ -331,11 +579,13 @@ def _is_short_matroska(file: BinaryIO) -> bool:
         unknown = 2 ** (7 * num_bytes) - 1
         size = int.from_bytes(head[start : start + num_bytes], "big") & unknown
         end = start + num_bytes + size
-    return size != unknown and file.seek(0, os.SEEK_END) < end
+    return size != unknown and num_bytes_there < end
 
 
 @contextlib.contextmanager
-def _open_video(source: VideoSource) -> Iterator[_VideoReader]:
+def _open_video(
+    source: VideoSource, choose_region: ChooseRegion | None = None, limits: DecodeLimits | None = None
+) -> Iterator[_VideoReader]:
     """Open any source as one seekable binary file, so that FFmpeg reads all of them in the same way."""
     with contextlib.ExitStack() as stack:
         if isinstance(source, bytes):
@@ -357,7 +607,10 @@ def _open_video(source: VideoSource) -> Iterator[_VideoReader]:
         name = name if isinstance(name, str) else f"<{num_bytes} bytes>"
         if num_bytes == 0:
             raise VideoDecodeError(f"{name}: there is nothing in it.")
-        yield _VideoReader(file, name)
+        video = _VideoReader(file, name, choose_region, limits or DecodeLimits())
+        stack.callback(video.close)
+        video.open()
+        yield video
 
 
 def _download(url: str, file: BinaryIO) -> None:

@@ -1,7 +1,10 @@
 """From videos to the input of a VTN: decoding, frame sampling and pixels put together."""
 
+import copy
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,14 +22,18 @@ except ImportError:  # transformers before 5.20 has it fused with the torchvisio
 
 from .frame_sampling_vtn import sample_pyslowfast_full_video, sample_uniform
 from .image_processing_vtn import (
+    NORMALIZE_SETTINGS,
     VTNImageProcessor,
     batch_videos,
+    check_has_bytes,
+    choose_region,
+    normalize_uint8,
     preprocess_frames,
     read_backbone_preprocessing,
     to_channels_first,
     to_tensor,
 )
-from .video_decoding_vtn import decode_video
+from .video_decoding_vtn import DecodeLimits, SampleIndices, decode_video
 
 
 FRAME_SAMPLINGS = ("uniform", "pyslowfast")
@@ -41,13 +48,50 @@ class VTNVideoProcessorKwargs(VideosKwargs, total=False):
     frame_sampling (`str`, *optional*, defaults to `"uniform"`):
         `"uniform"` spreads the frames over the whole video, none twice; `"pyslowfast"` takes those that the original
         evaluates on: the first 10 s, with repeats where there are fewer than 250.
+    decode_limits (`dict`, *optional*):
+        Fields of [`DecodeLimits`], for files: `max_pixels`, `max_duration_sec`, `max_bytes`, `max_decode_sec`.
     pixel_protocol (`str`), do_flip_channel_order (`bool`):
         As for [`VTNImageProcessor`].
     """
 
     frame_sampling: str
+    decode_limits: dict | None
     pixel_protocol: str
     do_flip_channel_order: bool
+
+
+@dataclass
+class EncodedVideo:
+    """
+    A video that is still to be decoded: for a [`VTNVideoProcessor`], which makes its frames small one by one.
+
+    Args:
+        source (`str`, `bytes` or `os.PathLike`): A path, a URL or the bytes of a file.
+        sample_indices (`Callable`, *optional*): Chooses the frames, in place of the processor; as in [`decode_video`].
+    """
+
+    source: str | bytes | os.PathLike
+    sample_indices: SampleIndices | None = None
+    metadata: VideoMetadata | None = field(default=None, init=False)
+    device: torch.device | None = field(default=None, init=False)
+
+    def decode(self, limits: DecodeLimits, settings: dict) -> torch.Tensor:
+        """Gives `pixel_values` of shape (frames, channels, height, width), and sets `metadata`."""
+        if self.device.type != "cpu":
+            frames, self.metadata = decode_video(self.source, self.sample_indices, limits=limits)
+            return preprocess_frames(torch.as_tensor(frames, device=self.device).movedim(-1, -3), **settings)
+        region = None
+        if settings["pixel_protocol"] == "libswscale":
+            region = partial(choose_region, **settings)
+            settings = settings | {"do_resize": False}
+
+        def preprocess_frame(frame: np.ndarray) -> np.ndarray:
+            return preprocess_frames(torch.from_numpy(frame).movedim(-1, -3)[None], **settings)[0].numpy()
+
+        frames, self.metadata = decode_video(
+            self.source, self.sample_indices, convert_frame=preprocess_frame, choose_region=region, limits=limits
+        )
+        return torch.from_numpy(frames)
 
 
 class VTNVideoProcessor(VideoProcessorMixin):
@@ -66,6 +110,9 @@ class VTNVideoProcessor(VideoProcessorMixin):
             `"uniform"` spreads the frames over the whole video; `"pyslowfast"` takes those that the original evaluates
             on: the first `num_frames / 25` seconds, with repeats in shorter videos. Use the latter to reproduce
             published figures, the former for everything else.
+        decode_limits (`dict`, *optional*):
+            What a file may cost, as fields of [`DecodeLimits`]: `max_pixels` of a frame, `max_duration_sec`,
+            `max_bytes` of its pixels, `max_decode_sec`. What is not named has the default.
         do_resize, size, resample, do_center_crop, crop_size, do_rescale, rescale_factor, do_normalize, image_mean,
         image_std, pixel_protocol, do_flip_channel_order:
             As in [`VTNImageProcessor`].
@@ -89,6 +136,7 @@ class VTNVideoProcessor(VideoProcessorMixin):
     num_frames = 250
     fps = None
     frame_sampling = "uniform"
+    decode_limits = None
     # The pixels, and so their settings, are those of the image processor.
     do_resize = VTNImageProcessor.do_resize
     size = VTNImageProcessor.size
@@ -113,6 +161,19 @@ class VTNVideoProcessor(VideoProcessorMixin):
         """The processor for a VTN on a pretrained backbone; see [`read_backbone_preprocessing`]."""
         return cls(**{**read_backbone_preprocessing(backbone_name_or_path), **kwargs})
 
+    def to_uint8_processor(self) -> "VTNVideoProcessor":
+        """
+        A copy that leaves the pixels as bytes, for workers; `normalize_uint8` of this one does the rest on the device,
+        and [`VTNTrainer`] calls it.
+
+        Raises:
+            ValueError: If `pixel_protocol` is `"pyslowfast"`, which does not resize bytes.
+        """
+        check_has_bytes(self.pixel_protocol)
+        processor = copy.deepcopy(self)
+        processor.do_rescale = processor.do_normalize = False
+        return processor
+
     def to_image_processor(self) -> VTNImageProcessor:
         """The [`VTNImageProcessor`] with the same pixel settings, for frames that are decoded already."""
         return VTNImageProcessor(
@@ -127,8 +188,8 @@ class VTNVideoProcessor(VideoProcessorMixin):
         """
         Args:
             videos (`VideoInput`):
-                A video or a list of videos, each a path, a URL, the bytes of a file, an array or tensor of shape
-                `(frames, height, width, 3)` or `(frames, 3, height, width)`, or a list of PIL images.
+                A video or a list of videos, each a path, a URL, the bytes of a file, an [`EncodedVideo`], an array or
+                tensor of shape `(frames, height, width, 3)` or `(frames, 3, height, width)`, or a list of PIL images.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`; without it, lists.
             kwargs:
@@ -136,8 +197,9 @@ class VTNVideoProcessor(VideoProcessorMixin):
                 with frame count, rate, duration, size and the frame numbers taken.
 
         Returns:
-            `BatchFeature`: `pixel_values` of shape `(batch, frames, 3, height, width)`, float32; `position_ids` of
-            shape `(batch, frames)`, int64, the index of each frame in its video; for videos of unequal length
+            `BatchFeature`: `pixel_values` of shape `(batch, frames, 3, height, width)`, float32, or uint8 with
+            `do_rescale=False, do_normalize=False` (see `normalize_uint8`); `position_ids` of shape
+            `(batch, frames)`, int64, the index of each frame in its video; for videos of unequal length
             `attention_mask` of shape `(batch, frames)`, 1 = frame, 0 = padding.
 
         Raises:
@@ -147,12 +209,35 @@ class VTNVideoProcessor(VideoProcessorMixin):
         return_metadata = kwargs.pop("return_metadata", self.return_metadata)
         return_tensors = kwargs.pop("return_tensors", None)
         batch = super().preprocess(videos, return_metadata=True, **kwargs)
-        metadata = batch.pop("video_metadata")
-        batch = batch_videos(batch["pixel_values"], [np.asarray(video.frames_indices) for video in metadata])
-        batch = BatchFeature(data=batch, tensor_type=return_tensors)
+        metadata = [
+            video.metadata if isinstance(video, EncodedVideo) else video for video in batch.pop("video_metadata")
+        ]
+        position_ids = [np.asarray(video.frames_indices) for video in metadata]
+        batch = batch_videos(batch["pixel_values"], position_ids, return_tensors)
         if return_metadata:
             batch["video_metadata"] = metadata
         return batch
+
+    def normalize_uint8(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """
+        Rescales and normalises, on its device, a batch that this processor has left as bytes:
+
+        ```python
+        >>> inputs = processor("video.mp4", do_rescale=False, do_normalize=False, return_tensors="pt").to("cuda")
+        >>> inputs["pixel_values"] = processor.normalize_uint8(inputs["pixel_values"])
+
+        ```
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(..., 3, height, width)`): uint8.
+
+        Returns:
+            `torch.Tensor`: float32, of the same shape.
+
+        Raises:
+            ValueError: If `pixel_values` are no bytes, or `pixel_protocol` is `"pyslowfast"`, which has none.
+        """
+        return normalize_uint8(pixel_values, **{name: getattr(self, name) for name in NORMALIZE_SETTINGS})
 
     def sample_frames(
         self,
@@ -203,36 +288,56 @@ class VTNVideoProcessor(VideoProcessorMixin):
         self, videos, video_metadata=None, do_sample_frames=None, sample_indices_fn=None
     ) -> tuple[Sequence, Sequence[VideoMetadata]]:
         videos = _list_videos(videos)
-        arrays = [video for video in videos if not isinstance(video, _SOURCES)]
+        arrays = [video for video in videos if not isinstance(video, (*_SOURCES, EncodedVideo))]
         if any(len(array) == 0 for array in arrays):
             raise ValueError(f"Each video needs at least one frame, got {[len(array) for array in arrays]} frames.")
         array_metadata = iter(make_batched_metadata(arrays, video_metadata) if arrays else ())
-        decoded = [
-            self.fetch_videos(video, sample_indices_fn)
-            if isinstance(video, _SOURCES)
-            else _take_frames(video, next(array_metadata), sample_indices_fn)
-            for video in videos
-        ]
-        return tuple(zip(*decoded, strict=True))
+        taken = []
+        for video in videos:
+            if isinstance(video, _SOURCES):
+                video = EncodedVideo(video, sample_indices_fn)
+            if isinstance(video, EncodedVideo):
+                taken.append((video, video))  # decoding will tell the metadata
+            else:
+                taken.append(_take_frames(video, next(array_metadata), sample_indices_fn))
+        return tuple(zip(*taken, strict=True))
 
     def _prepare_input_videos(
         self,
-        videos: Sequence[np.ndarray | torch.Tensor],
+        videos: Sequence["np.ndarray | torch.Tensor | EncodedVideo"],
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
         device: torch.device | str | None = None,
-    ) -> list[torch.Tensor]:
-        return [to_channels_first(to_tensor(video, device), do_convert_rgb, input_data_format) for video in videos]
+    ) -> "list[torch.Tensor | EncodedVideo]":
+        prepared = []
+        for video in videos:
+            if isinstance(video, EncodedVideo):
+                video.device = torch.device(device or "cpu")
+            else:
+                video = to_channels_first(to_tensor(video, device), do_convert_rgb, input_data_format)
+            prepared.append(video)
+        return prepared
 
     def _preprocess(
-        self, videos: list[torch.Tensor], return_tensors: str | TensorType | None = None, **kwargs
+        self,
+        videos: "list[torch.Tensor | EncodedVideo]",
+        return_tensors: str | TensorType | None = None,
+        decode_limits: dict | None = None,
+        **kwargs,
     ) -> BatchFeature:
-        return BatchFeature(data={"pixel_values": [preprocess_frames(video, **kwargs) for video in videos]})
+        limits = DecodeLimits(**(decode_limits or {}))
+        pixel_values = [
+            video.decode(limits, kwargs)
+            if isinstance(video, EncodedVideo)
+            else preprocess_frames(video, **kwargs).contiguous()
+            for video in videos
+        ]
+        return BatchFeature(data={"pixel_values": pixel_values})
 
 
 def _list_videos(videos: VideoInput) -> list:
     """One video or a list of them to a list of sources and of arrays or tensors (frames, …)."""
-    if isinstance(videos, _SOURCES):
+    if isinstance(videos, (*_SOURCES, EncodedVideo)):
         return [videos]
     if _is_picture(videos):
         return _list_videos([videos])
@@ -265,4 +370,4 @@ def _take_frames(video, metadata: VideoMetadata, sample_indices_fn) -> tuple:
     return video[metadata.frames_indices], metadata
 
 
-__all__ = ["VTNVideoProcessor"]
+__all__ = ["EncodedVideo", "VTNVideoProcessor"]

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
@@ -94,6 +95,14 @@ class VTNTrainer(RecipeTrainer):
         # Uploads go on in the background: they start when the checkpoint is where it stays.
         if not self._is_saving_checkpoint:
             super()._push_from_checkpoint(checkpoint_folder)
+
+    def _prepare_inputs(self, inputs: dict) -> dict:
+        """Normalises on the device what the workers have left as bytes."""
+        inputs = super()._prepare_inputs(inputs)
+        pixel_values = inputs.get("pixel_values")
+        if pixel_values is not None and pixel_values.dtype == torch.uint8:
+            inputs["pixel_values"] = self.processing_class.normalize_uint8(pixel_values)
+        return inputs
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
         super()._save(output_dir, state_dict)
