@@ -260,6 +260,9 @@ def load_data(data_args: DataArguments, training_args: TrainingArguments, proces
     is_multi_label = isinstance(label, datasets.List)
     class_names = (label.feature if is_multi_label else label).names
     augmentation = make_augmentation(data_args, processor)
+    if processor.pixel_protocol != "pyslowfast":
+        # Workers ship bytes, a quarter of floats; the trainer normalises them on the device.
+        processor = processor.to_uint8_processor()
     transforms, splits, skipped = {}, {}, {}
     for split in ("train", "val"):
         if split not in videos:
