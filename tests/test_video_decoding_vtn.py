@@ -19,7 +19,7 @@ import torch
 from transformers.dynamic_module_utils import get_imports
 from transformers.image_utils import SizeDict
 
-from vtn_hf import video_decoding_vtn
+from vtn_hf import frame_conversion_vtn, video_decoding_vtn
 from vtn_hf.frame_conversion_vtn import Region
 from vtn_hf.image_processing_vtn import resize_frames
 from vtn_hf.video_decoding_vtn import DecodeLimits, VideoDecodeError, decode_video, iter_video_frames
@@ -861,4 +861,5 @@ class TestImport:
             decode_video(b"video")
 
     def test_remote_code_does_not_require_av(self):
-        assert "av" not in get_imports(video_decoding_vtn.__file__)
+        for module in (video_decoding_vtn, frame_conversion_vtn):
+            assert "av" not in get_imports(module.__file__)

@@ -54,6 +54,7 @@ class FrameConverter:
     Converts the frames of one video.
 
     Args:
+        av: The module PyAV, which is imported where a video is decoded only.
         choose_region: Called with height and width of the upright picture; says which region to take and what to
             resize it to (bilinear, antialiased). `None` takes the whole picture as it is.
 
@@ -61,14 +62,13 @@ class FrameConverter:
         height, width: Of the upright picture, before resizing; `None` until a frame has been seen.
     """
 
-    def __init__(self, choose_region: ChooseRegion | None = None):
-        from av.video.reformatter import VideoReformatter
-
+    def __init__(self, av: Any, choose_region: ChooseRegion | None = None):
         self.height: int | None = None
         self.width: int | None = None
         self._choose_region = choose_region
         # One converter for all frames, with one thread: setting these up costs more than converting a frame.
-        self._reformatter = VideoReformatter()
+        self._reformatter = av.video.reformatter.VideoReformatter()
+        self._make_empty_graph = av.filter.Graph
         self._graph: Any = None
         self._graph_input: tuple | None = None
 
@@ -95,7 +95,7 @@ class FrameConverter:
         graph_input = (frame.format.name, frame.colorspace, frame.color_range, orientation)
         if graph_input != self._graph_input:
             region = orientation.turn_back(self._choose_region(self.height, self.width), self.height, self.width)
-            self._graph, self._graph_input = _make_graph(frame, region), graph_input
+            self._graph, self._graph_input = _fill_graph(self._make_empty_graph(), frame, region), graph_input
         self._graph.push(frame)
         return self._graph.pull()
 
@@ -112,11 +112,8 @@ def _read_orientation(frame: Any) -> _Orientation:
     return _Orientation(True, flip_rows=b < 0, flip_columns=c < 0)
 
 
-def _make_graph(frame: Any, region: Region) -> Any:
-    """A filter graph that takes frames like this one to the region's RGB picture."""
-    from av.filter import Graph
-
-    graph = Graph()
+def _fill_graph(graph: Any, frame: Any, region: Region) -> Any:
+    """Make a filter graph take frames like this one to the region's RGB picture."""
     graph.threads = 1
     time_base = frame.time_base or 1
     buffer = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=time_base)

@@ -202,7 +202,7 @@ class _VideoReader:
 
     def __init__(self, file: BinaryIO, name: str, choose_region: ChooseRegion | None, limits: DecodeLimits):
         self._av = _import_av()
-        self._converter = FrameConverter(choose_region)
+        self._converter = FrameConverter(self._av, choose_region)
         self._limits = limits
         self._deadline = time.monotonic() + (limits.max_decode_sec or float("inf"))
         self._file = file

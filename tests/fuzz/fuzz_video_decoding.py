@@ -158,7 +158,9 @@ def decode_damaged(name: str, mutation: str, data: bytes, intact: np.ndarray) ->
     return outcome
 
 
-def start_case(seed: int, sources: dict[str, bytes], intact: dict[str, np.ndarray]) -> tuple[int, int]:
+def start_case(
+    seed: int, sources: dict[str, bytes], intact: dict[str, np.ndarray], time_limit_sec: int
+) -> tuple[int, int]:
     """Forks a process that runs a case; returns its id and the pipe from which its result can be read."""
     reader, writer = os.pipe()
     pid = os.fork()
@@ -166,7 +168,7 @@ def start_case(seed: int, sources: dict[str, bytes], intact: dict[str, np.ndarra
         os.close(writer)
         return pid, reader
     try:
-        signal.alarm(TIME_LIMIT_SEC)
+        signal.alarm(time_limit_sec)
         memory = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY_LIMIT_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -181,7 +183,7 @@ def start_case(seed: int, sources: dict[str, bytes], intact: dict[str, np.ndarra
 
 
 def run_cases(
-    seeds: list[int], sources: dict[str, bytes], num_jobs: int = 1
+    seeds: list[int], sources: dict[str, bytes], num_jobs: int = 1, time_limit_sec: int = TIME_LIMIT_SEC
 ) -> tuple[dict[int, str], dict[int, float]]:
     """
     Runs cases, several at a time.
@@ -197,7 +199,7 @@ def run_cases(
     while waiting or running:
         while waiting and len(running) < num_jobs:
             seed = waiting.pop()
-            pid, reader = start_case(seed, sources, intact)
+            pid, reader = start_case(seed, sources, intact, time_limit_sec)
             running[pid] = (seed, reader, time.monotonic())
         pid, status = os.wait()
         seed, reader, start = running.pop(pid)
@@ -237,6 +239,7 @@ def main():
     parser.add_argument("--case", type=int, help="run this case only, in this process")
     parser.add_argument("--keep", type=Path, help="with --case: write the damaged file here")
     parser.add_argument("--clips", type=Path, help="folder of real clips to damage beside the generated ones")
+    parser.add_argument("--time_limit_sec", type=int, default=TIME_LIMIT_SEC, help="seconds after which a case hangs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cases at a time")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args()
@@ -251,7 +254,7 @@ def main():
         return
     start = time.monotonic()
     seeds = list(range(options.seed, options.seed + options.cases))
-    results, seconds = run_cases(seeds, sources, options.jobs)
+    results, seconds = run_cases(seeds, sources, options.jobs, options.time_limit_sec)
     table = Counter((*damage(seed, sources)[:2], result) for seed, result in results.items() if is_good(result))
     print("file, damage: error / same frames / other frames")
     for name in sources:

@@ -31,6 +31,5 @@ def test_trouble_is_noticed(sources, monkeypatch, trouble, expected):
 
 
 def test_hang_is_noticed(sources, monkeypatch):
-    monkeypatch.setattr("fuzz_video_decoding.TIME_LIMIT_SEC", 1)
     monkeypatch.setattr("fuzz_video_decoding.decode_damaged", lambda *args: __import__("time").sleep(60))
-    assert run_cases([1], sources)[0] == {1: "hang"}
+    assert run_cases([1], sources, time_limit_sec=1)[0] == {1: "hang"}

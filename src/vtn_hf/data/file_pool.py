@@ -40,6 +40,8 @@ def map_files(
             ready = wait(list(workers), timeout=max(0, next_deadline - time.monotonic()))
             late = [] if ready else [connection for connection, each in workers.items() if each.is_late()]
             for connection in [*ready, *late]:
+                if workers[connection].is_starting and workers[connection].begin():
+                    continue
                 worker = workers.pop(connection)
                 item, result = worker.item, worker.finish()
                 if worker.is_alive and (next_item := next(waiting, _NOTHING)) is not _NOTHING:
@@ -54,6 +56,7 @@ def map_files(
 
 
 _NOTHING = object()
+_START_LIMIT_SEC = 300
 
 
 class _Worker:
@@ -67,15 +70,22 @@ class _Worker:
         self._process.start()
         other_end.close()
         self._time_limit_sec = time_limit_sec
-        self._is_new = True
+        self.is_starting = True
         self.is_alive = True
 
     def start(self, item: Any):
         self.item = item
         self.connection.send(item)
-        # The first item waits for the imports.
-        self.deadline = time.monotonic() + self._time_limit_sec + (60 if self._is_new else 0)
-        self._is_new = False
+        self.deadline = time.monotonic() + (_START_LIMIT_SEC if self.is_starting else self._time_limit_sec)
+
+    def begin(self) -> bool:
+        """The process has imported what it needs: the time of its item begins now. False if it has ended instead."""
+        self.is_starting = False
+        self.deadline = time.monotonic() + self._time_limit_sec
+        try:
+            return self.connection.poll() and self.connection.recv() is None
+        except (EOFError, ConnectionResetError):
+            return False
 
     def is_late(self) -> bool:
         return time.monotonic() >= self.deadline
@@ -85,7 +95,7 @@ class _Worker:
         try:
             if self.connection.poll():
                 return self.connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self.end()
             return ChildProcessError(f"its process ended with exit code {self._process.exitcode}")
         self.end()
@@ -99,7 +109,8 @@ class _Worker:
 
 
 def _serve(function: Callable, connection: Connection):
-    """What a process does: it takes items from a pipe and puts results back."""
+    """What a process does: it says that it is there, takes items from a pipe and puts results back."""
+    connection.send(None)
     while True:
         try:
             item = connection.recv()
