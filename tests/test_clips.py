@@ -12,8 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Value, Video
 from torch.utils.data import DataLoader
 from video_files import write_video
 
-from vtn_hf import VideoDecodeError, VTNVideoProcessor
-from vtn_hf.data import clips
+from vtn_hf import VideoDecodeError, VTNVideoProcessor, video_processing_vtn
 from vtn_hf.data.augmentation import ClipAugmentation, ClipMixing
 from vtn_hf.data.clips import ClipTransform, collate_videos
 
@@ -152,8 +151,10 @@ def test_copies_of_a_data_set_are_in_the_same_epoch(processor, clip):
 
 def test_repeated_augmentation_reads_a_video_once(processor, clip, short_clip, monkeypatch):
     calls = []
-    decode = clips.decode_video
-    monkeypatch.setattr(clips, "decode_video", lambda *args: calls.append(args[0]) or decode(*args))
+    decode = video_processing_vtn.decode_video
+    monkeypatch.setattr(
+        video_processing_vtn, "decode_video", lambda *args, **kwargs: calls.append(args[0]) or decode(*args, **kwargs)
+    )
     transform = ClipTransform(processor, num_frames=4, clip_duration_sec=1.0, num_repeats=3)
     rows = make_rows(clip, short_clip)
     inputs = transform(rows)

@@ -161,6 +161,11 @@ class VTNVideoProcessor(VideoProcessorMixin):
         """The processor for a VTN on a pretrained backbone; see [`read_backbone_preprocessing`]."""
         return cls(**{**read_backbone_preprocessing(backbone_name_or_path), **kwargs})
 
+    @property
+    def limits(self) -> DecodeLimits:
+        """What a file may cost."""
+        return DecodeLimits(**(self.decode_limits or {}))
+
     def to_uint8_processor(self) -> "VTNVideoProcessor":
         """
         A copy that leaves the pixels as bytes, for workers; `normalize_uint8` of this one does the rest on the device,

@@ -10,7 +10,7 @@ from transformers.video_utils import VideoMetadata
 
 from ..frame_sampling_vtn import sample_clip
 from ..video_decoding_vtn import VideoDecodeError, VideoSource, decode_video
-from ..video_processing_vtn import VTNVideoProcessor
+from ..video_processing_vtn import EncodedVideo, VTNVideoProcessor
 from .augmentation import ClipAugmentation, ClipMixing
 from .coverage import NO_LABEL, SkippedVideos
 
@@ -119,26 +119,32 @@ class ClipTransform:
 
     def _load_clips(self, source: VideoSource, name: str) -> list[dict[str, torch.Tensor]]:
         generators = [self._make_generator(name, repeat) for repeat in range(self.num_repeats)]
-        frames, metadata = decode_video(
+        video = EncodedVideo(
             source, lambda metadata: np.concatenate([self._sample_clip(metadata, each) for each in generators])
         )
-        clips = np.split(frames, self.num_repeats)
+        if self.augmentation is None:
+            clips = self.processor(video, return_tensors="pt")["pixel_values"][0].chunk(self.num_repeats)
+            metadata = video.metadata
+        else:
+            frames, metadata = decode_video(source, video.sample_indices, limits=self.processor.limits)
+            clips = map(self._augment, np.split(frames, self.num_repeats), generators)
         numbers = np.split(np.asarray(metadata.frames_indices), self.num_repeats)
         return [
-            {
-                "pixel_values": self._to_pixels(clip, generator),
-                # Positions count from the start of the clip, as in the original.
-                "position_ids": torch.from_numpy(indices - indices[0]),
-            }
-            for clip, indices, generator in zip(clips, numbers, generators, strict=True)
+            # Positions count from the start of the clip, as in the original.
+            {"pixel_values": clip, "position_ids": torch.from_numpy(indices - indices[0])}
+            for clip, indices in zip(clips, numbers, strict=True)
         ]
 
-    def _to_pixels(self, frames: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
-        kwargs = {}
-        if self.augmentation is not None:
-            frames = self.augmentation(torch.from_numpy(frames).permute(0, 3, 1, 2), generator)
-            kwargs = {"do_resize": False, "do_center_crop": False, "input_data_format": "channels_first"}
-        return self.processor(frames, do_sample_frames=False, return_tensors="pt", **kwargs)["pixel_values"][0]
+    def _augment(self, frames: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
+        inputs = self.processor(
+            self.augmentation(torch.from_numpy(frames).permute(0, 3, 1, 2), generator),
+            do_sample_frames=False,
+            do_resize=False,
+            do_center_crop=False,
+            input_data_format="channels_first",
+            return_tensors="pt",
+        )
+        return inputs["pixel_values"][0]
 
     def _sample_clip(self, metadata: VideoMetadata, generator: np.random.Generator) -> np.ndarray:
         span = None
