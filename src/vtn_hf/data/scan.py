@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -160,8 +161,10 @@ def read_scan(table: str | Path) -> dict[str, ScannedVideo]:
     Returns:
         `dict[str, ScannedVideo]`: By path; of a file that was scanned again, the last row.
     """
-    with open(table, newline="", encoding="utf-8") as file:
-        return {row["path"]: _parse(row) for row in csv.DictReader(file)}
+    text = Path(table).read_bytes().decode()
+    # The last row of a scan that was stopped may be unfinished.
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    return {row["path"]: _parse(row) for row in rows}
 
 
 def drop_bad_videos(videos: Dataset | DatasetDict, table: str | Path) -> tuple[Dataset | DatasetDict, dict[str, str]]:
