@@ -7,7 +7,7 @@ import pytest
 from fuzz_video_decoding import MUTATIONS, damage, is_good, make_sources, run_cases
 
 
-# Cases of the generated files that went wrong. 143 is a WMV that is cut between two packets, which nothing in it tells.
+# Cases of the generated files that went wrong. 143 is a WMV that is cut between two packets, which it does not tell.
 FOUND = (143,)
 
 
