@@ -36,8 +36,8 @@ def count(name: str) -> dict[str, float | str | None]:
     with torch.device("meta"):
         # In training mode, as counting needs no look at the pixels; a backbone in eval mode skips repeated frames.
         model = VTNForVideoClassification(config).train()
-        # With a hook on the backbone all of it runs, as the paper counts it, and not its last layer for the class token
-        # alone.
+        # With a hook on the backbone all of it runs, as the paper counts it; without, its last layer may run for the
+        # class token alone.
         model.vtn.backbone.register_forward_hook(lambda *_: None)
         pixel_values = torch.empty(1, NUM_FRAMES, 3, 224, 224)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
