@@ -412,6 +412,14 @@ def test_repeated_frames_go_through_the_backbone_once(frames_per_chunk):
     assert_close(logits, expected)
 
 
+def test_every_repeat_gets_its_own_gradient():
+    model = make_model()
+    pixel_values = make_frames(1, 3)
+    pixel_values[0, 2] = pixel_values[0, 0]
+    model(pixel_values.requires_grad_()).logits.sum().backward()
+    assert (pixel_values.grad[0].abs().amax(dim=(1, 2, 3)) > 1e-6).all()
+
+
 def test_repeats_across_videos_and_padding():
     model = make_model()
     pixel_values, mask = make_frames(2, 4), make_mask(3, 4)

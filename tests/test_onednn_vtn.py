@@ -56,7 +56,7 @@ def test_frozen_weights_and_inputs_get_no_gradient(calls):
 
 
 @pytest.mark.parametrize(
-    "case", ["few_rows", "small_weight", "float64", "bfloat16", "autocast", "disabled", "subclass", "outside"]
+    "case", ["few_rows", "small_weight", "float64", "bfloat16", "autocast", "disabled", "subclass", "func", "outside"]
 )
 def test_everything_else_is_left_alone(case, calls):
     width = 16 if case == "small_weight" else 160
@@ -69,6 +69,10 @@ def test_everything_else_is_left_alone(case, calls):
     with torch.backends.mkldnn.flags(enabled=case != "disabled"), torch.autocast("cpu", enabled=case == "autocast"):
         if case == "outside":
             layer(inputs)
+        elif case == "func":
+            with OneDNNLinear():
+                gradient = torch.func.grad(lambda x: layer(x).sum())(inputs)
+            torch.testing.assert_close(gradient, layer.weight.sum(0).expand(70, -1), atol=1e-5, rtol=1e-5)
         else:
             with OneDNNLinear():
                 torch.testing.assert_close(layer(inputs).to(dtype), expected, atol=0.05, rtol=0.05)

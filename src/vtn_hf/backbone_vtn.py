@@ -114,7 +114,8 @@ def encode_frames(
     if is_frame is None:
         is_frame = torch.ones(len(frames), dtype=torch.bool)
     numbers = is_frame.nonzero().flatten().tolist()
-    first, place = find_repeats(frames, numbers)
+    # Where pixels get gradients, each frame needs its own.
+    first, place = (numbers, None) if frames.requires_grad else find_repeats(frames, numbers)
     chunk_size = chunk_size or len(first)
     features = torch.cat(
         [_run(backbone, frames[first[start : start + chunk_size]]) for start in range(0, len(first), chunk_size)]

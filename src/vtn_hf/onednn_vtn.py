@@ -73,6 +73,7 @@ def _is_supported(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor 
         and weight.numel() >= _MIN_WEIGHTS
         and input.numel() >= _MIN_ROWS * weight.shape[1]
         and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()  # whose derivatives of any order need PyTorch's own
         and torch.backends.mkldnn.enabled
         and _is_available()
     )
