@@ -276,11 +276,13 @@ def _recognise_repeats(
     Gives each frame that was not there before, or `None` for one that was, and the place of it or its equal among the
     different ones.
     """
-    places: dict[tuple, int] = {}
+    places: dict[bytes, int] = {}
     num_different, last = 0, None
     for frame in frames:
         # Equal pictures have equal digests; two different pictures with equal ones are not known to exist.
-        digest = (frame.shape, hashlib.blake2b(np.ascontiguousarray(frame), digest_size=16).digest())
+        picture_hash = hashlib.blake2b(repr(frame.shape).encode(), digest_size=16)
+        picture_hash.update(np.ascontiguousarray(frame))
+        digest = picture_hash.digest()
         place = places.get(digest)
         if place is None and threshold is not None and last is not None and is_close(frame, last, threshold):
             place = num_different - 1
