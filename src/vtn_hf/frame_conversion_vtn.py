@@ -66,6 +66,8 @@ class FrameConverter:
         self.height: int | None = None
         self.width: int | None = None
         self._choose_region = choose_region
+        self._orientation = _UPRIGHT
+        self._rotation: int | None = None
         # One converter for all frames, with one thread: setting these up costs more than converting a frame.
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._make_empty_graph = av.filter.Graph
@@ -79,7 +81,10 @@ class FrameConverter:
         Raises:
             ValueError: If the size is not that of the frames before.
         """
-        orientation = _read_orientation(frame)
+        if frame.rotation != self._rotation:
+            # Once, as PyAV makes a cycle of a frame and its side data: it would wait for the garbage collector.
+            self._orientation, self._rotation = _read_orientation(frame), frame.rotation
+        orientation = self._orientation
         height, width = (frame.width, frame.height) if orientation.transpose else (frame.height, frame.width)
         if (height, width) != (self.height or height, self.width or width):
             raise ValueError(f"the resolution changes from {self.width}x{self.height} to {width}x{height}")
