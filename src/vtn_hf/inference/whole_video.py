@@ -24,8 +24,8 @@ from ..video_decoding_vtn import VideoSource, iter_video_frames
 from ..video_processing_vtn import VTNVideoProcessor
 
 
-# Frames per call of the backbone: the fastest for a ViT-B on a CPU, where its activations still lie in the cache
-# (examples/benchmarks/whole_video.py, part `chunks`).
+# Frames per call of the backbone. For a ViT-B on a CPU 4 to 16 took the same time, one alone a fifth more
+# (examples/benchmarks/whole_video.py, part `chunks`, measures it).
 FRAMES_PER_CHUNK = 8
 
 _WINDOWS_PER_BATCH = 8
