@@ -1,9 +1,9 @@
 """
 Linear layers in float32 on x86 processors, computed by oneDNN.
 
-PyTorch hands them to MKL, which takes its slow path on processors that are not Intel's: for the layers of a ViT-B on an
-AMD EPYC (Zen 4) it reached two thirds to nine tenths of oneDNN's speed. The weights stay as they are, and the results
-are the same within rounding.
+PyTorch hands them to MKL, which takes its slow path on processors that are not Intel's: for the layers of a ViT-B on
+an AMD EPYC (Zen 4) it reached two thirds to nine tenths of oneDNN's speed. The weights stay as they are, and the
+results are the same within rounding.
 """
 
 from functools import cache
