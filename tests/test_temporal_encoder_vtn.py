@@ -33,10 +33,11 @@ def make_mask(masked):
 
 
 def test_blocks_of_three_frames():
-    # The class token is 9, the frames are 1, 2, 3, and 0 is beyond the ends of the video.
+    # The class token is 9, the frames are 1, 2, 3, and 0 is beyond the end of the video.
     states = torch.tensor([9, 1, 2, 3])[None, :, None]
-    blocks = split_into_blocks(states, block_size=2, half_window=1)
-    assert blocks.squeeze().tolist() == [[9, 0, 1, 2, 3], [9, 2, 3, 0, 0]]
+    class_token, blocks = split_into_blocks(states, block_size=2, half_window=1)
+    assert class_token.squeeze().item() == 9
+    assert blocks.squeeze().tolist() == [[9, 1, 2, 3], [2, 3, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -50,16 +51,20 @@ def test_blocks_of_three_frames():
 def test_mask_of_three_frames(attention_mask, expected):
     """Window 2, of the keys above: the class token for all, frames at most one away, no padding."""
     attention_mask = None if attention_mask is None else torch.tensor(attention_mask)
-    mask = make_local_mask(3, window=2, block_size=2, attention_mask=attention_mask, device="cpu")
-    assert mask.int().tolist() == [expected]
+    mask = make_local_mask(3, window=2, block_size=2, attention_mask=attention_mask, like=torch.empty(()))
+    assert mask.exp().int().tolist() == [expected]
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 3, 7, 64])
 @pytest.mark.parametrize("num_frames, window", [(1, 2), (5, 2), (9, 6), (10, 18), (130, 18)])
 def test_blocks_cover_every_pair_in_the_window_once(num_frames, window, block_size):
-    mask = make_local_mask(num_frames, window, block_size, None, "cpu")[0, :, :, 1:]
-    numbers = split_into_blocks(torch.arange(num_frames + 1)[None, :, None], block_size, window // 2)[0, :, 1:, 0] - 1
-    pairs = [(block * block_size + query, numbers[block, key].item()) for block, query, key in mask.nonzero().tolist()]
+    mask = make_local_mask(num_frames, window, block_size, None, torch.empty(()))[0, :, :, 1:]
+    _, blocks = split_into_blocks(torch.arange(num_frames + 1)[None, :, None], block_size, window // 2)
+    numbers = blocks[0, :, :, 0] - 1
+    pairs = [
+        (block * block_size + query, numbers[block, key].item())
+        for block, query, key in mask.isfinite().nonzero().tolist()
+    ]
     expected = [
         (query, key) for query in range(num_frames) for key in range(num_frames) if abs(query - key) <= window // 2
     ]

@@ -9,14 +9,24 @@ https://huggingface.co/papers/2102.00719, section 3.2), but only what VTN needs 
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_vtn import VTNConfig
+
+
+# Frames that attend together. Two to eight windows cost the same; below, the overlap of neighbours' keys weighs in,
+# above, the keys outside of the window do.
+BLOCK_SIZE = 64
+# Frames of a long video that go through attention and through the feed-forward network at a time, so that what these
+# need in between takes no memory for the whole video. Fewer frames make matrix products slower.
+SLAB_SIZE = 1024
 
 
 def eager_attention_forward(
@@ -29,16 +39,15 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reference attention, with the signature of transformers' attention functions and a boolean mask."""
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    """Reference attention, with the signature of transformers' attention functions."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling + attention_mask
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     output = torch.matmul(nn.functional.dropout(weights, p=dropout, training=module.training), value)
     return output.transpose(1, 2).contiguous(), weights
 
 
 def make_local_mask(
-    num_frames: int, window: int, block_size: int, attention_mask: torch.Tensor | None, device: torch.device
+    num_frames: int, window: int, block_size: int, attention_mask: torch.Tensor | None, like: torch.Tensor
 ) -> torch.Tensor:
     """
     Says which keys each frame may attend to, when frames come in blocks as [`split_into_blocks`] makes them.
@@ -48,40 +57,69 @@ def make_local_mask(
         window (`int`): Two-sided window.
         block_size (`int`): Queries per block.
         attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for frames, 0 for padding.
-        device (`torch.device`): Where to make it.
+        like (`torch.Tensor`): Gives the dtype and the device.
 
     Returns:
-        `torch.BoolTensor` of shape `(B or 1, blocks, block_size, 1 + block_size + window)`: The first key is the class
-        token, which every frame may attend to.
+        `torch.Tensor` of shape `(B or 1, blocks, block_size, 1 + block_size + window)`: What to add to the scores,
+        minus infinity for keys that may not be attended to and 0 for others. The first key is the class token, which
+        every frame may attend to.
     """
     half = window // 2
-    num_blocks = (num_frames + block_size - 1) // block_size
-    query = torch.arange(block_size, device=device)[:, None]
-    key = torch.arange(block_size + window, device=device)[None, :] - half
+    query = torch.arange(block_size, device=like.device)[:, None]
+    key = torch.arange(block_size + window, device=like.device)[None, :] - half
     in_window = (key - query).abs() <= half
     if attention_mask is None:
-        is_frame = torch.ones(1, num_frames, dtype=torch.bool, device=device)
+        is_frame = torch.ones(1, num_frames, dtype=torch.bool, device=like.device)
     else:
         is_frame = attention_mask.bool()
-    is_frame = nn.functional.pad(is_frame, (half, half + num_blocks * block_size - num_frames))
+    tail = count_blocks(num_frames, block_size) * block_size - num_frames
+    is_frame = nn.functional.pad(is_frame, (half, half + tail))
     is_frame = is_frame.unfold(1, block_size + window, block_size)
-    # (B, blocks, block_size, block_size + window)
-    local_mask = in_window & is_frame[:, :, None, :]
-    return nn.functional.pad(local_mask, (1, 0), value=True)
+    # (B, blocks, block_size, 1 + block_size + window)
+    is_hidden = nn.functional.pad(~(in_window & is_frame[:, :, None, :]), (1, 0), value=False)
+    return torch.zeros_like(is_hidden, dtype=like.dtype).masked_fill(is_hidden, -torch.inf)
 
 
-def split_into_blocks(states: torch.Tensor, block_size: int, half_window: int) -> torch.Tensor:
+def count_blocks(num_frames: int, block_size: int) -> int:
+    """The number of blocks in a video, filled up with nothing where the frames end."""
+    if torch.compiler.is_compiling():
+        # Never one, for which the compiler would make a graph of its own.
+        return num_frames // block_size + 2
+    return (num_frames + block_size - 1) // block_size
+
+
+def split_into_blocks(states: torch.Tensor, block_size: int, half_window: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Cuts the frames of keys or values into overlapping blocks, each with `half_window` more frames on either side and
-    the class token in front: `(B, N, H)` to `(B, blocks, 1 + block_size + 2 * half_window, H)`.
+    Cuts the frames of keys or values `(B, N, H)` into overlapping blocks `(B, blocks, block_size + 2 * half_window,
+    H)`, each with `half_window` more frames on either side. Returns the class token `(B, 1, H)` and the blocks, both
+    views of the same memory.
     """
     num_frames = states.shape[1] - 1
-    num_blocks = (num_frames + block_size - 1) // block_size
-    tail = num_blocks * block_size - num_frames
-    frames = nn.functional.pad(states[:, 1:], (0, 0, half_window, half_window + tail))
-    frames = frames.unfold(1, block_size + 2 * half_window, block_size).transpose(2, 3)
-    class_token = states[:, None, :1].expand(-1, num_blocks, -1, -1)
-    return torch.cat([class_token, frames], dim=2)
+    tail = count_blocks(num_frames, block_size) * block_size - num_frames
+    # The class token takes the place of the last frame before the first, which the mask hides.
+    states = nn.functional.pad(states, (0, 0, half_window - 1, half_window + tail))
+    blocks = states.unfold(1, block_size + 2 * half_window, block_size).transpose(2, 3)
+    return states[:, half_window - 1 : half_window], blocks
+
+
+def count_slabs(num_frames: int) -> int:
+    """The number of slabs in a video, 1 for a graph that is compiled for videos of any length."""
+    return 1 if torch.compiler.is_compiling() else max(1, round(num_frames / SLAB_SIZE))
+
+
+def split_into_slabs(states: torch.Tensor, num_slabs: int) -> tuple[torch.Tensor, ...]:
+    """Slabs of equal size, the last may be smaller, along dimension 1."""
+    return (states,) if num_slabs == 1 else states.chunk(num_slabs, dim=1)
+
+
+def recompute_if_long(function: Callable, num_slabs: int) -> Callable:
+    """
+    Makes a function of one slab keep nothing but its arguments for the backward pass, and run again there, if the
+    video has several slabs: a short video's memory is that of the weights and not worth the time.
+    """
+    if num_slabs == 1 or not torch.is_grad_enabled():
+        return function
+    return partial(checkpoint, function, use_reentrant=False)
 
 
 class VTNAttention(nn.Module):
@@ -119,7 +157,7 @@ class VTNAttention(nn.Module):
         """
         Args:
             hidden_states (`torch.Tensor` of shape `(B, N, H)`): The class token, then the frames.
-            local_mask (`torch.BoolTensor`): What [`make_local_mask`] gives.
+            local_mask (`torch.Tensor`): What [`make_local_mask`] gives.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for frames, 0 for padding.
             class_token_only (`bool`, *optional*, defaults to `False`): Leave out what only the frames need.
 
@@ -129,7 +167,10 @@ class VTNAttention(nn.Module):
         """
         class_token, global_weights = self.attend_globally(hidden_states, attention_mask)
         if class_token_only:
-            return self.output(class_token) + self._zero_from_unused(), None, global_weights
+            output = self.output(class_token)
+            if torch.is_grad_enabled():
+                output = output + self._zero_from_unused()
+            return output, None, global_weights
         frames, local_weights = self.attend_locally(hidden_states, local_mask)
         if attention_mask is not None:
             # As Longformer does: nothing is attended to from padding.
@@ -151,25 +192,51 @@ class VTNAttention(nn.Module):
             for parameter in projection.parameters()
             if parameter.requires_grad
         ]
-        return 0.0 * torch.stack(unused).sum() if unused and torch.is_grad_enabled() else 0.0
+        return 0.0 * torch.stack(unused).sum() if unused else 0.0
 
     def attend_locally(
         self, hidden_states: torch.Tensor, local_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Output `(B, T, H)` of the frames and, if available, their weights `(B, h, T, N)`."""
-        batch_size, num_frames = hidden_states.shape[0], hidden_states.shape[1] - 1
-        num_blocks, block_size = local_mask.shape[1:3]
-        half_window = self.window // 2
+        num_frames = hidden_states.shape[1] - 1
+        block_size, half_window = local_mask.shape[2], self.window // 2
 
-        query = self.query(hidden_states[:, 1:])
-        query = nn.functional.pad(query, (0, 0, 0, num_blocks * block_size - num_frames))
-        key = split_into_blocks(self.key(hidden_states), block_size, half_window)
-        value = split_into_blocks(self.value(hidden_states), block_size, half_window)
-        # (B * blocks, h, block_size or 1 + block_size + window, d)
-        query, key, value = (
-            states.reshape(batch_size * num_blocks, -1, self.num_heads, self.head_dim).transpose(1, 2)
-            for states in (query, key, value)
+        # (B, blocks, block_size or block_size + window, H)
+        num_blocks = count_blocks(num_frames, block_size)
+        tail = num_blocks * block_size - num_frames
+        query = nn.functional.pad(self.query(hidden_states)[:, 1:], (0, 0, 0, tail))
+        query = query.unfold(1, block_size, block_size).transpose(2, 3)
+        class_key, key = split_into_blocks(self.key(hidden_states), block_size, half_window)
+        class_value, value = split_into_blocks(self.value(hidden_states), block_size, half_window)
+
+        num_slabs = count_slabs(num_frames)
+        attend = recompute_if_long(self._attend_in_blocks, num_slabs)
+        slabs = zip(*(split_into_slabs(states, num_slabs) for states in (query, key, value, local_mask)), strict=True)
+        outputs, weights = zip(*(attend(*slab, class_key, class_value) for slab in slabs), strict=True)
+        # Not a slice: a compiler cannot tell that there are this many whatever the number of frames.
+        output, weights = nn.functional.pad(torch.cat(outputs, dim=1), (0, 0, 0, -tail)), weights[0]
+        if weights is not None:
+            # One block holds the whole video: drop the keys beyond its two ends.
+            weights = torch.cat([weights[..., :1], weights[..., 1 + half_window :][..., :num_frames]], dim=-1)
+        return output, weights
+
+    def _attend_in_blocks(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        local_mask: torch.Tensor,
+        class_key: torch.Tensor,
+        class_value: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Output `(B, blocks * block_size, H)` of some blocks and, if available, their weights."""
+        batch_size, num_blocks = query.shape[:2]
+        key, value = (
+            torch.cat([class_token[:, None].expand(-1, num_blocks, -1, -1), states], dim=2)
+            for class_token, states in ((class_key, key), (class_value, value))
         )
+        # (B * blocks, h, block_size or 1 + block_size + window, d)
+        query, key, value = (self._split_heads(states.flatten(0, 1)).transpose(1, 2) for states in (query, key, value))
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -182,11 +249,7 @@ class VTNAttention(nn.Module):
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
         )
-        output = output.reshape(batch_size, num_blocks * block_size, -1)[:, :num_frames]
-        if weights is not None:
-            # One block holds the whole video: drop the keys beyond its two ends.
-            weights = torch.cat([weights[..., :1], weights[..., 1 + half_window :][..., :num_frames]], dim=-1)
-        return output, weights
+        return output.flatten(2).unflatten(0, (batch_size, -1)).flatten(1, 2), weights
 
     def attend_globally(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None
@@ -207,8 +270,8 @@ class VTNAttention(nn.Module):
             return torch.einsum("bhd,bnhd->bhn", query, self._split_heads(self.key_global(hidden_states)))
         # There is one query per video, so W_key goes into it instead of onto every frame:
         # (W_key x + b) · q = x · (W_keyᵀ q) + b · q
-        weight, bias = self._split_heads(self.key_global.weight.T), self._split_heads(self.key_global.bias)
-        folded_query = torch.einsum("bhd,chd->bhc", query, weight)
+        weight, bias = (self._heads_first(part) for part in (self.key_global.weight, self.key_global.bias))
+        folded_query = torch.bmm(query.transpose(0, 1), weight).transpose(0, 1)
         return torch.matmul(folded_query, hidden_states.transpose(1, 2)) + (query * bias).sum(-1, keepdim=True)
 
     def _average_globally(self, weights: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -216,9 +279,14 @@ class VTNAttention(nn.Module):
         if not _is_plain_linear(self.value_global):
             return torch.einsum("bhn,bnhd->bhd", weights, self._split_heads(self.value_global(hidden_states)))
         # For the same reason W_value comes after the average: Σ p (W_value x + b) = W_value (Σ p x) + b Σ p
-        weight, bias = self._split_heads(self.value_global.weight.T), self._split_heads(self.value_global.bias)
+        weight, bias = (self._heads_first(part) for part in (self.value_global.weight, self.value_global.bias))
         average = torch.matmul(weights, hidden_states)
-        return torch.einsum("bhc,chd->bhd", average, weight) + bias * weights.sum(-1, keepdim=True)
+        values = torch.bmm(average.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+        return values + bias * weights.sum(-1, keepdim=True)
+
+    def _heads_first(self, parameter: torch.Tensor) -> torch.Tensor:
+        """`(H, …)` to `(h, d, …)`."""
+        return parameter.unflatten(0, (self.num_heads, self.head_dim))
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """`(…, H)` to `(…, h, d)`."""
@@ -270,8 +338,19 @@ class VTNLayer(GradientCheckpointingLayer):
         attention_output, _, _ = self.attention(hidden_states, local_mask, attention_mask, class_token_only)
         if class_token_only:
             hidden_states = hidden_states[:, :1]
-        hidden_states = self.attention_norm(hidden_states + self.dropout(attention_output))
-        return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
+        hidden_states = hidden_states + self.dropout(attention_output)
+        num_slabs = count_slabs(hidden_states.shape[1])
+        feed_forward = recompute_if_long(self._feed_forward, num_slabs)
+        outputs = []
+        for slab in split_into_slabs(hidden_states, num_slabs):
+            slab, update = feed_forward(slab)
+            outputs.append(self.mlp_norm(slab + self.dropout(update)))
+        return torch.cat(outputs, dim=1)
+
+    def _feed_forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The normalised states and what the feed-forward network adds to them."""
+        hidden_states = self.attention_norm(hidden_states)
+        return hidden_states, self.mlp(hidden_states)
 
 
 class VTNEmbeddings(nn.Module):
@@ -333,10 +412,6 @@ class VTNEmbeddings(nn.Module):
 class VTNTemporalEncoder(nn.Module):
     """Attends over the frames of a whole video, in time and memory linear in their number."""
 
-    # Frames that attend together. Two to eight windows cost the same; below, the overlap of neighbours' keys weighs
-    # in, above, the keys outside of the window do.
-    block_size = 64
-
     def __init__(self, config: VTNConfig):
         super().__init__()
         self.config = config
@@ -357,9 +432,11 @@ class VTNTemporalEncoder(nn.Module):
         num_frames = frame_embeds.shape[1]
         # Eager attention is where the weights can be read, so it sees each video as a single block.
         is_eager = self.config._attn_implementation == "eager"
-        block_size = num_frames if is_eager else min(num_frames, self.block_size)
+        block_size = num_frames if is_eager else BLOCK_SIZE
+        if not torch.compiler.is_compiling():
+            block_size = min(num_frames, block_size)
         local_masks = {
-            window: make_local_mask(num_frames, window, block_size, attention_mask, frame_embeds.device)
+            window: make_local_mask(num_frames, window, block_size, attention_mask, frame_embeds)
             for window in set(self.config.attention_windows)
         }
         hidden_states = self.embeddings(frame_embeds, position_ids, attention_mask)
