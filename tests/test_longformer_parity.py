@@ -170,12 +170,9 @@ def test_parity_with_a_window_per_layer(windows, masked, attention):
     assert_parity(windows, attention, 37, masked)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("masked", [False, True], ids=["full", "masked"])
-@pytest.mark.parametrize("num_frames", [1, 19, 70])
-def test_parity_of_gradients(num_frames, masked, attention):
+def assert_parity_of_gradients(windows, attention, num_frames, masked):
     """In training mode, without dropout; the loss reads the class token and the frames, not the padding."""
-    vtn, longformer = make_pair([2, 18], attention, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    vtn, longformer = make_pair(windows, attention, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     features, position_ids, mask = make_inputs(num_frames, masked)
     class_token = vtn.temporal_encoder.embeddings.cls_token
     expected_class_token = class_token.detach().clone().requires_grad_()
@@ -185,6 +182,7 @@ def test_parity_of_gradients(num_frames, masked, attention):
 
     ours = vtn.train()(inputs_embeds=features, position_ids=position_ids, attention_mask=mask).last_hidden_state
     theirs = run_longformer(longformer.train(), vtn, expected_class_token, features, position_ids, mask)[-1]
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     for states in (ours, theirs):
         (states * readout).sum().backward()
 
@@ -198,3 +196,17 @@ def test_parity_of_gradients(num_frames, masked, attention):
         scale = theirs.abs().max().clamp(min=0.1)
         difference = (gradient - theirs).abs().max() / scale
         assert difference < 1e-4, f"{name}: {difference}"
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("masked", [False, True], ids=["full", "masked"])
+@pytest.mark.parametrize("num_frames", [1, 19, 70])
+def test_parity_of_gradients(num_frames, masked, attention):
+    assert_parity_of_gradients([2, 18], attention, num_frames, masked)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["full", "masked"])
+@pytest.mark.parametrize("window", [18, 32])
+@pytest.mark.parametrize("num_frames", [16, 250, 1000, 4000, pytest.param(16_000, marks=pytest.mark.slow)])
+def test_parity_of_long_videos_and_their_gradients(num_frames, window, masked):
+    assert_parity_of_gradients(window, "sdpa", num_frames, masked)

@@ -1,11 +1,15 @@
 """The shortcuts of the temporal encoder. What it computes is compared in test_longformer_parity.py."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.checkpoint import checkpoint
 
-from vtn_hf import VTNConfig, VTNModel
-from vtn_hf.temporal_encoder_vtn import make_local_mask, split_into_blocks
+from vtn_hf import VTNConfig, VTNModel, temporal_encoder_vtn
+from vtn_hf.temporal_encoder_vtn import VTNAttention, make_local_mask, split_into_blocks
 
 
 WIDTH = 16
@@ -87,6 +91,73 @@ def test_class_token_alone_is_the_class_token(masked, attention):
     torch.testing.assert_close(outputs[1], outputs[0][:, :1], atol=1e-6, rtol=1e-5)
     for name, gradient in gradients[1].items():
         torch.testing.assert_close(gradient, gradients[0][name], atol=1e-5, rtol=1e-4)
+
+
+def compute_gradients(encoder, features, mask):
+    """Output and gradients in training mode, the dropout drawn from the same seed each time."""
+    encoder.train().zero_grad()
+    torch.manual_seed(0)
+    states = encoder(features, torch.arange(70)[None], mask)
+    states.square().sum().backward()
+    return [states] + [parameter.grad for parameter in encoder.parameters()]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("masked", [False, True], ids=["full", "masked"])
+def test_slabs_change_nothing(masked, attention, checkpointing, monkeypatch):
+    encoder, features = make_encoder(attention)
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, VTNAttention):
+            module.attention_dropout = 0.0
+    expected = compute_gradients(encoder, features, make_mask(masked))
+    monkeypatch.setattr(temporal_encoder_vtn, "SLAB_SIZE", 9)
+    monkeypatch.setattr(temporal_encoder_vtn, "BLOCK_SIZE", 8)
+    if checkpointing:
+        for layer in encoder.layers:
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    for ours, theirs in zip(compute_gradients(encoder, features, make_mask(masked)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_slabs_draw_the_same_dropout_again(monkeypatch):
+    encoder, features = make_encoder()
+    monkeypatch.setattr(temporal_encoder_vtn, "SLAB_SIZE", 9)
+    monkeypatch.setattr(temporal_encoder_vtn, "BLOCK_SIZE", 8)
+    recomputed = compute_gradients(encoder, features, None)
+    monkeypatch.setattr(temporal_encoder_vtn, "recompute_if_long", lambda function, num_slabs: function)
+    for ours, theirs in zip(recomputed, compute_gradients(encoder, features, None), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_one_compiled_graph_serves_all_lengths():
+    encoder, _ = make_encoder()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(encoder, backend=counter, fullgraph=True, dynamic=True)
+    counts = []
+    with torch.no_grad():
+        for num_frames in (70, 65, 64, 16, 2):
+            inputs = torch.randn(2, num_frames, WIDTH), torch.arange(num_frames)[None], None, True
+            torch.testing.assert_close(compiled(*inputs), encoder(*inputs), atol=1e-5, rtol=1e-5)
+            counts.append(counter.frame_count)
+    assert counts == counts[:1] * 5
+
+
+def test_export_with_any_number_of_videos_and_frames():
+    encoder, features = make_encoder()
+    batch_size, num_frames = torch.export.Dim("batch_size", max=64), torch.export.Dim("num_frames", max=10_000)
+    dimensions = {0: batch_size, 1: num_frames}
+    inputs = features, torch.arange(70).expand(2, -1), make_mask(True)
+    exported = torch.export.export(encoder, inputs, dynamic_shapes=(dimensions, dimensions, dimensions)).module()
+    with torch.no_grad():
+        for shape in ((2, 70), (1, 1), (3, 16), (1, 64), (2, 65), (1, 300)):
+            mask = torch.ones(shape, dtype=torch.long)
+            mask[0, 1 + shape[1] // 2 :] = 0
+            inputs = torch.randn(*shape, WIDTH), torch.arange(shape[1]).expand(shape), mask
+            torch.testing.assert_close(exported(*inputs), encoder(*inputs), atol=1e-5, rtol=1e-5)
 
 
 class AdaptedLinear(nn.Linear):

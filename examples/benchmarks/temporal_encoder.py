@@ -7,8 +7,8 @@ Longformer counts them and with what the temporal encoder leaves out. Memory is 
 what it holds after a pass of 16 frames, weights and gradients included.
 
     python examples/benchmarks/temporal_encoder.py --output examples/benchmarks/results/temporal_encoder.json
-    python examples/benchmarks/temporal_encoder.py --frames 4000 100000 --no_longformer --output LONG.json
-    python examples/benchmarks/temporal_encoder.py --device cuda --dtype bfloat16 --compile --output CUDA.json
+    python examples/benchmarks/temporal_encoder.py --frames 100000 --modes forward --no_longformer --output …
+    python examples/benchmarks/temporal_encoder.py --device cuda --dtype bfloat16 --compile --output …
 
 Rows that the output file already holds are kept unless they are measured again, so a run can be made in parts. The
 plots beside it (`NAME_time.png`, `NAME_memory.png`) are drawn from all of its rows.
@@ -216,7 +216,8 @@ def compare(case: dict, options: argparse.Namespace) -> dict:
         if backward:
             row["largest_gradient_difference"] = compare_gradients(functions, vtn, longformer)
     functions["floor"] = make_floor(vtn, features, False, backward)
-    functions["floor_as_longformer"] = make_floor(vtn, features, True, backward)
+    if not options.no_longformer:
+        functions["floor_as_longformer"] = make_floor(vtn, features, True, backward)
     repeats = min(options.max_repeats, max(options.min_repeats, 10_000 // features[..., 0].numel()))
     row["seconds"] = measure_times(functions, repeats, options.device)
     row["repeats"] = repeats
