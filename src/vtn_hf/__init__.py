@@ -9,9 +9,10 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForVideoClassification,
-    AutoVideoProcessor,
 )
-from transformers.utils import is_torchvision_available
+
+# Where torchvision is missing, what transformers itself exports under this name only raises; `pipeline` uses this one.
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from .configuration_vtn import VTNConfig
 from .image_processing_vtn import VTNImageProcessor
@@ -29,8 +30,7 @@ AutoModelForVideoClassification.register(VTNConfig, VTNForVideoClassification)
 AutoImageProcessor.register(
     VTNConfig, image_processor_classes={"torchvision": VTNImageProcessor, "pil": VTNImageProcessor}
 )
-if is_torchvision_available():  # without it, AutoVideoProcessor is a stand-in that only raises
-    AutoVideoProcessor.register(VTNConfig, VTNVideoProcessor)
+AutoVideoProcessor.register(VTNConfig, VTNVideoProcessor)
 
 __all__ = [
     "VTNConfig",

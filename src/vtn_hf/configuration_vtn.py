@@ -1,5 +1,8 @@
 """The configuration of a Video Transformer Network: fields, defaults and the rules that tie them together."""
 
+import importlib
+import os
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig
@@ -28,9 +31,10 @@ def get_backbone_feature_size(backbone_config: PreTrainedConfig) -> int:
         ValueError: If the configuration does not tell.
     """
     if backbone_config.model_type == "timm_wrapper":
-        import timm
         import torch
 
+        # An import statement would make timm a requirement of every published checkpoint.
+        timm = importlib.import_module("timm")
         model_args = backbone_config.model_args or {}
         # On the meta device, which takes no time. Where a layer follows the pooling, `num_features` is its input.
         with torch.device("meta"):
@@ -150,6 +154,16 @@ class VTNConfig(PreTrainedConfig):
             self.classifier_hidden_size = self.hidden_size
         super().__post_init__(**kwargs)
 
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
+        """As in transformers, with the code that the Auto classes need where this package is not installed."""
+        # transformers itself names the class that is saved only, so that another `AutoModel…` would not find its own.
+        self.auto_map = {
+            "AutoConfig": "configuration_vtn.VTNConfig",
+            "AutoModel": "modeling_vtn.VTNModel",
+            "AutoModelForVideoClassification": "modeling_vtn.VTNForVideoClassification",
+        }
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
     @property
     def attention_windows(self) -> tuple[int, ...]:
         """The two-sided attention window of each layer, in frames."""
@@ -196,5 +210,7 @@ class VTNConfig(PreTrainedConfig):
                 f"`position_overflow` must be one of {', '.join(POSITION_OVERFLOWS)}, got {self.position_overflow!r}."
             )
 
+
+VTNConfig.register_for_auto_class()
 
 __all__ = ["VTNConfig"]

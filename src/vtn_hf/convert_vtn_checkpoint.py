@@ -18,9 +18,8 @@ from transformers import AutoConfig
 
 from .configuration_vtn import VTNConfig
 from .data.kinetics import read_kinetics_labels
-from .image_processing_vtn import VTNImageProcessor
+from .model_card_vtn import make_model_card
 from .modeling_vtn import VTNForVideoClassification
-from .training.model_card import make_model_card
 from .video_processing_vtn import VTNVideoProcessor
 
 
@@ -236,14 +235,11 @@ def convert_checkpoint(
     except KeyError as error:
         raise ConversionError(f"{checkpoint_path} cannot be converted. Its cfg lacks {error}.") from error
     model.save_pretrained(output_dir)
-    VTNImageProcessor(**preprocessing).save_pretrained(output_dir)
     VTNVideoProcessor(**preprocessing, num_frames=config.num_frames, frame_sampling="pyslowfast").save_pretrained(
         output_dir
     )
-    name = Path(checkpoint_path).name
-    make_model_card(f"Video Transformer Network ({name})", _describe(config, name)).save(
-        Path(output_dir) / "README.md"
-    )
+    card = make_model_card(config, str(output_dir), training=_describe(config, Path(checkpoint_path).name))
+    card.save(Path(output_dir) / "README.md")
     return model
 
 
@@ -320,10 +316,9 @@ def _load_model(model_dir: str | Path) -> tuple[VTNForVideoClassification, VTNVi
 
 def _describe(config: VTNConfig, checkpoint_name: str) -> str:
     description = (
-        f"[Video Transformer Network](https://huggingface.co/papers/2102.00719) with the weights of the original "
-        f"implementation (https://github.com/bomri/SlowFast), converted from `{checkpoint_name}` by `vtn_hf`. Its "
-        f"processors reproduce the original's full-video evaluation: {config.num_frames} frames of the first "
-        f"{config.num_frames / 25:g} s, its resizing and its crop."
+        f"The weights are those of the original implementation (https://github.com/bomri/SlowFast), converted from "
+        f"`{checkpoint_name}` by `vtn_hf`. The processors reproduce the original's full-video evaluation: "
+        f"{config.num_frames} frames of the first {config.num_frames / 25:g} s, its resizing and its crop."
     )
     if config.num_labels == 400:
         description += (

@@ -520,4 +520,6 @@ def to_channels_first(
     return frames
 
 
+VTNImageProcessor.register_for_auto_class()
+
 __all__ = ["VTNImageProcessor"]

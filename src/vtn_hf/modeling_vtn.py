@@ -1,9 +1,11 @@
 """The Video Transformer Network: a 2D backbone per frame, a temporal encoder over the frames, a head."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .backbone_vtn import encode_frames, load_backbone, load_backbone_config, make_backbone
 from .configuration_vtn import VTNConfig, get_backbone_feature_size
+from .model_card_vtn import make_model_card, replace_generic_card
 from .temporal_encoder_vtn import VTNAttention, VTNEmbeddings, VTNLayer, VTNTemporalEncoder
 
 
@@ -140,6 +143,16 @@ class VTNModel(VTNPreTrainedModel):
             self.projection = nn.Linear(self.feature_size, config.hidden_size)
         self.temporal_encoder = VTNTemporalEncoder(config)
         self.post_init()
+
+    def init_parallel_plans(self):
+        super().init_parallel_plans()
+        # transformers' default names the layers of a language model; here, those of both parts.
+        layers = {*self._no_split_modules, *(self.backbone._no_split_modules or ())}
+        self._fsdp_plan = {
+            re.sub(r"\.\d+(?=\.|$)", ".*", name): "free_full_weight"
+            for name, module in self.named_modules()
+            if type(module).__name__ in layers and name[-1].isdigit()
+        }
 
     def get_input_embeddings(self) -> nn.Module | None:
         try:
@@ -346,6 +359,11 @@ class VTNForVideoClassification(VTNPreTrainedModel):
         model.vtn.backbone.load_state_dict(load_backbone(backbone_name_or_path).state_dict())
         return model.eval()
 
+    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):
+        # Both ways of pushing a model end here, with a card that says no more than "a transformers model".
+        replace_generic_card(Path(working_dir) / "README.md", make_model_card(self.config, repo_id))
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
     @can_return_tuple
     def forward(
         self,
@@ -440,5 +458,8 @@ def _check_labels(labels: torch.Tensor, config: VTNConfig):
     if wrong.numel() > 0:
         raise ValueError(f"Labels must be in [0, {config.num_labels}), got {sorted(set(wrong.tolist()))}.")
 
+
+VTNModel.register_for_auto_class("AutoModel")
+VTNForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
 
 __all__ = ["VTNForVideoClassification", "VTNModel", "VTNPreTrainedModel"]

@@ -189,6 +189,11 @@ class VTNVideoProcessor(VideoProcessorMixin):
             }
         )
 
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """As in transformers, and beside it the image processor with the same settings."""
+        files = self.to_image_processor().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        return files + super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
     def preprocess(self, videos: VideoInput, **kwargs: Unpack[VTNVideoProcessorKwargs]) -> BatchFeature:
         """
         Args:
@@ -374,5 +379,7 @@ def _take_frames(video, metadata: VideoMetadata, sample_indices_fn) -> tuple:
     metadata.frames_indices = sample_indices_fn(metadata=metadata)
     return video[metadata.frames_indices], metadata
 
+
+VTNVideoProcessor.register_for_auto_class()
 
 __all__ = ["EncodedVideo", "VTNVideoProcessor"]

@@ -1,4 +1,4 @@
-"""`Trainer` for VTN: it says how fast it is, and what it saves is complete, so that `pipeline` loads it."""
+"""`Trainer` for VTN: it says how fast it is, and what it saves and pushes is complete, so that `pipeline` loads it."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..data.clips import ClipTransform
 from ..data.feature_cache import CachedClips
-from .model_card import make_model_card
+from ..model_card_vtn import make_model_card
 from .optimization import RecipeTrainer
 from .progress import ProgressMeter
 
@@ -33,8 +33,8 @@ class SetEpoch(TrainerCallback):
 
 class VTNTrainer(RecipeTrainer):
     """
-    A [`RecipeTrainer`] whose checkpoints hold both processors beside weights and configuration, and whose logs tell
-    the speed (see [`ProgressMeter`]).
+    A [`RecipeTrainer`] whose checkpoints hold code and both processors beside weights and configuration, and whose
+    logs tell the speed (see [`ProgressMeter`]).
 
     A checkpoint gets its name when it is complete, and only then older ones are deleted: killed at any moment, or on
     a full disk, the last `checkpoint-*` is good to go on from.
@@ -93,8 +93,13 @@ class VTNTrainer(RecipeTrainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str):
         # Uploads go on in the background: they start when the checkpoint is where it stays.
-        if not self._is_saving_checkpoint:
-            super()._push_from_checkpoint(checkpoint_folder)
+        if self._is_saving_checkpoint:
+            return
+        if self.is_world_process_zero():
+            # transformers copies weights and configuration into what it pushes, but not the code that they need.
+            for file in Path(checkpoint_folder).glob("*_vtn.py"):
+                shutil.copy(file, self.args.output_dir)
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def _prepare_inputs(self, inputs: dict) -> dict:
         """Normalises on the device what the workers have left as bytes."""
@@ -104,18 +109,16 @@ class VTNTrainer(RecipeTrainer):
             inputs["pixel_values"] = self.processing_class.normalize_uint8(pixel_values)
         return inputs
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            self.processing_class.to_image_processor().save_pretrained(output_dir or self.args.output_dir)
-
-    def create_model_card(self, dataset: str | None = None, base_model: str | None = None, **kwargs):
+    def create_model_card(
+        self, dataset: str | None = None, base_model: str | None = None, license: str = "apache-2.0", **kwargs
+    ):
         """
         Writes `README.md` into the output directory, with the results of the last evaluation.
 
         Args:
             dataset (`str`, *optional*): Name of the collection of videos.
             base_model (`str`, *optional*): The model, or backbone, that training started from.
+            license (`str`, *optional*, defaults to `"apache-2.0"`): Of the weights, as the Hub names it.
         """
         if not self.is_world_process_zero():
             return
@@ -123,18 +126,13 @@ class VTNTrainer(RecipeTrainer):
         metrics = {name: evaluations[-1][f"eval_{name}"] for name in ("top1", "top5")} if evaluations else None
         # How many of the videos the accuracy stands for.
         coverage = f", {evaluations[-1]['eval_coverage']:.1%} of the videos" if evaluations else ""
-        config = self.model.config
         make_model_card(
-            title=Path(self.args.output_dir).name,
-            description=(
-                f"A [Video Transformer Network](https://huggingface.co/papers/2102.00719) on a "
-                f"{config.backbone_config.model_type} backbone, trained with `vtn_hf` for "
-                f"{self.state.epoch or 0:g} epochs to tell {config.num_labels} classes apart: "
-                f"{', '.join(config.id2label.values())}."
-            ),
-            model_id=self.hub_model_id or "MODEL_DIR_OR_REPO",
+            self.model.config,
+            self.hub_model_id or self.args.output_dir,
             base_model=base_model,
             dataset=dataset,
             metrics=metrics,
             protocol=f"whole videos, up to {self.processing_class.num_frames} frames, one centre crop{coverage}",
+            training=f"Trained with `vtn_hf` for {self.state.epoch or 0:g} epochs.",
+            license=license,
         ).save(Path(self.args.output_dir) / "README.md")

@@ -1,0 +1,196 @@
+"""
+A published VTN works for someone who has transformers, but not this package. The real client speaks to a Hub on
+loopback, in processes of its own: `huggingface_hub` and transformers read where the Hub is when they are imported.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hub_server import TOKEN, HubServer
+from huggingface_hub import ModelCard
+from transformers.utils import is_torchvision_available
+from video_files import write_video
+
+import vtn_hf
+
+
+TESTS = Path(__file__).parent
+CODE = {path.name for path in Path(vtn_hf.__file__).parent.glob("*_vtn.py")}
+COMPLETE = CODE | {
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "README.md",
+}
+
+
+def start(script: str, *arguments: object, endpoint: str, home: Path, with_vtn_hf: bool) -> subprocess.Popen:
+    """
+    Starts one of the scripts beside this file as a user of the Hub at `endpoint`.
+
+    Without vtn_hf, the process sees the packages installed here, but none of the .pth files by which `pip install -e`
+    makes vtn_hf one of them (`-S`).
+    """
+    paths = [] if with_vtn_hf else [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    if is_torchvision_available():
+        paths.append(str(Path(importlib.util.find_spec("torchvision").origin).parents[1]))
+    if with_vtn_hf:
+        paths.append(str(Path(vtn_hf.__file__).parents[1]))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
+    environment |= {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_OFFLINE": "0",
+        # Xet, the Hub's newer store, has a protocol of its own; without it the client uses LFS.
+        "HF_HUB_DISABLE_XET": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+    flags = [] if with_vtn_hf else ["-S"]
+    return subprocess.Popen(
+        [sys.executable, *flags, str(TESTS / script), *map(str, arguments)],
+        cwd=home,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*arguments, **settings) -> str:
+    """As [`start`], to the end; returns what was printed."""
+    process = start(*arguments, **settings)
+    output, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors[-4000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    # More frames than the model takes: whoever reads the first ones only gives another answer.
+    frames = np.random.default_rng(0).integers(0, 256, (20, 24, 30, 3), dtype=np.uint8)
+    return write_video(tmp_path_factory.mktemp("clips") / "clip.mp4", frames)
+
+
+@pytest.fixture(scope="module")
+def published(hub, clip, tmp_path_factory) -> Path:
+    """Publishes `tester/vtn` and `tester/trained`; the folder with what the publisher has."""
+    folder = tmp_path_factory.mktemp("publisher")
+    run("hub_publisher.py", clip, folder, endpoint=hub.endpoint, home=folder, with_vtn_hf=True)
+    return folder
+
+
+def read_json(files: dict[str, bytes], name: str) -> dict:
+    return json.loads(files[name])
+
+
+def test_push_to_hub_publishes_everything(hub, published):
+    repository = hub.repositories["tester/vtn"]
+    files = repository.head.files
+    assert set(files) == COMPLETE | {".gitattributes"}
+    assert repository.lfs_paths == {"model.safetensors"}
+    # One commit for the model, one for the processors, none that holds a part of either.
+    assert [commit.message for commit in repository.commits[1:]] == [
+        "Upload VTNForVideoClassification",
+        "Upload processor",
+    ]
+    assert read_json(files, "config.json")["auto_map"] == {
+        "AutoConfig": "configuration_vtn.VTNConfig",
+        "AutoModel": "modeling_vtn.VTNModel",
+        "AutoModelForVideoClassification": "modeling_vtn.VTNForVideoClassification",
+    }
+    for name, auto_map in {
+        "preprocessor_config.json": {"AutoImageProcessor": "image_processing_vtn.VTNImageProcessor"},
+        "video_preprocessor_config.json": {"AutoVideoProcessor": "video_processing_vtn.VTNVideoProcessor"},
+    }.items():
+        assert read_json(files, name)["auto_map"] == auto_map
+    for name in CODE:
+        assert files[name] == (Path(vtn_hf.__file__).parent / name).read_bytes()
+
+
+def test_a_local_save_is_as_complete_as_what_is_pushed(published):
+    assert {path.name for path in (published / "local").iterdir()} == COMPLETE - {"README.md"}
+
+
+def test_card_of_a_pushed_model(hub, published):
+    text = hub.repositories["tester/vtn"].head.files["README.md"].decode()
+    card = ModelCard(text)
+    assert card.data.pipeline_tag == "video-classification"
+    assert card.data.library_name == "transformers"
+    assert card.data.license == "apache-2.0"
+    assert 'model="tester/vtn", trust_remote_code=True' in text
+    assert "automatically generated" not in text
+
+
+def test_trainer_pushes_everything_and_its_results(hub, published):
+    repository = hub.repositories["tester/trained"]
+    files = repository.head.files
+    assert set(files) >= COMPLETE
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.base_model == "facebook/dinov2-small"
+    assert card.data.datasets == ["motion-clips"]
+    assert [result.metric_name for result in card.data.eval_results] == [
+        f"{name} (whole videos, up to 8 frames, one centre crop, 100.0% of the videos)" for name in ("top1", "top5")
+    ]
+    assert all(0 <= result.metric_value <= 1 for result in card.data.eval_results)
+    # Whatever checkpoint is pushed in between can be loaded too.
+    in_between = [commit for commit in repository.commits if commit.message.startswith("Training in progress")]
+    assert in_between
+    for commit in in_between:
+        assert set(commit.files) >= COMPLETE - {"README.md"}
+
+
+def test_reader_without_the_package(hub, published, clip, tmp_path):
+    """The round trip: from the Hub, saved again, and loaded from there; in this world, with or without torchvision."""
+    world = "torchvision" if is_torchvision_available() else "no torchvision"
+    settings = {"home": tmp_path, "with_vtn_hf": False}
+    expected = published / "expected.pt"
+    printed = run("hub_reader.py", "tester/vtn", clip, expected, tmp_path / "again", endpoint=hub.endpoint, **settings)
+    assert printed.splitlines()[-1] == world
+    assert {path.name for path in (tmp_path / "again").iterdir()} == COMPLETE - {"README.md"}
+    # From the folder, with no Hub to ask.
+    run("hub_reader.py", tmp_path / "again", clip, expected, endpoint="http://127.0.0.1:9", **settings)
+
+
+def test_reader_of_a_trained_model(hub, published, clip, tmp_path):
+    expected = torch.load(published / "expected.pt")
+    with torch.no_grad():
+        model = vtn_hf.VTNForVideoClassification.from_pretrained(published / "trained")
+        torch.testing.assert_close(model(**expected["inputs"]).logits, expected["trained_logits"])
+    weights = hub.repositories["tester/trained"].head.files["model.safetensors"]
+    assert weights == (published / "trained/model.safetensors").read_bytes()
+
+
+def test_interrupted_upload_leaves_the_repository_as_it_was(clip, tmp_path):
+    arguments = ("hub_publisher.py", clip, tmp_path, "--model_only")
+    settings = {"home": tmp_path, "with_vtn_hf": True}
+    with HubServer() as hub:
+        hub.stall_uploads = True
+        process = start(*arguments, endpoint=hub.endpoint, **settings)
+        has_started = hub.upload_started.wait(timeout=600)
+        process.kill()
+        _, errors = process.communicate()
+        assert has_started, errors[-4000:]
+        repository = hub.repositories["tester/vtn"]
+        assert [commit.message for commit in repository.commits] == ["initial commit"]
+        assert set(repository.head.files) == {".gitattributes"}
+        assert not hub.large_files
+        # And the same command, given again, publishes.
+        hub.stall_uploads = False
+        run(*arguments, endpoint=hub.endpoint, **settings)
+        assert set(repository.head.files) > {"model.safetensors", "config.json", "modeling_vtn.py", "README.md"}
