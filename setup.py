@@ -13,12 +13,17 @@ extras = {
     # `AutoVideoProcessor` exists only where torchvision does, in the version made for the installed torch.
     "torchvision": ["torchvision"],
     "timm": ["timm"],
+    "peft": ["peft"],
+    "onnx": ["onnx", "onnxruntime", "onnxscript"],
+    "quantization": ["torchao"],
     "examples": ["matplotlib"],
     "tensorboard": ["tensorboard"],
     "test": ["pytest"],
     "quality": ["ruff"],
 }
-extras["dev"] = extras["examples"] + extras["test"] + extras["quality"]
+extras["dev"] = [
+    package for name in ("peft", "onnx", "quantization", "examples", "test", "quality") for package in extras[name]
+]
 
 setup(
     name="vtn_hf",
