@@ -65,14 +65,18 @@ def main(output_dir: str, settings: dict):
     )
     resume = settings.pop("resume", False)
     # With Adam, rounding would decide over weights whose gradient is zero: the biases of the keys.
-    defaults = {"num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.1, "logging_steps": 1, "save_strategy": "no"}
-    defaults |= {"disable_tqdm": True, "use_cpu": True, "per_device_eval_batch_size": 2}
+    defaults = {"num_train_epochs": 2, "optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.1}
+    defaults |= {"logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+    defaults |= {"per_device_eval_batch_size": 2}
     arguments = TrainingArguments(output_dir, **defaults | settings)
     if arguments.fsdp:
         pretend_to_be_gpus(arguments)
     clips = Clips(NUM_VIDEOS, 2)
+    model = VTNForVideoClassification(config)
+    # It is not used here, and FSDP goes on only with weights that all have a state in the optimizer.
+    model.freeze_backbone()
     trainer = VTNTrainer(
-        model=VTNForVideoClassification(config),
+        model=model,
         args=arguments,
         train_dataset=clips,
         processing_class=VTNVideoProcessor(),
