@@ -264,7 +264,7 @@ def print_table(rows: list[dict]):
     print("| pass | window | batch | frames | Longformer | ours | faster | all states | × floor | memory | ours |")
     print("| --- " * 11 + "|")
     for row in rows:
-        seconds, memory = row["seconds"], row.get("memory", {})
+        seconds, memory = row.get("seconds", {}), row.get("memory", {})
         cells = [row["mode"].replace("_", " + "), row["window"], row["batch_size"], f"{row['frames']:,}"]
         cells += [f"{1000 * seconds[name]:,.1f}" if name in seconds else "–" for name in ("longformer", "ours")]
         cells += [f"{row[name]:.2f}" if name in row else "–" for name in ("speedup", "speedup_all", "times_floor")]
