@@ -13,6 +13,7 @@ torchcodec and decord take part where they can be imported.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -212,12 +213,17 @@ class RandomClips(Dataset):
     def __init__(self, path: str, total: int, length: int):
         self.path, self.total, self.length = path, total, length
 
+    @functools.cached_property
+    def load(self):
+        """Made in the worker that uses it."""
+        return make_vtn(**UINT8)
+
     def __len__(self):
         return self.length
 
     def __getitem__(self, item: int) -> torch.Tensor:
         start = np.random.default_rng(item).integers(0, self.total - 121)
-        return make_vtn(**UINT8)(self.path, (start + 8 * np.arange(16)).tolist())[0]
+        return self.load(self.path, (start + 8 * np.arange(16)).tolist())[0]
 
 
 def measure_prepared(path: str, num_clips: int) -> dict:
@@ -316,6 +322,12 @@ def main():
         "python": platform.python_version(),
         **{name: find_version(name) for name in ("torch", "transformers", "av", "torchcodec", "decord")},
     }
+
+    def save():
+        if options.output:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
     if "times" in options.parts:
         loaders = make_loaders(options.loaders)
         results["times"] = []
@@ -325,19 +337,20 @@ def main():
                 results["times"].append(row)
                 cells = (row[name] for name in ("clip", "frames", "loader", "seconds", "to_floor"))
                 print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+        save()
     if "memory" in options.parts:
         results["memory_growth_mb"] = {
             Path(clip).name: measure_memory(clip, options.loaders) for clip in options.clips
         }
         print(json.dumps(results["memory_growth_mb"], indent=2))
+        save()
     if "prepared" in options.parts:
         results["prepared"] = measure_prepared(options.clips[0], options.num_clips)
         print(json.dumps(results["prepared"], indent=2))
+        save()
     if "soak" in options.parts:
         results["soak_mb"] = soak(options.soak_clips)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        save()
 
 
 if __name__ == "__main__":
