@@ -1,6 +1,6 @@
 """Encoded videos whose classes differ only in the direction of time.
 
-Owns how the clips are drawn and the folder they are written to. The ten classes come in five pairs, and one class of a
+The ten classes come in five pairs, and one class of a
 pair is the other played backwards: neither one frame of a clip nor all its frames in unknown order can tell the two
 apart, so a model that ignores time gets at most half of the clips right. Mirroring swaps some classes as well: train
 without horizontal flips. The folder is laid out like Kinetics, ROOT/{train,val}/<class name>/<clip id>.mp4, and is
@@ -10,23 +10,16 @@ written by
 """
 
 import argparse
-import json
-import math
 import os
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+
+from .drawn_videos import SHAPES, draw_canvas, paint, place, to_pictures, write_videos
 
 
-_SPLITS = ("train", "val")
-_RECORD_NAME = "motion_clips.json"
 _FRAME_RATES = (10, 12, 15, 20, 24, 25, 30)
 _PICTURE_SIDES = (64, 72, 80, 96)
-_POLYGON_SIDES = {"triangle": 3, "square": 4}
-_SHAPES = ("circle", *_POLYGON_SIDES)
 
 # Only the first class of a pair is ever drawn; the second is the first played backwards.
 _PAIRS = {
@@ -63,9 +56,8 @@ def draw_clip(class_name: str, rng: np.random.Generator) -> tuple[np.ndarray, in
     if class_name in _PAIRS:
         frames = _draw_scene(class_name, rng)
     else:
-        frames = _draw_scene(TIME_REVERSED[class_name], rng)[::-1]
-    # (frames, 3, height, width) -> (frames, height, width, 3)
-    return np.ascontiguousarray(frames.transpose(0, 2, 3, 1)), frame_rate
+        frames = np.ascontiguousarray(_draw_scene(TIME_REVERSED[class_name], rng)[::-1])
+    return frames, frame_rate
 
 
 def write_motion_clips(
@@ -90,111 +82,32 @@ def write_motion_clips(
         ValueError: If `num_train` is not positive, **or** if `num_val` or `seed` is negative.
         FileExistsError: If `root` holds anything else than clips written with the same parameters.
     """
-    for name, value, least in (("num_train", num_train, 1), ("num_val", num_val, 0), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
-    root = Path(root)
-    parameters = {"num_train": num_train, "num_val": num_val, "seed": seed}
-    if _is_complete(root, parameters):
-        return root
-    for split in _SPLITS:
-        for class_name in CLASS_NAMES:
-            (root / split / class_name).mkdir(parents=True, exist_ok=True)
-    _write_record(root, parameters, complete=False)
-    splits = ["train"] * num_train + ["val"] * num_val
-    indices = [*range(num_train), *range(num_val)]
-    with ProcessPoolExecutor(num_workers) as pool:
-        written = pool.map(partial(_write_clip, root, seed), splits, indices, chunksize=8)
-        for _ in tqdm(written, total=len(splits), unit="clip"):
-            pass
-    _write_record(root, parameters, complete=True)
-    return root
-
-
-def _is_complete(root: Path, parameters: dict[str, int]) -> bool:
-    """Tells whether the set is there already, and refuses a folder that holds anything else."""
-    record_path = root / _RECORD_NAME
-    if record_path.exists():
-        record = json.loads(record_path.read_text())
-        complete = record.pop("complete")
-        if record != parameters:
-            raise FileExistsError(f"{root} holds motion clips written with {record}, not with {parameters}.")
-        return complete
-    if root.exists() and any(root.iterdir()):
-        raise FileExistsError(f"{root} is not empty and has no {_RECORD_NAME}: it was not written by this function.")
-    return False
-
-
-def _write_record(root: Path, parameters: dict[str, int], complete: bool) -> None:
-    (root / _RECORD_NAME).write_text(json.dumps({**parameters, "complete": complete}) + "\n")
-
-
-def _write_clip(root: Path, seed: int, split: str, index: int) -> None:
-    class_name = CLASS_NAMES[index % len(CLASS_NAMES)]
-    frames, frame_rate = draw_clip(class_name, np.random.default_rng([seed, _SPLITS.index(split), index]))
-    _encode(root / split / class_name / f"{split}_{index:06d}.mp4", frames, frame_rate)
-
-
-def _encode(path: Path, frames: np.ndarray, frame_rate: int) -> None:
-    """Writes an mp4 file in which every frame is coded alone and with the same quantiser.
-
-    Encoding then commutes with playing backwards, pixel for pixel: neither prediction from earlier frames nor rate
-    control leaves a trace of the direction of time.
-    """
-    import av
-
-    # This takes 52 kB and 6 ms a clip; predicted frames (crf 23) took 10 to 40 kB, no less time, and did not commute.
-    options = {"preset": "ultrafast", "qp": "24", "g": "1"}
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=frame_rate, options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    return write_videos(root, draw_clip, CLASS_NAMES, "motion_clips.json", num_train, num_val, seed, num_workers)
 
 
 def _draw_scene(forward_class: str, rng: np.random.Generator) -> np.ndarray:
-    """Draws the frames of the first class of a pair, uint8 (frames, 3, height, width)."""
+    """Draws the frames of the first class of a pair, uint8 (frames, height, width, 3)."""
     num_frames = int(rng.integers(24, 49))
     height, width = rng.choice(_PICTURE_SIDES, size=2)
-    colour, background = _draw_colours(rng)
-    tint = rng.uniform(-25, 25, size=(3, 1, 1))
-    background = background[:, None, None] + tint * _draw_pattern(height, width, rng)
-    frames = np.tile(background.astype(np.float32), (num_frames, 1, 1, 1))
+    frames, colour = draw_canvas(num_frames, height, width, rng)
     if rng.random() < 0.5:
-        distractor = _place(np.full((num_frames, 3), [0, 0, rng.uniform(0.05, 0.08)]), rng)
-        _paint(frames, distractor, rng.choice(_SHAPES), rng.uniform(0, 2 * np.pi), rng.uniform(0, 255, size=3))
-    path = _place(_draw_motion(forward_class, num_frames, rng), rng)
-    shape = rng.choice(_SHAPES)
-    first, second = ("circle", "square") if forward_class == "circle before square" else (shape, shape)
-    swap = int(num_frames * rng.uniform(0.25, 0.75))
+        distractor = place(np.full((num_frames, 3), [0, 0, rng.uniform(0.05, 0.08)]), rng)
+        paint(frames, distractor, rng.choice(SHAPES), rng.uniform(0, 2 * np.pi), rng.uniform(0, 255, size=3))
+    paint_motion(frames, forward_class, colour, rng)
+    return to_pictures(frames, rng)
+
+
+def paint_motion(frames: np.ndarray, class_name: str, colour: np.ndarray, rng: np.random.Generator) -> None:
+    """Paints an object that moves as one of `CLASS_NAMES` says into frames (frames, 3, height, width), in place."""
+    if class_name not in _PAIRS:
+        frames, class_name = frames[::-1], TIME_REVERSED[class_name]
+    path = place(_draw_motion(class_name, len(frames), rng), rng)
+    shape = rng.choice(SHAPES)
+    first, second = ("circle", "square") if class_name == "circle before square" else (shape, shape)
+    swap = int(len(frames) * rng.uniform(0.25, 0.75))
     angle = rng.uniform(0, 2 * np.pi)
-    _paint(frames[:swap], path[:swap], first, angle, colour)
-    _paint(frames[swap:], path[swap:], second, angle, colour)
-    # Grey noise: the encoder halves the resolution of colour, which would blur coloured noise away.
-    frames += rng.uniform(2, 6) * rng.standard_normal((num_frames, 1, height, width), dtype=np.float32)
-    return frames.round().clip(0, 255).astype(np.uint8)
-
-
-def _draw_colours(rng: np.random.Generator) -> np.ndarray:
-    """Draws two RGB colours of clearly different brightness, (2, 3)."""
-    while True:
-        colours = rng.uniform(20, 235, size=(2, 3))
-        if abs(np.diff(colours @ [0.299, 0.587, 0.114])) > 90:
-            return colours
-
-
-def _draw_pattern(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws a flat, shaded, chequered or wavy texture, (height, width) in -1 … 1."""
-    y, x = np.mgrid[:height, :width] / max(height, width)
-    slopes_y, slopes_x, phases = rng.uniform(-1, 1, size=(3, 3, 1, 1))
-    # (waves, height, width)
-    waves = np.sin(np.pi * (6 * slopes_y * y + 6 * slopes_x * x + phases))
-    shade = (slopes_y[0] * (2 * y - 1) + slopes_x[0] * (2 * x - 1)) / 2
-    textures = (np.zeros_like(x), shade, np.sign(waves[0] * waves[1]), waves.mean(axis=0))
-    return textures[rng.integers(len(textures))]
+    paint(frames[:swap], path[:swap], first, angle, colour)
+    paint(frames[swap:], path[swap:], second, angle, colour)
 
 
 def _draw_motion(forward_class: str, num_frames: int, rng: np.random.Generator) -> np.ndarray:
@@ -223,37 +136,6 @@ def _draw_motion(forward_class: str, num_frames: int, rng: np.random.Generator) 
         # At 64 pixels only a large circle looks unlike a square of its area.
         motion[:, 2] = rng.uniform(0.2, 0.28)
     return motion
-
-
-def _place(motion: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Puts a motion somewhere inside the picture and lets it drift, (frames, 3): horizontal, vertical, radius."""
-    offsets, radii = motion[:, :2], motion[:, 2:]
-    margin = abs(offsets).max(axis=0) + radii.max()
-    drift = np.linspace(-0.5, 0.5, len(motion))[:, None] * rng.uniform(-0.06, 0.06, size=2)
-    return np.hstack([rng.uniform(margin, 1 - margin) + offsets + drift, radii])
-
-
-def _paint(frames: np.ndarray, path: np.ndarray, shape: str, angle: float, colour: np.ndarray) -> None:
-    """Paints a shape along a path into frames of shape (frames, 3, height, width), in place.
-
-    Shapes of the same radius have the same area, so that the brightness of a frame does not name its shape.
-    """
-    height, width = frames.shape[2:]
-    path = (path * [width, height, min(height, width)]).astype(np.float32)
-    # (frames, 1, 1) each
-    centre_x, centre_y, radius = path.T[..., None, None]
-    x = np.arange(width, dtype=np.float32) + 0.5 - centre_x
-    y = np.arange(height, dtype=np.float32)[:, None] + 0.5 - centre_y
-    # (frames, height, width), in pixels
-    if shape == "circle":
-        outside = np.sqrt(x * x + y * y) - radius
-    else:
-        sides = _POLYGON_SIDES[shape]
-        normals = [angle + 2 * math.pi * side / sides for side in range(sides)]
-        outside = reduce(np.maximum, [x * math.cos(normal) + y * math.sin(normal) for normal in normals])
-        outside -= radius * math.sqrt(math.pi / sides / math.tan(math.pi / sides))
-    coverage = np.clip(0.5 - outside, 0, 1)[:, None]
-    frames += coverage * (colour.astype(np.float32)[:, None, None] - frames)
 
 
 def main() -> None:

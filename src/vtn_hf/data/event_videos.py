@@ -1,0 +1,132 @@
+"""Encoded videos of ten seconds and more whose class is decided by a moment, or by the order of two moments far apart.
+
+Small shapes move throughout as distractors. In the collection `moment`, one larger object appears once, at a random
+time and for 12 to 20 of the 256 to 320 frames, and moves as one of the classes of `motion_clips`. In the collection
+`order`, a large shape appears early and another one late, at least 128 frames apart; a class is a pair of shapes in
+their order. The classes of both come in pairs that hold the same frames in different order, so neither one frame, nor
+all frames in unknown order, tells them apart; for `order`, neither does a clip of 128 frames. The folder is laid out
+like Kinetics and is written by
+
+    python -m vtn_hf.data.event_videos moment ROOT --num_train 1200 --num_val 300 --seed 0
+"""
+
+import argparse
+import json
+import os
+from functools import partial
+from itertools import permutations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from . import motion_clips
+from .drawn_videos import SHAPES, draw_canvas, make_generator, paint, place, to_pictures, write_videos
+
+
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    "moment": motion_clips.CLASS_NAMES,
+    "order": tuple(sorted(f"{first}, later {second}" for first, second in permutations(SHAPES, 2))),
+}
+_FRAME_RATE = 25
+_PICTURE_SIDE = 64
+_NUM_DISTRACTORS = 3
+_MIN_GAP = 128
+
+
+class Schedule(NamedTuple):
+    """When what happens in a video, in frames."""
+
+    num_frames: int
+    events: tuple[range, ...]
+
+
+def draw_event_video(task: str, class_name: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """Draws one random video of a class.
+
+    Args:
+        task: `"moment"` or `"order"`.
+        class_name: One of `CLASS_NAMES[task]`.
+        rng: The source of everything random in the video.
+
+    Returns:
+        The frames, uint8 RGB of shape (256 to 320, 64, 64, 3), and the frame rate, 25 frames per second.
+
+    Raises:
+        ValueError: If `class_name` is not one of the task.
+    """
+    if class_name not in CLASS_NAMES[task]:
+        raise ValueError(f"Unknown class {class_name!r} of {task!r}; the classes are {'; '.join(CLASS_NAMES[task])}.")
+    schedule = _draw_schedule(task, rng)
+    frames, colour = draw_canvas(schedule.num_frames, _PICTURE_SIDE, _PICTURE_SIDE, rng)
+    for _ in range(_NUM_DISTRACTORS):
+        path = _draw_distractor(schedule.num_frames, rng)
+        paint(frames, path, rng.choice(SHAPES), rng.uniform(0, 2 * np.pi), rng.uniform(0, 255, size=3))
+    events = [frames[event.start : event.stop] for event in schedule.events]
+    if task == "moment":
+        motion_clips.paint_motion(events[0], class_name, colour, rng)
+    else:
+        for event, shape in zip(events, class_name.split(", later "), strict=True):
+            path = place(np.full((len(event), 3), [0, 0, rng.uniform(0.2, 0.28)]), rng)
+            paint(event, path, shape, rng.uniform(0, 2 * np.pi), colour)
+    return to_pictures(frames, rng), _FRAME_RATE
+
+
+def write_event_videos(
+    task: str, root: str | os.PathLike, num_train: int, num_val: int, seed: int = 0, num_workers: int | None = None
+) -> Path:
+    """Writes a Kinetics-style folder of the videos of a task; arguments and errors are those of `write_videos`."""
+    draw = partial(draw_event_video, task)
+    return write_videos(root, draw, CLASS_NAMES[task], f"{task}_videos.json", num_train, num_val, seed, num_workers)
+
+
+def read_schedule(path: str | os.PathLike) -> Schedule:
+    """Says when the events of a video are, which the video's place in its collection decides.
+
+    Args:
+        path: A video in a folder that `write_event_videos` wrote, ROOT/{train,val}/<class name>/<split>_<index>.mp4.
+
+    Raises:
+        FileNotFoundError: If the folder is none of those.
+    """
+    path = Path(path)
+    split, index = path.stem.split("_")
+    for task in CLASS_NAMES:
+        record = path.parents[2] / f"{task}_videos.json"
+        if record.exists():
+            return _draw_schedule(task, make_generator(json.loads(record.read_text())["seed"], split, int(index)))
+    raise FileNotFoundError(f"{path.parents[2]} holds no event videos.")
+
+
+def _draw_schedule(task: str, rng: np.random.Generator) -> Schedule:
+    """Draws the length and the events of a video, before anything else that is random in it."""
+    num_frames = int(rng.integers(256, 321))
+    lengths = rng.integers(12, 21, size=2).tolist()
+    if task == "moment":
+        start = int(rng.integers(0, num_frames - lengths[0] + 1))
+        return Schedule(num_frames, (range(start, start + lengths[0]),))
+    first = int(rng.integers(0, num_frames - sum(lengths) - _MIN_GAP + 1))
+    second = int(rng.integers(first + lengths[0] + _MIN_GAP, num_frames - lengths[1] + 1))
+    return Schedule(num_frames, (range(first, first + lengths[0]), range(second, second + lengths[1])))
+
+
+def _draw_distractor(num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws the path of a small shape that swings over the picture throughout, (frames, 3) as `paint` takes it."""
+    time = np.linspace(0, 2 * np.pi, num_frames)[:, None]
+    # One to six swings in each direction of the picture.
+    position = 0.5 + 0.4 * np.sin(rng.uniform(1, 6, size=2) * time + rng.uniform(0, 2 * np.pi, size=2))
+    return np.hstack([position, np.full((num_frames, 1), rng.uniform(0.04, 0.07))])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write long videos whose class is decided by moments.")
+    parser.add_argument("task", choices=CLASS_NAMES, help="what decides the class")
+    parser.add_argument("root", type=Path, help="folder to write")
+    parser.add_argument("--num_train", type=int, default=1200, help="training videos over all classes")
+    parser.add_argument("--num_val", type=int, default=300, help="validation videos over all classes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
+    write_event_videos(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
