@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCHVISION := .venv-torchvision
 
-.PHONY: quickstart test test-slow fuzz quality style clean
+.PHONY: quickstart test test-slow conformance fuzz quality style clean
 
 quickstart: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py
@@ -22,12 +22,16 @@ test: $(VENV)/.dev $(TORCHVISION)/.done
 		auto_classes backbones hub image_processing_vtn video_processing_vtn))
 
 # No tests is what there is until a test carries the marker: pytest says 5.
-test-slow: $(VENV)/.dev
+test-slow: $(VENV)/.dev conformance
 	$(BIN)/python -m pytest -m slow || [ $$? = 5 ]
 
 # Thousands of damaged videos, some minutes; `make test` has a short run.
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz/fuzz_video_decoding.py --cases 5000
+
+# transformers' own suites. Those of the processors need torchvision.
+conformance: $(VENV)/.dev $(TORCHVISION)/.done
+	PYTHONPATH=$(TORCHVISION) $(BIN)/python -m pytest -m "" tests/conformance --report docs/conformance.md
 
 quality: $(VENV)/.dev
 	$(BIN)/ruff check src tests examples setup.py
@@ -54,4 +58,4 @@ $(TORCHVISION)/.done: $(BIN)/python constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TORCHVISION) build dist src/*.egg-info
+	rm -rf $(VENV) $(TORCHVISION) .conformance build dist src/*.egg-info

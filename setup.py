@@ -18,7 +18,8 @@ extras = {
     "quantization": ["torchao"],
     "examples": ["matplotlib"],
     "tensorboard": ["tensorboard"],
-    "test": ["pytest"],
+    # The second is for transformers' own tests.
+    "test": ["pytest", "parameterized"],
     "quality": ["ruff"],
 }
 extras["dev"] = [

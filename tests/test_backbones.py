@@ -71,6 +71,15 @@ BACKBONES = {
     "pvt": ("pvt", {**CONVNET, "image_size": 32, "num_attention_heads": [1, 1, 2, 2]}, 24),
     "pvt_v2": ("pvt_v2", {**CONVNET, "image_size": 32, "num_attention_heads": [1, 1, 2, 2]}, 24),
     "poolformer": ("poolformer", CONVNET, 24),
+    # No field of these tells how wide their features are.
+    "mobilenet_v1": ("mobilenet_v1", {"image_size": 32, "depth_multiplier": 0.25}, 256),
+    "mobilenet_v2": ("mobilenet_v2", {"image_size": 32, "depth_multiplier": 0.1, "min_depth": 4}, 1280),
+    "mobilevitv2": (
+        "mobilevitv2",
+        {"image_size": 64, "width_multiplier": 0.1, "n_attn_blocks": [1, 1, 1]},
+        64,
+    ),
+    "swiftformer": ("swiftformer", {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 16, 24]}, 24),
     "timm_vit": ("timm_wrapper", {"architecture": "vit_tiny_patch16_224", "model_args": TIMM_VIT}, 24),
     "timm_resnet": (
         "timm_wrapper",

@@ -97,6 +97,26 @@ def test_gray_becomes_rgb(unchanged, frames, to_gray):
     assert pixel_values.tolist() == gray.repeat(3, axis=-1).transpose(0, 3, 1, 2)[None].tolist()
 
 
+@pytest.mark.parametrize(
+    "make_frame",
+    [Image.fromarray, np.asarray, lambda frame: frame.transpose(2, 0, 1), torch.tensor],
+    ids=["pil", "numpy", "numpy_channels_first", "torch"],
+)
+def test_transparent_becomes_white(unchanged, make_frame):
+    frame = np.full((6, 8, 4), 40, dtype=np.uint8)
+    frame[:2, :, 3], frame[2:4, :, 3], frame[4:, :, 3] = 0, 255, 51
+    rows = unchanged(make_frame(frame), return_tensors="pt").pixel_values[0, 0, :, :, 0].T
+    # A fifth of 40 over four fifths of 255.
+    assert rows.tolist() == [[255] * 3] * 2 + [[40] * 3] * 2 + [[212] * 3] * 2
+
+
+def test_transparency_of_float_frames(unchanged):
+    frame = np.full((6, 8, 4), 0.5, dtype=np.float32)
+    assert (unchanged(frame, return_tensors="pt").pixel_values == 0.75).all()
+    with pytest.raises(ValueError, match=r"\[0, 1\], got 128"):
+        unchanged(frame * 256)
+
+
 def test_one_frame_is_a_video_of_one_frame(unchanged, frames):
     for frame in (frames[0], Image.fromarray(frames[0]), torch.tensor(frames[0])):
         pixel_values = unchanged(frame, return_tensors="pt").pixel_values

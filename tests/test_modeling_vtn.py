@@ -274,6 +274,53 @@ def test_eager_equals_sdpa(num_frames, masked):
     assert_close(states["eager"], states["sdpa"], atol=1e-5, rtol=0)
 
 
+RESNET = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 4, 8, WIDTH], "depths": [1, 1, 1, 1]}
+
+
+def get_implementations(model):
+    return model.config._attn_implementation, model.vtn.backbone.config._attn_implementation
+
+
+def test_attention_implementation_of_each_part(tmp_path):
+    make_model().save_pretrained(tmp_path)
+    model = VTNForVideoClassification.from_pretrained(
+        tmp_path, attn_implementation={"": "eager", "backbone_config": "sdpa"}
+    )
+    assert get_implementations(model) == ("eager", "sdpa")
+    with torch.no_grad():
+        outputs = model(make_frames(1, 5), output_attentions=True)
+    assert [weights.shape for weights in outputs.attentions] == [(1, 2, 6, 6)] * 2
+    model.set_attn_implementation({"": "sdpa"})
+    assert get_implementations(model) == ("sdpa", "sdpa")
+    model.set_attn_implementation({"backbone_config": "eager"})
+    assert get_implementations(model) == ("sdpa", "eager")
+    model.set_attn_implementation("sdpa")
+    assert get_implementations(model) == ("sdpa", "sdpa")
+    with pytest.raises(ValueError, match="no_such_attention"):
+        model.set_attn_implementation("no_such_attention")
+
+
+def test_attention_implementation_passes_over_a_backbone_without_attention(tmp_path):
+    make_model(backbone_config=RESNET).save_pretrained(tmp_path)
+    model = VTNForVideoClassification.from_pretrained(tmp_path, attn_implementation="sdpa")
+    assert get_implementations(model) == ("sdpa", "eager")
+    model.set_attn_implementation("eager")
+    model.set_attn_implementation("sdpa")
+    assert get_implementations(model) == ("sdpa", "eager")
+    with torch.no_grad():
+        assert model(torch.randn(1, 4, 3, 32, 32)).logits.isfinite().all()
+
+
+def test_attention_implementation_that_the_backbone_lacks_is_refused(tmp_path):
+    """Not replaced in silence: it has attention, of another kind."""
+    swin = {"model_type": "swinv2", "image_size": 8, "patch_size": 2, "embed_dim": 16, "depths": [1], "num_heads": [2]}
+    make_model(backbone_config={**swin, "window_size": 2}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="Swinv2Model"):
+        VTNForVideoClassification.from_pretrained(tmp_path, attn_implementation="sdpa")
+    model = VTNForVideoClassification.from_pretrained(tmp_path, attn_implementation={"": "sdpa"})
+    assert get_implementations(model) == ("sdpa", "eager")
+
+
 @pytest.mark.parametrize("masked", [False, True], ids=["full", "masked"])
 @pytest.mark.parametrize("num_frames", [1, 4, 70])
 def test_attention_weights(num_frames, masked):

@@ -4,6 +4,8 @@ Video Transformer Network (VTN) for Hugging Face transformers.
 Importing the package registers it with the Auto classes, so that `AutoModel`, `pipeline` and their kin load a VTN.
 """
 
+import contextlib
+
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -26,10 +28,11 @@ __version__ = "0.1.0"
 AutoConfig.register("vtn", VTNConfig)
 AutoModel.register(VTNConfig, VTNModel)
 AutoModelForVideoClassification.register(VTNConfig, VTNForVideoClassification)
-# One class for both of transformers' backends: its pixel maths needs neither torchvision nor PIL.
-AutoImageProcessor.register(
-    VTNConfig, image_processor_classes={"torchvision": VTNImageProcessor, "pil": VTNImageProcessor}
-)
+with contextlib.suppress(ImportError):  # older transformers have it only where torchvision is
+    # One class for both of transformers' backends: its pixel maths needs neither torchvision nor PIL.
+    AutoImageProcessor.register(
+        VTNConfig, image_processor_classes={"torchvision": VTNImageProcessor, "pil": VTNImageProcessor}
+    )
 AutoVideoProcessor.register(VTNConfig, VTNVideoProcessor)
 
 __all__ = [

@@ -32,6 +32,9 @@ def make_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
     """
     if hasattr(backbone_config, "mask_ratio"):
         backbone_config.mask_ratio = 0.0  # a masked autoencoder hides patches in eval mode too
+    if not has_attention_heads(backbone_config):
+        # Nothing to choose: the attention asked of the VTN as a whole is that of the temporal encoder alone.
+        backbone_config._attn_implementation = None
     # Not in the dtype in which the image model happens to be stored, but in that of the rest of the VTN.
     backbone = AutoModel.from_config(backbone_config, dtype=torch.get_default_dtype())
     _drop_untrained_pooler(backbone)
@@ -46,6 +49,17 @@ def make_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
             f"{type(backbone).__name__} is no backbone: it has a decoder, whose queries are not features of the frame."
         )
     return backbone
+
+
+@torch.no_grad()
+def measure_feature_size(backbone_config: PreTrainedConfig) -> int:
+    """The number of features per frame, from a run on the meta device, which allocates and computes nothing."""
+    image_size = getattr(backbone_config, "image_size", None) or 224
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    with torch.device("meta"):
+        backbone = make_backbone(backbone_config).eval()
+        frame = torch.empty(1, getattr(backbone_config, "num_channels", 3), height, width)
+        return _run(backbone, frame).shape[1]
 
 
 def load_backbone_config(backbone_name_or_path: str | os.PathLike) -> PreTrainedConfig:
@@ -178,6 +192,11 @@ def _pool(backbone: PreTrainedModel, outputs: ModelOutput) -> torch.Tensor:
     if last_hidden_state.ndim == 4:
         return last_hidden_state.mean(dim=(2, 3))
     return last_hidden_state[:, 0] if has_class_token(backbone) else last_hidden_state.mean(dim=1)
+
+
+def has_attention_heads(backbone_config: PreTrainedConfig) -> bool:
+    """Whether the backbone has attention that comes in several implementations, unlike a ResNet."""
+    return any(hasattr(backbone_config, name) for name in ("num_attention_heads", "num_heads"))
 
 
 def has_class_token(backbone: PreTrainedModel) -> bool:

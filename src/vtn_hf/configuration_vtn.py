@@ -11,8 +11,8 @@ from transformers.configuration_utils import PreTrainedConfig
 POSITION_EMBEDDING_TYPES = ("learned", "sinusoidal", "none")
 POSITION_OVERFLOWS = ("wrap", "spread")
 
-# Where a vision config keeps the width of its pooled output. The order matters: MobileViT has `hidden_sizes` too, but
-# pools after its neck.
+# Where most vision configs keep the width of their pooled output. The order matters: MobileViT has `hidden_sizes` too,
+# but pools after its neck.
 _FEATURE_SIZE_FIELDS = ("neck_hidden_sizes", "hidden_size", "hidden_sizes", "hidden_dim", "num_features")
 
 
@@ -28,7 +28,7 @@ def get_backbone_feature_size(backbone_config: PreTrainedConfig) -> int:
         `int`: The number of features per frame.
 
     Raises:
-        ValueError: If the configuration does not tell.
+        ValueError: If that model does not turn an image into a feature vector.
     """
     if backbone_config.model_type == "timm_wrapper":
         import torch
@@ -43,10 +43,10 @@ def get_backbone_feature_size(backbone_config: PreTrainedConfig) -> int:
         size = getattr(backbone_config, field, None)
         if size is not None:
             return size if isinstance(size, int) else size[-1]
-    raise ValueError(
-        f"Cannot tell how many features a `{backbone_config.model_type}` backbone gives per frame: "
-        f"{type(backbone_config).__name__} has none of the fields {', '.join(_FEATURE_SIZE_FIELDS)}."
-    )
+    # Where no field tells (MobileNet, MobileViTV2, SwiftFormer), building the model does.
+    from .backbone_vtn import measure_feature_size
+
+    return measure_feature_size(backbone_config)
 
 
 @strict
@@ -107,10 +107,13 @@ class VTNConfig(PreTrainedConfig):
     ```python
     >>> from vtn_hf import VTNConfig, VTNModel
 
-    >>> config = VTNConfig(backbone_config={"model_type": "resnet", "depths": [1, 1, 1, 1]}, num_attention_heads=8)
+    >>> backbone = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 16, 24]}
+    >>> config = VTNConfig(backbone_config=backbone, num_attention_heads=4, intermediate_size=48)
+    >>> config.hidden_size
+    24
     >>> model = VTNModel(config)
-    >>> model.config.hidden_size
-    2048
+    >>> len(model.temporal_encoder.layers)
+    3
 
     ```"""
 

@@ -473,7 +473,9 @@ class VTNImageProcessor(BaseImageProcessor):
     ) -> torch.Tensor:
         """One frame of any kind to a tensor `(channels, height, width)`, uint8 or float32."""
         if is_pil_image(image):
-            image = np.array(image.convert("RGB") if do_convert_rgb else image)
+            if do_convert_rgb:
+                image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            image = np.array(image)
             input_data_format = ChannelDimension.LAST if image.ndim == 3 else None
         image = to_tensor(image, device)
         return to_channels_first(image if image.ndim == 3 else image[None], do_convert_rgb, input_data_format)
@@ -508,8 +510,8 @@ def to_channels_first(
     frames: torch.Tensor, do_convert_rgb: bool | None, input_data_format: str | ChannelDimension | None
 ) -> torch.Tensor:
     """
-    One frame or several, `(..., height, width, channels)` or `(..., channels, height, width)`, to the latter; gray
-    becomes RGB if `do_convert_rgb`.
+    One frame or several, `(..., height, width, channels)` or `(..., channels, height, width)`, to the latter. If
+    `do_convert_rgb`, gray and RGBA become RGB, what is transparent over white, as in transformers.
     """
     if input_data_format is None:
         input_data_format = infer_channel_dimension_format(frames, num_channels=(1, 3, 4))
@@ -517,7 +519,19 @@ def to_channels_first(
         frames = frames.movedim(-1, -3)
     if do_convert_rgb and frames.shape[-3] == 1:
         frames = frames.expand(*frames.shape[:-3], 3, -1, -1)
+    if do_convert_rgb and frames.shape[-3] == 4:
+        frames = blend_with_white(frames)
     return frames
+
+
+def blend_with_white(frames: torch.Tensor) -> torch.Tensor:
+    """RGBA frames `(..., 4, height, width)`, uint8 or float in [0, 1], to RGB frames of the same dtype."""
+    white = 255 if frames.dtype == torch.uint8 else 1
+    if frames.max() > white:
+        raise ValueError(f"Frames with transparency must be uint8 or float in [0, 1], got {frames.max():g}.")
+    colour, alpha = frames.float().split((3, 1), dim=-3)
+    blended = torch.lerp(torch.full_like(colour, white), colour, alpha / white)
+    return blended.round().to(torch.uint8) if frames.dtype == torch.uint8 else blended
 
 
 VTNImageProcessor.register_for_auto_class()

@@ -18,7 +18,13 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .backbone_vtn import encode_frames, load_backbone, load_backbone_config, make_backbone
+from .backbone_vtn import (
+    encode_frames,
+    has_attention_heads,
+    load_backbone,
+    load_backbone_config,
+    make_backbone,
+)
 from .configuration_vtn import VTNConfig, get_backbone_feature_size
 from .model_card_vtn import make_model_card, replace_generic_card
 from .temporal_encoder_vtn import VTNAttention, VTNEmbeddings, VTNLayer, VTNTemporalEncoder
@@ -91,6 +97,17 @@ class VTNPreTrainedModel(PreTrainedModel):
         "global_attentions": OutputRecorder(VTNAttention, index=2),
     }
 
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs):
+        """
+        Args:
+            attn_implementation (`str` or `dict`):
+                A name for all parts, which a backbone without attention passes over; or names for the temporal
+                encoder, `""`, and the backbone, `"backbone_config"`, where a part that is left out stays as it is.
+        """
+        if isinstance(attn_implementation, str) and not has_attention_heads(self.config.backbone_config):
+            attn_implementation = {"": attn_implementation}
+        super().set_attn_implementation(attn_implementation, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
@@ -130,6 +147,10 @@ class VTNModel(VTNPreTrainedModel):
     2. its class token, where the pooler is BERT's dense layer and tanh (ViT, DeiT): image checkpoints leave those
        weights untrained, so that pooler is removed;
     3. the mean of its last hidden state over space.
+
+    Args:
+        config ([`VTNConfig`]):
+            What to build. Its weights are random; [`~PreTrainedModel.from_pretrained`] loads trained ones.
     """
 
     def __init__(self, config: VTNConfig):
@@ -285,12 +306,13 @@ class VTNModel(VTNPreTrainedModel):
                     f"{type(self.backbone).__name__} gives {inputs_embeds.shape[2]} features per frame, but its "
                     f"configuration promises {self.feature_size}."
                 )
-        elif inputs_embeds.ndim != 3 or inputs_embeds.shape[1] == 0 or inputs_embeds.shape[2] != self.feature_size:
-            raise ValueError(
-                f"`inputs_embeds` must have the shape (batch, frames, {self.feature_size}) with at least one frame, "
-                f"got {tuple(inputs_embeds.shape)}."
-            )
-        _check_mask(attention_mask, inputs_embeds.shape[:2])
+        else:
+            if inputs_embeds.ndim != 3 or inputs_embeds.shape[1] == 0 or inputs_embeds.shape[2] != self.feature_size:
+                raise ValueError(
+                    f"`inputs_embeds` must have the shape (batch, frames, {self.feature_size}) with at least one "
+                    f"frame, got {tuple(inputs_embeds.shape)}."
+                )
+            _check_mask(attention_mask, inputs_embeds.shape[:2])
         _check_shape("position_ids", position_ids, inputs_embeds.shape[:2])
         if attention_mask is not None:
             # A weight of zero would not keep out what is infinite or not a number.
@@ -322,7 +344,15 @@ class VTNClassificationHead(nn.Module):
 
 
 class VTNForVideoClassification(VTNPreTrainedModel):
-    """The Video Transformer Network with an MLP on the class token, for single-label, multi-label or regression."""
+    """
+    The Video Transformer Network with an MLP on the class token, for single-label, multi-label or regression.
+
+    Args:
+        config ([`VTNConfig`]):
+            What to build, `num_labels` and `problem_type` included. Its weights are random;
+            [`~PreTrainedModel.from_pretrained`] loads trained ones, and `from_backbone_pretrained` those of an image
+            model for the backbone.
+    """
 
     def __init__(self, config: VTNConfig):
         super().__init__(config)

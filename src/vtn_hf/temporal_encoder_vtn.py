@@ -29,23 +29,6 @@ BLOCK_SIZE = 64
 SLAB_SIZE = 1024
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reference attention, with the signature of transformers' attention functions."""
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    output = torch.matmul(nn.functional.dropout(weights, p=dropout, training=module.training), value)
-    return output.transpose(1, 2).contiguous(), weights
-
-
 def make_local_mask(
     num_frames: int, window: int, block_size: int, attention_mask: torch.Tensor | None, like: torch.Tensor
 ) -> torch.Tensor:
@@ -165,21 +148,23 @@ class VTNAttention(nn.Module):
             The output `(B, N, H)`, or `(B, 1, H)` for the class token only; the attention weights `(B, h, N, N)`, if
             the attention implementation gives any; the attention weights of the class token `(B, h, N)`.
         """
-        class_token, global_weights = self.attend_globally(hidden_states, attention_mask)
         if class_token_only:
+            class_token, global_weights = self.attend_globally(hidden_states, attention_mask)
             output = self.output(class_token)
             if torch.is_grad_enabled():
                 output = output + self._zero_from_unused()
             return output, None, global_weights
-        frames, local_weights = self.attend_locally(hidden_states, local_mask)
+        if self.config._attn_implementation == "eager":
+            class_token, frames, weights = self.attend_eagerly(hidden_states, local_mask, attention_mask)
+            global_weights = weights[:, :, 0]
+        else:
+            weights = None
+            class_token, global_weights = self.attend_globally(hidden_states, attention_mask)
+            frames = self.attend_locally(hidden_states, local_mask)
         if attention_mask is not None:
             # As Longformer does: nothing is attended to from padding.
             frames = frames * attention_mask[..., None].to(frames.dtype)
-        output = self.output(torch.cat([class_token, frames], dim=1))
-        weights = None
-        if local_weights is not None:
-            weights = torch.cat([global_weights[:, :, None], local_weights], dim=2)
-        return output, weights, global_weights
+        return self.output(torch.cat([class_token, frames], dim=1)), weights, global_weights
 
     def _zero_from_unused(self) -> torch.Tensor | float:
         """
@@ -194,10 +179,28 @@ class VTNAttention(nn.Module):
         ]
         return 0.0 * torch.stack(unused).sum() if unused else 0.0
 
-    def attend_locally(
-        self, hidden_states: torch.Tensor, local_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Output `(B, T, H)` of the frames and, if available, their weights `(B, h, T, N)`."""
+    def attend_eagerly(
+        self, hidden_states: torch.Tensor, local_mask: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Output `(B, 1, H)` of the class token, output `(B, T, H)` of the frames and all weights `(B, h, N, N)`, which
+        the outputs come from, so that gradients with respect to them exist.
+        """
+        num_frames = hidden_states.shape[1] - 1
+        query = self._split_heads(self.query(hidden_states)[:, 1:]).transpose(1, 2) * self.scaling
+        key, value = (self._split_heads(layer(hidden_states)).transpose(1, 2) for layer in (self.key, self.value))
+        # One block holds the whole video: drop the keys beyond its two ends.
+        local_mask = torch.cat([local_mask[..., :1], local_mask[..., 1 + self.window // 2 :][..., :num_frames]], -1)
+        local_scores = torch.matmul(query, key.transpose(2, 3)) + local_mask
+        scores = torch.cat([self.score_globally(hidden_states, attention_mask)[:, :, None], local_scores], dim=2)
+        weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+        dropped = nn.functional.dropout(weights, p=self.attention_dropout, training=self.training)
+        class_token = self._average_globally(dropped[:, :, 0], hidden_states).flatten(1)[:, None]
+        frames = torch.matmul(dropped[:, :, 1:], value).transpose(1, 2).flatten(2)
+        return class_token, frames, weights
+
+    def attend_locally(self, hidden_states: torch.Tensor, local_mask: torch.Tensor) -> torch.Tensor:
+        """Output `(B, T, H)` of the frames."""
         num_frames = hidden_states.shape[1] - 1
         block_size, half_window = local_mask.shape[2], self.window // 2
 
@@ -212,13 +215,9 @@ class VTNAttention(nn.Module):
         num_slabs = count_slabs(num_frames)
         attend = recompute_if_long(self._attend_in_blocks, num_slabs)
         slabs = zip(*(split_into_slabs(states, num_slabs) for states in (query, key, value, local_mask)), strict=True)
-        outputs, weights = zip(*(attend(*slab, class_key, class_value) for slab in slabs), strict=True)
+        outputs = [attend(*slab, class_key, class_value) for slab in slabs]
         # Not a slice: a compiler cannot tell that there are this many whatever the number of frames.
-        output, weights = nn.functional.pad(torch.cat(outputs, dim=1), (0, 0, 0, -tail)), weights[0]
-        if weights is not None:
-            # One block holds the whole video: drop the keys beyond its two ends.
-            weights = torch.cat([weights[..., :1], weights[..., 1 + half_window :][..., :num_frames]], dim=-1)
-        return output, weights
+        return nn.functional.pad(torch.cat(outputs, dim=1), (0, 0, 0, -tail))
 
     def _attend_in_blocks(
         self,
@@ -228,8 +227,8 @@ class VTNAttention(nn.Module):
         local_mask: torch.Tensor,
         class_key: torch.Tensor,
         class_value: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Output `(B, blocks * block_size, H)` of some blocks and, if available, their weights."""
+    ) -> torch.Tensor:
+        """Output `(B, blocks * block_size, H)` of some blocks."""
         batch_size, num_blocks = query.shape[:2]
         key, value = (
             torch.cat([class_token[:, None].expand(-1, num_blocks, -1, -1), states], dim=2)
@@ -237,10 +236,7 @@ class VTNAttention(nn.Module):
         )
         # (B * blocks, h, block_size or 1 + block_size + window, d)
         query, key, value = (self._split_heads(states.flatten(0, 1)).transpose(1, 2) for states in (query, key, value))
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        output, weights = attention_interface(
+        output, _ = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
             self,
             query,
             key,
@@ -249,20 +245,25 @@ class VTNAttention(nn.Module):
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
         )
-        return output.flatten(2).unflatten(0, (batch_size, -1)).flatten(1, 2), weights
+        return output.flatten(2).unflatten(0, (batch_size, -1)).flatten(1, 2)
 
     def attend_globally(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Output `(B, 1, H)` of the class token and its weights `(B, h, N)`."""
-        query = self._split_heads(self.query_global(hidden_states[:, 0])) * self.scaling
-        scores = self._score_globally(query, hidden_states)
-        if attention_mask is not None:
-            is_padding = nn.functional.pad(attention_mask == 0, (1, 0))
-            scores = scores.masked_fill(is_padding[:, None], torch.finfo(scores.dtype).min)
-        weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+        scores = self.score_globally(hidden_states, attention_mask)
+        weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
         dropped = nn.functional.dropout(weights, p=self.attention_dropout, training=self.training)
         return self._average_globally(dropped, hidden_states).flatten(1)[:, None], weights
+
+    def score_globally(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Scores `(B, h, N)` of all tokens for the class token."""
+        query = self._split_heads(self.query_global(hidden_states[:, 0])) * self.scaling
+        scores = self._score_globally(query, hidden_states)
+        if attention_mask is None:
+            return scores
+        is_padding = nn.functional.pad(attention_mask == 0, (1, 0))
+        return scores.masked_fill(is_padding[:, None], torch.finfo(scores.dtype).min)
 
     def _score_globally(self, query: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """Scores `(B, h, N)` of all tokens for the class token's query `(B, h, d)`."""

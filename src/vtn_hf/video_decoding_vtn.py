@@ -48,7 +48,21 @@ _MIN_FRAMES_TO_SKIP_IN_WORKER = 2
 
 
 class VideoDecodeError(ValueError):
-    """A video that cannot be decoded. The message names the source and the reason."""
+    """
+    A video that cannot be decoded. The message names the source and the reason.
+
+    Example:
+
+    ```python
+    >>> from vtn_hf import VideoDecodeError, VTNVideoProcessor
+
+    >>> try:
+    ...     VTNVideoProcessor()(b"not a video")
+    ... except VideoDecodeError as error:
+    ...     print(error)
+    <11 bytes>: Invalid data found when processing input.
+
+    ```"""
 
 
 class _FrameCountError(VideoDecodeError):
