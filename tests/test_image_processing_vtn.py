@@ -428,7 +428,6 @@ def test_tensor_types(processor, tensor_type):
         (None, "Invalid input type"),
         ("frame.jpg", "Invalid input type"),
         ([np.zeros((8, 9, 5), dtype=np.uint8)], "channel"),
-        ([np.zeros((8, 9, 4), dtype=np.uint8)], "`image_mean` has 3 entries for frames of 4 channels"),
         ([np.zeros((2, 3, 3, 8, 9), dtype=np.uint8)], "Invalid input type|dimension"),
         ([[draw_frames(1)[0]], [draw_frames(1, 30, 40)[0]]], r"one picture size.*\(3, 36, 50\), \(3, 30, 40\)"),
     ],

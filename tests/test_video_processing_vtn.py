@@ -408,7 +408,6 @@ def test_no_frames(processor, videos):
         (None, "Invalid video input"),
         (5, "Invalid video input"),
         (np.zeros((2, 8, 9, 5), dtype=np.uint8), "channel"),
-        (np.zeros((2, 8, 9, 4), dtype=np.uint8), "`image_mean` has 3 entries for frames of 4 channels"),
         (np.zeros((2, 8), dtype=np.uint8), "Invalid video input|channels"),
         ([draw_frames(1), draw_frames(1, 30, 40)], r"one picture size.*\(3, 20, 28\), \(3, 30, 40\)"),
     ],

@@ -175,11 +175,11 @@ class VTNModel(VTNPreTrainedModel):
             if type(module).__name__ in layers and name[-1].isdigit()
         }
 
-    def get_input_embeddings(self) -> nn.Module | None:
+    def get_input_embeddings(self) -> nn.Module:
         try:
             return self.backbone.get_input_embeddings()
-        except NotImplementedError:  # a ResNet: it has none, and FSDP asks
-            return None
+        except NotImplementedError:  # convolutional networks have no name for their first layer
+            return next(self.backbone.children())
 
     def freeze_backbone(self):
         """

@@ -62,10 +62,6 @@ class TestViTBackbone(VTNModelTest, unittest.TestCase):
 class TestResNetBackbone(VTNModelTest, unittest.TestCase):
     backbone_config = model_testers.RESNET
 
-    @unittest.skip("a ResNet has no embeddings")
-    def test_model_get_set_embeddings(self):
-        pass
-
 
 class TestViViT(VisionModelTest, unittest.TestCase):
     """For comparison."""
