@@ -76,8 +76,8 @@ BACKBONES = {
     "mobilenet_v2": ("mobilenet_v2", {"image_size": 32, "depth_multiplier": 0.1, "min_depth": 4}, 1280),
     "mobilevitv2": (
         "mobilevitv2",
-        {"image_size": 64, "width_multiplier": 0.1, "n_attn_blocks": [1, 1, 1]},
-        64,
+        {"image_size": 32, "output_stride": 8, "width_multiplier": 0.1, "n_attn_blocks": [1, 1, 1]},
+        48,
     ),
     "swiftformer": ("swiftformer", {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 16, 24]}, 24),
     "timm_vit": ("timm_wrapper", {"architecture": "vit_tiny_patch16_224", "model_args": TIMM_VIT}, 24),
