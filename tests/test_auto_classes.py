@@ -1,5 +1,10 @@
 """A saved VTN comes back through the Auto classes and `pipeline`, with torchvision and without it."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +20,7 @@ from transformers import (
 from transformers.utils import is_torchvision_available
 from video_files import write_video
 
+import vtn_hf
 from vtn_hf import (
     VideoDecodeError,
     VTNConfig,
@@ -339,3 +345,29 @@ def test_no_warning_that_a_processor_is_missing(checkpoint, caplog):
     finally:
         transformers.logging.disable_propagation()
     assert caplog.messages == []
+
+
+WITHOUT_OPTIONAL_PACKAGES = """
+import sys
+
+for name in ("accelerate", "av", "datasets", "evaluate", "timm", "torchvision"):
+    sys.modules[name] = None  # as if it were not installed
+import torch
+from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+
+backbone = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 4, 8, 8], "depths": [1, 1, 1, 1]}
+model = VTNForVideoClassification(VTNConfig(backbone_config=backbone, num_attention_heads=2)).eval()
+inputs = VTNVideoProcessor()(torch.zeros(4, 3, 40, 40, dtype=torch.uint8), return_tensors="pt")
+assert model(**inputs).logits.shape == (1, 2)
+"""
+
+
+def test_model_and_processor_run_without_optional_packages():
+    paths = os.pathsep.join([str(Path(vtn_hf.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_OPTIONAL_PACKAGES],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
