@@ -233,8 +233,15 @@ class VTNVideoProcessor(VideoProcessorMixin):
         Rescales and normalises, on its device, a batch that this processor has left as bytes:
 
         ```python
-        >>> inputs = processor("video.mp4", do_rescale=False, do_normalize=False, return_tensors="pt").to("cuda")
-        >>> inputs["pixel_values"] = processor.normalize_uint8(inputs["pixel_values"])
+        >>> import torch
+        >>> from vtn_hf import VTNVideoProcessor
+
+        >>> processor = VTNVideoProcessor()
+        >>> video = torch.zeros(4, 3, 256, 256, dtype=torch.uint8)
+        >>> inputs = processor(video, do_rescale=False, do_normalize=False, return_tensors="pt")
+        >>> inputs = inputs.to("cuda" if torch.cuda.is_available() else "cpu")
+        >>> processor.normalize_uint8(inputs["pixel_values"]).dtype
+        torch.float32
 
         ```
 
