@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from vtn_hf.frame_sampling_vtn import sample_clip, sample_pyslowfast_full_video, sample_uniform
+from vtn_hf.frame_sampling_vtn import sample_clip, sample_clips, sample_pyslowfast_full_video, sample_uniform
 
 
 LENGTHS = [1, 2, 3, 7, 16, 31, 250, 300, 9001]
@@ -164,3 +164,11 @@ def test_pyslowfast_full_video_equals_the_original(reference_dir, clip, total, f
 def test_numbers_that_are_not_positive(sample, arguments, message):
     with pytest.raises(ValueError, match=message):
         sample(*arguments)
+
+
+def test_clips_are_spread_from_the_start_to_the_end():
+    assert sample_clips(40, 3, 4, 10).tolist() == [[0, 3, 6, 9], [15, 18, 21, 24], [30, 33, 36, 39]]
+    np.testing.assert_array_equal(sample_clips(40, 1, 4, 10)[0], sample_clip(40, 4, 10))
+    assert sample_clips(4, 2, 4, 10).tolist() == [[0, 3, 3, 3]] * 2
+    with pytest.raises(ValueError, match="`num_clips` must be positive, got 0"):
+        sample_clips(40, 0, 4, 10)

@@ -48,6 +48,32 @@ def sample_clip(
     _check_positive(total_num_frames=total_num_frames, num_frames=num_frames, span=span)
     slack = max(total_num_frames - span, 0)
     start = slack / 2 if generator is None else generator.uniform(0, slack)
+    return _spread_over_clip(start, span, num_frames, total_num_frames)
+
+
+def sample_clips(total_num_frames: int, num_clips: int, num_frames: int, span: float) -> np.ndarray:
+    """
+    Spreads clips over the video, the first at its start and the last at its end, for multi-view evaluation.
+
+    Args:
+        total_num_frames (`int`): Frames in the video.
+        num_clips (`int`): Clips to take; a single one is the central one.
+        num_frames (`int`): Frames to take from each clip.
+        span (`float`): Length of a clip, in frames of the video.
+
+    Returns:
+        `np.ndarray` of int64 and shape `(num_clips, num_frames)`: Frame numbers, as in [`sample_clip`].
+
+    Raises:
+        ValueError: If a number is not positive.
+    """
+    _check_positive(total_num_frames=total_num_frames, num_clips=num_clips, num_frames=num_frames, span=span)
+    slack = max(total_num_frames - span, 0)
+    starts = [slack / 2] if num_clips == 1 else np.linspace(0, slack, num_clips)
+    return np.stack([_spread_over_clip(start, span, num_frames, total_num_frames) for start in starts])
+
+
+def _spread_over_clip(start: float, span: float, num_frames: int, total_num_frames: int) -> np.ndarray:
     # The original's rule (PySlowFast's decoder): it decodes from the first whole frame on, and counts from there, so
     # that the distances of the frames do not depend on the start.
     indices = np.ceil(start) + np.linspace(0, max(span - 1, 0), num_frames).astype(np.int64)
