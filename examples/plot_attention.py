@@ -1,0 +1,291 @@
+"""
+Draws what a Video Transformer Network looked at in a video.
+
+    python examples/plot_attention.py --model RUN --video VIDEO.mp4 --output_dir PICTURES
+    python examples/plot_attention.py --model RUN --event_videos ROOT/val --output_dir PICTURES
+
+The first prints the classes and writes `attention.png`: a strip of frames above the class token's attention over the
+video, averaged, as in the paper's figure, and for each layer and head; `maps.png`: what counts within those frames, by
+attention rollout (https://arxiv.org/abs/2005.00928) for a backbone with a class token and by Grad-CAM
+(https://arxiv.org/abs/1610.02391) for a convolutional one; and `overlay.mp4`: all frames with their maps, and the
+attention below them. The second asks how much of the attention falls on the frames of the events in videos of
+`vtn_hf.data.event_videos`, and writes `event_attention.json`.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402 - the backend comes first
+
+from vtn_hf import VTNForVideoClassification, VTNVideoProcessor  # noqa: E402
+from vtn_hf.backbone_vtn import has_class_token  # noqa: E402
+from vtn_hf.data.drawn_videos import encode  # noqa: E402
+from vtn_hf.data.event_videos import read_schedule  # noqa: E402
+from vtn_hf.inference.whole_video import VideoFeatures, to_scores  # noqa: E402
+
+
+NUM_STRIP_FRAMES = 12
+# Grad-CAM reads the deepest feature map that has so many rows and columns.
+MIN_MAP_SIDE = 7
+
+
+@dataclass
+class Look:
+    """
+    A video as the model sees it.
+
+    Args:
+        pictures: The frames after resizing and cropping, uint8 (frames, height, width, 3).
+        times: Of each frame, in seconds (in frames, where the video does not tell its rate).
+        probabilities: Of each class, (classes,).
+        attention: The class token's attention over the frames, without that to itself, (layers, heads, frames).
+        inputs: What the model got.
+        video: What the backbone made of the frames.
+    """
+
+    pictures: np.ndarray
+    times: np.ndarray
+    probabilities: torch.Tensor
+    attention: np.ndarray
+    inputs: dict[str, torch.Tensor]
+    video: VideoFeatures
+
+    @property
+    def mean_attention(self) -> np.ndarray:
+        """(frames,): averaged over layers and heads."""
+        return self.attention.mean(axis=(0, 1))
+
+
+@torch.no_grad()
+def look_at(model: VTNForVideoClassification, processor: VTNVideoProcessor, video: str | Path) -> Look:
+    """Classifies a video and keeps what the class token attended to."""
+    batch = processor(video, return_tensors="pt", return_metadata=True)
+    metadata = batch.pop("video_metadata")[0]
+    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    features = model.vtn.get_frame_features(inputs["pixel_values"])
+    outputs = model(inputs_embeds=features, position_ids=inputs["position_ids"], output_attentions=True)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    pictures = (batch["pixel_values"][0] * std + mean).clamp(0, 1) * 255
+    return Look(
+        pictures=pictures.round().byte().permute(0, 2, 3, 1).numpy(),
+        times=np.asarray(metadata.frames_indices) / (metadata.fps or 1),
+        probabilities=to_scores(model, outputs.logits[0]).cpu(),
+        attention=torch.stack(outputs.global_attentions)[:, 0, :, 1:].float().cpu().numpy(),
+        inputs=inputs,
+        video=VideoFeatures(features[0], inputs["position_ids"][0], len(features[0]), metadata.fps, metadata.duration),
+    )
+
+
+def choose_strip(look: Look) -> np.ndarray:
+    """The most attended frame of each of the equal parts of a video, increasing numbers."""
+    parts = np.array_split(np.arange(len(look.times)), min(NUM_STRIP_FRAMES, len(look.times)))
+    return np.array([part[look.mean_attention[part].argmax()] for part in parts])
+
+
+def map_frames(model: VTNForVideoClassification, look: Look, numbers: np.ndarray) -> np.ndarray:
+    """What counts within some frames, as large as the pictures, (numbers, height, width) from 0 to 1 in each."""
+    maps = roll_out(model, look, numbers) if has_class_token(model.vtn.backbone) else grad_cam(model, look, numbers)
+    maps = nn.functional.interpolate(maps[:, None], size=look.pictures.shape[1:3], mode="bilinear")[:, 0].cpu().numpy()
+    maps = maps - maps.min(axis=(1, 2), keepdims=True)
+    return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
+
+
+@torch.no_grad()
+def roll_out(model: VTNForVideoClassification, look: Look, numbers: np.ndarray) -> torch.Tensor:
+    """
+    How much of each patch reaches the class token of the backbone, if half of what a layer passes on is its input and
+    half what it attends to: (numbers, rows, columns).
+    """
+    backbone = model.vtn.backbone
+    implementation = backbone.config._attn_implementation
+    backbone.set_attn_implementation("eager")  # the only one that tells its weights
+    flows = []
+    for number in numbers:
+        attentions = backbone(look.inputs["pixel_values"][0, number][None], output_attentions=True).attentions
+        flow = torch.eye(attentions[0].shape[-1], device=model.device)
+        for attention in attentions:
+            flow = (attention[0].mean(dim=0) + torch.eye(len(flow), device=model.device)) / 2 @ flow
+        flows.append(flow[0])
+    backbone.set_attn_implementation(implementation)
+    patch_size = backbone.config.patch_size
+    rows, columns = (side // patch_size for side in look.inputs["pixel_values"].shape[-2:])
+    # Before the patches are the class token and whatever else the backbone adds.
+    return torch.stack(flows)[:, -rows * columns :].unflatten(1, (rows, columns))
+
+
+def grad_cam(model: VTNForVideoClassification, look: Look, numbers: np.ndarray) -> torch.Tensor:
+    """
+    The channels of a feature map of the backbone, weighted by what they do for the score of the class that the model
+    chose: (numbers, rows, columns), zero where they speak against it.
+    """
+    pixel_values, backbone = look.inputs["pixel_values"], model.vtn.backbone
+    features = look.video.features[None].detach().requires_grad_(True)
+    logits = model(inputs_embeds=features, position_ids=look.inputs["position_ids"]).logits[0]
+    # (frames, features): what each feature of each frame does for the score.
+    (influence,) = torch.autograd.grad(logits[look.probabilities.argmax()], features)
+    hidden_states = []
+    hook = backbone.register_forward_hook(lambda *args: hidden_states.append(args[-1].hidden_states))
+    record_before, backbone.config.output_hidden_states = backbone.config.output_hidden_states, True
+    maps = []
+    for number in numbers:
+        score = (model.vtn.get_frame_features(pixel_values[:, number, None]) * influence[:, number]).sum()
+        large = [state for state in hidden_states.pop() if state.ndim == 4 and min(state.shape[2:]) >= MIN_MAP_SIDE]
+        if not large:
+            raise ValueError(f"{type(backbone).__name__} has no feature map of {MIN_MAP_SIDE} rows and columns.")
+        (gradient,) = torch.autograd.grad(score, large[-1])
+        maps.append((gradient.mean(dim=(2, 3), keepdim=True) * large[-1]).sum(dim=1)[0].relu().detach())
+    hook.remove()
+    backbone.config.output_hidden_states = record_before
+    return torch.stack(maps)
+
+
+def overlay(pictures: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """Pictures (frames, height, width, 3) with maps (frames, height, width) in colour on them, uint8."""
+    colours = matplotlib.colormaps["inferno"](maps)[..., :3] * 255
+    return (0.5 * pictures + 0.5 * colours).round().astype(np.uint8)
+
+
+def plot_attention(look: Look, path: Path, title: str, events: tuple[range, ...] = ()):
+    """Draws the strip, the averaged attention and that of each layer and head; events are spans of frame numbers."""
+    strip = choose_strip(look)
+    num_layers, num_heads, num_frames = look.attention.shape
+    figure = plt.figure(figsize=(14, 5 + 0.14 * num_layers * num_heads), layout="constrained")
+    grid = figure.add_gridspec(3, len(strip), height_ratios=[1.2, 1.5, 0.25 * num_layers * num_heads])
+    for column, number in enumerate(strip):
+        axes = figure.add_subplot(grid[0, column])
+        axes.imshow(look.pictures[number])
+        axes.set_title(f"{look.times[number]:.1f} s", fontsize=8)
+        axes.axis("off")
+    curve = figure.add_subplot(grid[1, :])
+    for event in events:
+        curve.axvspan(event.start - 0.5, event.stop - 0.5, color="C2", alpha=0.3, label="event")
+    curve.plot(look.mean_attention, color="black")
+    curve.plot(strip, look.mean_attention[strip], "o", color="C3", markersize=4, label="frames above")
+    curve.axhline(look.mean_attention.mean(), linestyle=":", color="gray", label="attention spread evenly")
+    curve.set(xlim=(-0.5, num_frames - 0.5), ylabel="attention", title=title)
+    handles = {label: handle for handle, label in zip(*curve.get_legend_handles_labels(), strict=True)}
+    curve.legend(handles.values(), handles.keys(), fontsize=8)
+    heads = figure.add_subplot(grid[2, :])
+    heads.imshow(look.attention.reshape(-1, num_frames), aspect="auto", interpolation="nearest", cmap="viridis")
+    heads.set_yticks(
+        range(num_layers * num_heads),
+        [f"layer {layer + 1}, head {head + 1}" for layer in range(num_layers) for head in range(num_heads)],
+        fontsize=7,
+    )
+    heads.set_xlabel(f"frame, {num_frames} of the video")
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def plot_maps(look: Look, strip: np.ndarray, maps: np.ndarray, path: Path):
+    """Draws frames above the same frames with their maps."""
+    figure, rows = plt.subplots(2, len(strip), figsize=(1.2 * len(strip), 2.8), layout="constrained", squeeze=False)
+    for axes, picture in zip(rows.flat, [*look.pictures[strip], *overlay(look.pictures[strip], maps)], strict=True):
+        axes.imshow(picture)
+        axes.axis("off")
+    for axes, number in zip(rows[0], strip, strict=True):
+        axes.set_title(f"{look.times[number]:.1f} s", fontsize=8)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def write_overlay(model: VTNForVideoClassification, look: Look, path: Path, min_side: int = 256):
+    """Writes a video of the frames with their maps above a bar chart of the attention, the current frame marked."""
+    pictures = overlay(look.pictures, map_frames(model, look, np.arange(len(look.times))))
+    scale = -(-min_side // min(pictures.shape[1:3]))
+    pictures = pictures.repeat(scale, axis=1).repeat(scale, axis=2)
+    width, height = pictures.shape[2], 64
+    # The frame that each column of the chart belongs to, and which of its pixels, counted from below, are filled.
+    frame = np.arange(width) * len(look.times) // width
+    filled = np.arange(height)[::-1, None] < look.mean_attention[frame] / look.mean_attention.max() * height
+    chart = np.where(filled[..., None], 200, 30).astype(np.uint8) * np.ones(3, dtype=np.uint8)
+    charts = np.tile(chart, (len(pictures), 1, 1, 1))
+    is_current = frame[None] == np.arange(len(pictures))[:, None]
+    charts.transpose(0, 2, 1, 3)[is_current] = (230, 60, 30)
+    frames = np.concatenate([pictures, charts], axis=1)
+    frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+    duration = look.times[-1] - look.times[0]
+    encode(path, frames, max(1, round((len(frames) - 1) / duration)) if duration > 0 else 1)
+
+
+def draw(model: VTNForVideoClassification, processor: VTNVideoProcessor, video: Path, output_dir: Path):
+    """Writes the three pictures of a video and prints its classes."""
+    look = look_at(model, processor, video)
+    best = look.probabilities.topk(min(5, len(look.probabilities)))
+    for probability, label in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        print(f"{probability:.3f}  {model.config.id2label[label]}")
+    title = f"{video.name}: {model.config.id2label[best.indices[0].item()]} ({best.values[0]:.2f})"
+    strip = choose_strip(look)
+    plot_attention(look, output_dir / "attention.png", title, find_events(video, look))
+    plot_maps(look, strip, map_frames(model, look, strip), output_dir / "maps.png")
+    write_overlay(model, look, output_dir / "overlay.mp4")
+
+
+def find_events(video: Path, look: Look) -> tuple[range, ...]:
+    """Where among the model's frames the events of a generated video are; nothing for any other video."""
+    try:
+        events = read_schedule(video).events
+    except (FileNotFoundError, ValueError, IndexError):
+        return ()
+    numbers = look.inputs["position_ids"][0].cpu().numpy()
+    return tuple(range(*np.searchsorted(numbers, (event.start, event.stop))) for event in events)
+
+
+def measure_events(model: VTNForVideoClassification, processor: VTNVideoProcessor, videos: list[Path]) -> dict:
+    """How much of the attention falls on the frames of the events, and how much would if it were spread evenly."""
+    shares, chances, peaks = [], [], []
+    for video in tqdm(videos, unit="video"):
+        look = look_at(model, processor, video)
+        is_event = np.zeros(len(look.times), dtype=bool)
+        for event in find_events(video, look):
+            is_event[event.start : event.stop] = True
+        # (layers,): the share of the attention to frames, averaged over heads.
+        shares.append((look.attention[..., is_event].sum(-1) / look.attention.sum(-1)).mean(axis=1))
+        chances.append(is_event.mean())
+        peaks.append(bool(is_event[look.mean_attention.argmax()]))
+    share = np.mean(shares, axis=0)
+    return {
+        "num_videos": len(videos),
+        "attention_on_events_by_layer": share.tolist(),
+        "attention_on_events": float(share.mean()),
+        "chance": float(np.mean(chances)),
+        "ratio": float(share.mean() / np.mean(chances)),
+        "most_attended_frame_is_in_event": float(np.mean(peaks)),
+    }
+
+
+def main():
+    """Draws one video, or measures a collection."""
+    parser = argparse.ArgumentParser(description="What a VTN looked at.")
+    parser.add_argument("--model", required=True, help="a VTN: a directory or a repository on the Hub")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--video", type=Path, help="a video to draw")
+    what.add_argument("--event_videos", type=Path, help="a split of a folder of event videos to measure")
+    parser.add_argument("--num_frames", type=int, help="frames of the video; default: as the processor says")
+    options = parser.parse_args()
+    model = VTNForVideoClassification.from_pretrained(options.model).eval()
+    overrides = {} if options.num_frames is None else {"num_frames": options.num_frames}
+    processor = VTNVideoProcessor.from_pretrained(options.model, **overrides)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    if options.video is not None:
+        draw(model, processor, options.video, options.output_dir)
+        return
+    measured = measure_events(model, processor, sorted(options.event_videos.glob("*/*.mp4")))
+    print(json.dumps(measured, indent=2))
+    (options.output_dir / "event_attention.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
