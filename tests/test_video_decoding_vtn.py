@@ -569,7 +569,9 @@ class TestLimits:
         with av.open(path, "w") as container:
             stream = container.add_stream("mjpeg", rate=1)
             stream.width, stream.height, stream.pix_fmt = 16000, 5000, "yuvj420p"
-            container.mux(stream.encode(av.VideoFrame(16000, 5000, "yuvj420p")))
+            # Of one colour: what a new frame holds is whatever was in memory.
+            picture = np.zeros((7500, 16000), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuvj420p")))
             container.mux(stream.encode())
         assert os.path.getsize(path) < 2e6
         self.check(path, "picture of more than max_pixels=67,108,864 is refused")
