@@ -33,8 +33,6 @@ PACKAGE = {
 }
 # Refused exactly where the model does not claim it.
 CLAIM = {"attention: flash_attention_2": "_supports_flash_attn", "attention: flex_attention": "_supports_flex_attn"}
-# Not seen to pass yet for the whole model.
-NOT_YET = {"torch.export, dynamic batch and frames", "ONNX, dynamic batch and frames"}
 SLOW = {
     "torch.compile(fullgraph=True)",
     "torch.export, dynamic batch and frames",
@@ -51,9 +49,7 @@ def bench():
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in backends.WAYS]
 )
-def test_way(bench, name, request):
-    if name in NOT_YET:
-        request.applymarker(pytest.mark.xfail(reason="the whole model has not been seen to be traced for any length"))
+def test_way(bench, name):
     if name in PACKAGE:
         pytest.importorskip(PACKAGE[name])
     row = backends.try_way(bench, name)
