@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
 from vtn_hf import VTNConfig
-from vtn_hf.model_card_vtn import make_model_card, replace_generic_card
+from vtn_hf.model_card_vtn import add_evaluation, make_model_card, replace_generic_card
 
 
 def make_config(**settings) -> VTNConfig:
@@ -83,3 +83,18 @@ def test_only_a_generic_card_is_replaced(tmp_path):
         path.write_text(text)
         replace_generic_card(path, card)
         assert path.read_text() == text
+
+
+def test_results_are_added_and_replaced(tmp_path):
+    path = tmp_path / "README.md"
+    make_model_card(make_config(), "tiny").save(path)
+    add_evaluation(path, "clips", {"top1": 0.25}, "whole videos; 4 of 4 videos")
+    add_evaluation(path, "clips", {"top1": 0.5}, "10 clips; 4 of 4 videos")
+    add_evaluation(path, "clips", {"top1": 0.75}, "whole videos; 4 of 4 videos")
+
+    card = ModelCard.load(path)
+    values = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert values == {"top1 (whole videos; 4 of 4 videos)": 0.75, "top1 (10 clips; 4 of 4 videos)": 0.5}
+    assert card.text.count("## Evaluation on clips: whole videos") == 1
+    assert "| top1 | 0.7500 |" in card.text and "| top1 | 0.2500 |" not in card.text
+    assert "## Use" in card.text

@@ -108,6 +108,38 @@ takes the place of `trust_remote_code=True`.
     )
 
 
+def add_evaluation(path: str | Path, dataset: str, metrics: dict[str, float], protocol: str):
+    """
+    Adds results to a model card, in its metadata and as a section; those of the same protocol are replaced.
+
+    Args:
+        path (`str` or `Path`): The card, `README.md` of a model.
+        dataset (`str`): What it was evaluated on.
+        metrics (`dict[str, float]`): Results.
+        protocol (`str`): How they were measured: frames, crops, views, and the videos that were left out.
+    """
+    card = ModelCard.load(path)
+    results = [
+        EvalResult(
+            task_type="video-classification",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            metric_type="accuracy" if name.startswith("top") else name,
+            metric_name=f"{name} ({protocol})",
+            metric_value=value,
+        )
+        for name, value in metrics.items()
+    ]
+    names = {result.metric_name for result in results}
+    card.data.model_name = card.data.model_name or Path(path).parent.name
+    card.data.eval_results = [old for old in card.data.eval_results or [] if old.metric_name not in names] + results
+    heading = f"## Evaluation on {dataset}: {protocol}"
+    table = "".join(f"| {name} | {value:.4f} |\n" for name, value in metrics.items())
+    sections = [section for section in card.text.split("\n## ") if not f"## {section}".startswith(f"{heading}\n")]
+    card.text = "\n## ".join(sections).rstrip() + f"\n\n{heading}\n\n| metric | value |\n| --- | --- |\n{table}"
+    card.save(path)
+
+
 def replace_generic_card(path: str | os.PathLike, card: ModelCard):
     """Puts `card` where transformers, pushing a model, wrote a card of its template; any other card stays."""
     current = ModelCard.load(path)

@@ -1,0 +1,270 @@
+"""What evaluate.py does: scores of a collection of videos, and what they add up to."""
+
+import csv
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import evaluate
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.data.coverage import drop_missing
+from vtn_hf.data.kinetics import load_videos
+from vtn_hf.inference.multi_view import MultiView, score_views
+from vtn_hf.inference.whole_video import to_scores
+from vtn_hf.model_card_vtn import add_evaluation
+from vtn_hf.training.metrics import (
+    CalibrationError,
+    MeanAveragePrecision,
+    MeanClassAccuracy,
+    TopAccuracy,
+    confusion_matrix,
+)
+from vtn_hf.training.report import format_classes, plot_confusion
+
+
+@dataclass
+class EvaluationArguments:
+    """What to evaluate, on what, and how."""
+
+    model: str = field(metadata={"help": "A VTN: a directory or a repository on the Hub."})
+    data_dir: str = field(metadata={"help": "A collection in any layout that `load_videos` reads."})
+    output_dir: str = field(metadata={"help": "Folder for the results: a new one, or one to go on with."})
+    split: str = field(default="val", metadata={"help": "Which part of the collection."})
+    num_frames: int | None = field(
+        default=None, metadata={"help": "Frames of a whole video, at most; default: as the processor says."}
+    )
+    num_clips: int | None = field(default=None, metadata={"help": "Clips per video; default: the whole video."})
+    num_crops: int = field(default=1, metadata={"help": "Crops of each clip."})
+    clip_num_frames: int = field(default=16, metadata={"help": "Frames of a clip."})
+    clip_duration_sec: float = field(default=2.56, metadata={"help": "Seconds that a clip covers."})
+    num_workers: int = field(default=2, metadata={"help": "Processes that decode videos, for each process here."})
+    update_card: bool = field(default=False, metadata={"help": "Add the results to the card in the model's folder."})
+
+    def make_views(self) -> MultiView | None:
+        """The views, or nothing for the whole video."""
+        if self.num_clips is None:
+            return None
+        return MultiView(self.num_clips, self.num_crops, self.clip_num_frames, self.clip_duration_sec)
+
+
+class VideoLoader:
+    """Turns a row of the collection into what the model is scored on; what cannot be decoded carries the reason."""
+
+    def __init__(self, processor: VTNVideoProcessor, views: MultiView | None):
+        self.processor = processor
+        self.views = views
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, list]:
+        return {"inputs": [self._load(video) for video in rows["video"]], "label": rows["label"], "id": rows["id"]}
+
+    def _load(self, video: dict) -> dict:
+        source = video["path"] if video["bytes"] is None else video["bytes"]
+        try:
+            if self.views is not None:
+                return self.views.load(source, self.processor)
+            return dict(self.processor(source, return_tensors="pt"))
+        except VideoDecodeError as error:
+            return {"error": str(error)}
+
+
+@torch.no_grad()
+def score(model: VTNForVideoClassification, inputs: dict, views: MultiView | None) -> torch.Tensor:
+    """Class probabilities of a video, (num_labels,)."""
+    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    if views is not None:
+        return score_views(model, inputs)
+    return to_scores(model, model(**inputs).logits[0])
+
+
+def describe_protocol(processor: VTNVideoProcessor, views: MultiView | None) -> str:
+    """How the figures were measured, in words."""
+    crop = f"{processor.crop_size['height']} x {processor.crop_size['width']}"
+    if views is None:
+        return (
+            f"whole videos in one pass, up to {processor.num_frames} frames ({processor.frame_sampling}), one centre "
+            f"crop of {crop}, {processor.pixel_protocol} pixels"
+        )
+    return (
+        f"{views.num_clips} clips x {views.num_crops} crops of {crop}, {views.num_frames} frames over "
+        f"{views.clip_duration_sec} s each, probabilities averaged, {processor.pixel_protocol} pixels"
+    )
+
+
+def count_multiply_adds(model: VTNForVideoClassification, processor: VTNVideoProcessor, views: MultiView | None):
+    """Billions of multiply-adds for a video that has all the frames asked for, counted on the meta device."""
+    crop = (3, processor.crop_size["height"], processor.crop_size["width"])
+    with torch.device("meta"):
+        # In training mode, as a backbone in eval mode looks at the pixels, for repeated frames.
+        copy = VTNForVideoClassification(model.config).train()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            if views is None:
+                copy(torch.empty(1, processor.num_frames, *crop))
+            else:
+                clips = torch.empty(views.num_clips, views.num_frames, dtype=torch.long)
+                pixels = torch.empty(views.num_crops, clips.numel(), *crop)
+                score_views(copy, {"pixel_values": pixels, "frames": clips, "position_ids": clips})
+    return counter.get_total_flops() / 2e9
+
+
+def read_scores(output_dir: Path) -> dict[int, dict]:
+    """What all processes have scored so far, by the number of the video; a line cut off by a crash does not count."""
+    scores = {}
+    for path in sorted(output_dir.glob("scores-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):
+                row = json.loads(line)
+                scores[row["id"]] = row
+    return scores
+
+
+def check_same_run(output_dir: Path, settings: dict):
+    """Makes sure that scores which are there already were made in the same way."""
+    path = output_dir / "settings.json"
+    if path.exists():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier != settings:
+            differences = [
+                f"{name} {earlier.get(name)!r}, not {value!r}"
+                for name, value in settings.items()
+                if earlier.get(name) != value
+            ]
+            raise ValueError(f"{output_dir} holds scores made with {'; '.join(differences)}. Choose another folder.")
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def score_all(
+    model: VTNForVideoClassification, videos: Dataset, loader: VideoLoader, path: Path, num_workers: int
+) -> Iterator[dict]:
+    """Scores videos one by one, and appends a line to `path` for each."""
+    if path.exists():  # a line that a crash cut off would spoil the next one
+        whole_lines = path.read_bytes().rpartition(b"\n")
+        path.write_bytes(whole_lines[0] + whole_lines[1])
+    stream = DataLoader(
+        videos.with_transform(loader),
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=2 if num_workers else None,
+    )
+    with path.open("a", encoding="utf-8") as file:
+        for row, name in zip(stream, videos["name"], strict=True):
+            result = {"id": row["id"], "video": name, "label": row["label"]}
+            if "error" in row["inputs"]:
+                result["error"] = row["inputs"]["error"]
+            else:
+                result["probabilities"] = score(model, row["inputs"], loader.views).tolist()
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            yield result
+
+
+def compute_metrics(scores: list[dict], is_multi_label: bool, num_labels: int) -> dict[str, float]:
+    """The accuracies of what was decoded."""
+    predictions = [row["probabilities"] for row in scores]
+    references = [row["label"] for row in scores]
+    if is_multi_label:
+        references = [[int(label in labels) for label in range(num_labels)] for labels in references]
+        return MeanAveragePrecision().compute(predictions=predictions, references=references)
+    metrics = evaluate.combine([TopAccuracy(), MeanClassAccuracy(), CalibrationError()])
+    return metrics.compute(predictions=predictions, references=references)
+
+
+def write_confusion(scores: list[dict], class_names: list[str], output_dir: Path):
+    """Writes how many videos of each class (row) are taken for which (column), as a table and as a picture."""
+    counts = confusion_matrix([row["probabilities"] for row in scores], [row["label"] for row in scores])
+    with (output_dir / "confusion_matrix.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["", *class_names])
+        table.writerows([name, *row.tolist()] for name, row in zip(class_names, counts, strict=True))
+    plot_confusion(counts, class_names, output_dir / "confusion_matrix.png")
+    (output_dir / "classes.md").write_text(format_classes(counts, class_names) + "\n", encoding="utf-8")
+
+
+def report(
+    args: EvaluationArguments, model: VTNForVideoClassification, protocol: str, timing: dict, missing_files: list[str]
+) -> dict:
+    """Turns the scores of all processes into results.json, confusion.csv and, if asked for, a part of the card."""
+    output_dir = Path(args.output_dir)
+    rows = read_scores(output_dir)
+    scores = [rows[number] for number in sorted(rows) if "error" not in rows[number]]
+    failures = {row["video"]: row["error"] for row in rows.values() if "error" in row}
+    if not scores:
+        raise ValueError(f"None of the {len(rows)} videos could be decoded: {failures}.")
+    num_videos = len(rows) + len(missing_files)
+    is_multi_label = isinstance(scores[0]["label"], list)
+    metrics = compute_metrics(scores, is_multi_label, model.config.num_labels)
+    results = {
+        "protocol": protocol,
+        "metrics": metrics,
+        "num_videos": num_videos,
+        "num_decoded": len(scores),
+        "coverage": len(scores) / num_videos,
+        "missing": missing_files,
+        "not_decoded": failures,
+        **timing,
+    }
+    (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    if not is_multi_label:
+        class_names = [model.config.id2label[label] for label in range(model.config.num_labels)]
+        write_confusion(scores, class_names, output_dir)
+    if args.update_card:
+        coverage = f"{len(scores)} of {num_videos} videos"
+        add_evaluation(Path(args.model) / "README.md", Path(args.data_dir).name, metrics, f"{protocol}; {coverage}")
+    return results
+
+
+def main():
+    """Scores what is not scored yet, then reports."""
+    (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses()
+    state = PartialState()
+    output_dir, views = Path(args.output_dir), args.make_views()
+    model = VTNForVideoClassification.from_pretrained(args.model).to(state.device).eval()
+    overrides = {} if args.num_frames is None else {"num_frames": args.num_frames}
+    processor = VTNVideoProcessor.from_pretrained(args.model, **overrides)
+    protocol = describe_protocol(processor, views)
+    if state.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        check_same_run(
+            output_dir, {"model": args.model, "data_dir": args.data_dir, "split": args.split, "protocol": protocol}
+        )
+    state.wait_for_everyone()
+
+    class_names = [model.config.id2label[label] for label in range(model.config.num_labels)]
+    collection, missing_files = drop_missing(load_videos(args.data_dir, class_names))
+    videos = collection[args.split]
+    if not isinstance(videos, Dataset):
+        raise ValueError(f"{args.data_dir} is a stream of shards; an evaluation that can go on needs single files.")
+    videos = videos.add_column("id", list(range(len(videos))))
+    done = read_scores(output_dir)
+    state.wait_for_everyone()  # nobody adds scores while another one still reads
+    missing = [number for number in range(len(videos)) if number not in done]
+    mine = videos.select(missing[state.process_index :: state.num_processes])
+    path = output_dir / f"scores-{state.process_index:03d}.jsonl"
+    start = time.monotonic()
+    for _ in tqdm(
+        score_all(model, mine, VideoLoader(processor, views), path, args.num_workers),
+        total=len(mine),
+        unit="video",
+        disable=not state.is_main_process,
+    ):
+        pass
+    state.wait_for_everyone()
+    if state.is_main_process:
+        seconds = time.monotonic() - start
+        timing = {
+            "videos_per_second": len(missing) / seconds if missing else None,
+            "num_processes": state.num_processes,
+            "device": str(state.device),
+            "parameters": model.num_parameters(),
+            "multiply_adds_g_per_video": count_multiply_adds(model, processor, views),
+        }
+        print(json.dumps(report(args, model, protocol, timing, missing_files[args.split]), indent=2))

@@ -1,0 +1,126 @@
+"""examples/evaluate.py, run as a user runs it, on a few tiny clips."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.data.motion_clips import CLASS_NAMES, write_motion_clips
+from vtn_hf.model_card_vtn import make_model_card
+
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    root = write_motion_clips(tmp_path_factory.mktemp("clips") / "motion", num_train=1, num_val=10, num_workers=1)
+    (root / "val" / "growing" / "broken.mp4").write_bytes(b"no video")
+    return root
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    torch.manual_seed(0)
+    backbone = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1]}
+    config = VTNConfig(
+        backbone_config=backbone,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        id2label=dict(enumerate(CLASS_NAMES)),
+    )
+    VTNForVideoClassification(config).save_pretrained(tmp_path / "model")
+    processor = VTNVideoProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, num_frames=8)
+    processor.save_pretrained(tmp_path / "model")
+    make_model_card(config, "tiny").save(tmp_path / "model" / "README.md")
+    return tmp_path / "model"
+
+
+def launch(model_dir, clips, output_dir, *arguments, num_processes=1, expect_error=False):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(num_processes)]
+    command += [str(ROOT / "examples/evaluate.py"), "--model", model_dir, "--data_dir", clips]
+    command += ["--output_dir", output_dir, "--num_workers", "0", *arguments]
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT)
+    assert (result.returncode != 0) == expect_error, result.stderr[-4000:]
+    if expect_error:
+        return result.stderr
+    return json.loads((output_dir / "results.json").read_text())
+
+
+def test_whole_videos_are_scored_as_the_model_scores_them(model_dir, clips, tmp_path):
+    results = launch(model_dir, clips, tmp_path / "results", "--update_card", "true")
+
+    model = VTNForVideoClassification.from_pretrained(model_dir).eval()
+    processor = VTNVideoProcessor.from_pretrained(model_dir)
+    hits = 0
+    for path in clips.glob("val/*/val_*.mp4"):
+        with torch.no_grad():
+            label = model(**processor(path, return_tensors="pt")).logits.argmax().item()
+        hits += CLASS_NAMES[label] == path.parent.name
+    assert results["metrics"]["top1"] == hits / 10
+    assert 0 <= results["metrics"]["top1"] <= results["metrics"]["top5"] <= 1
+    assert "whole videos in one pass, up to 8 frames" in results["protocol"]
+    assert (results["num_videos"], results["num_decoded"]) == (11, 10)
+    assert [Path(path).name for path in results["not_decoded"]] == ["broken.mp4"]
+    assert results["parameters"] == model.num_parameters()
+    assert results["multiply_adds_g_per_video"] > 0
+    with (tmp_path / "results/confusion_matrix.csv").open(newline="") as file:
+        table = list(csv.reader(file))
+    assert [row[0] for row in table[1:]] == list(CLASS_NAMES)
+    assert sum(int(count) for row in table[1:] for count in row[1:]) == 10
+    card = (model_dir / "README.md").read_text()
+    assert "up to 8 frames" in card and "10 of 11 videos" in card and "task_type" not in card.split("---")[2]
+
+
+def test_an_interrupted_run_goes_on(model_dir, clips, tmp_path):
+    whole = launch(model_dir, clips, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    scores = tmp_path / "cut/scores-000.jsonl"
+    lines = scores.read_text().splitlines(keepends=True)
+    scores.write_text("".join(lines[:4]) + lines[4][:20])
+    resumed = launch(model_dir, clips, tmp_path / "cut", num_processes=2)
+
+    assert resumed["metrics"] == pytest.approx(whole["metrics"])
+    assert resumed["num_videos"] == 11
+    message = launch(model_dir, clips, tmp_path / "cut", "--num_clips", "2", expect_error=True)
+    assert "holds scores made with protocol" in message
+
+
+def test_views_are_averaged(model_dir, clips, tmp_path):
+    views = ("--num_clips", 2, "--num_crops", 3, "--clip_num_frames", 4, "--clip_duration_sec", 0.5)
+    results = launch(model_dir, clips, tmp_path / "results", *views)
+    assert "2 clips x 3 crops of 16 x 16, 4 frames over 0.5 s" in results["protocol"]
+    assert results["num_decoded"] == 10
+
+
+def test_videos_with_several_labels_are_ranked(model_dir, clips, tmp_path):
+    config = json.loads((model_dir / "config.json").read_text())
+    (model_dir / "config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}))
+    rows = [f"{path},{path.parent.name};growing" for path in sorted(clips.glob("val/*/val_*.mp4"))]
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "val.csv").write_text("\n".join(["video,labels", *rows]) + "\n")
+    results = launch(model_dir, tmp_path / "labels", tmp_path / "results")
+    assert set(results["metrics"]) == {"map"}
+    # Every video is "growing", which therefore counts 1 of the ten averages, and every other class is one of ten.
+    assert 0.19 <= results["metrics"]["map"] <= 1
+    scores = [json.loads(line) for line in (tmp_path / "results/scores-000.jsonl").read_text().splitlines()]
+    assert not any(sum(row["probabilities"]) == pytest.approx(1, abs=1e-3) for row in scores)
+
+
+def test_beside_this_script_the_library_of_its_name_is_found():
+    code = "import evaluate, sys; from vtn_hf.training import metrics; print(evaluate.combine, sys.path[0])"
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, 'examples'); {code}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "function combine" in result.stdout and result.stdout.split()[-1] == "examples"
