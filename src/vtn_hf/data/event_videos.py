@@ -1,13 +1,13 @@
 """Encoded videos of ten seconds and more whose class is decided by a moment, or by the order of two moments far apart.
 
-Small shapes move throughout as distractors. In the collection `moment`, one larger object appears once, at a random
-time and for 12 to 20 of the 256 to 320 frames, and moves as one of the classes of `motion_clips`. In the collection
-`order`, a large shape appears early and another one late, at least 128 frames apart; a class is a pair of shapes in
-their order. The classes of both come in pairs that hold the same frames in different order, so neither one frame, nor
-all frames in unknown order, tells them apart; for `order`, neither does a clip of 128 frames. The folder is laid out
-like Kinetics and is written by
+Small shapes move throughout as distractors. Besides, a large shape appears for 12 to 20 of the 256 to 320 frames, and
+so does another one, somewhere else and of the same colour; a class is a pair of shapes in their order. In the
+collection `moment` the second shape follows directly on the first, at a random time; in the collection `order` it
+comes at least 128 frames later. The classes come in pairs that hold the same shapes in opposite order, so neither one
+frame, nor all frames in unknown order, tells them apart; for `order`, neither does a clip of 128 frames. The folder is
+laid out like Kinetics and is written by
 
-    python -m vtn_hf.data.event_videos moment ROOT --num_train 1200 --num_val 300 --seed 0
+    python -m vtn_hf.data.event_videos moment ROOT --num_train 600 --num_val 200 --seed 0
 """
 
 import argparse
@@ -20,13 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import motion_clips
 from .drawn_videos import SHAPES, draw_canvas, make_generator, paint, place, to_pictures, write_videos
 
 
+# What stands between the two shapes in the name of a class.
+_LINKS = {"moment": ", then ", "order": ", later "}
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
-    "moment": motion_clips.CLASS_NAMES,
-    "order": tuple(sorted(f"{first}, later {second}" for first, second in permutations(SHAPES, 2))),
+    task: tuple(sorted(link.join(pair) for pair in permutations(SHAPES, 2))) for task, link in _LINKS.items()
 }
 _FRAME_RATE = 25
 _PICTURE_SIDE = 64
@@ -38,7 +38,7 @@ class Schedule(NamedTuple):
     """When what happens in a video, in frames."""
 
     num_frames: int
-    events: tuple[range, ...]
+    events: tuple[range, range]
 
 
 def draw_event_video(task: str, class_name: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
@@ -62,13 +62,9 @@ def draw_event_video(task: str, class_name: str, rng: np.random.Generator) -> tu
     for _ in range(_NUM_DISTRACTORS):
         path = _draw_distractor(schedule.num_frames, rng)
         paint(frames, path, rng.choice(SHAPES), rng.uniform(0, 2 * np.pi), rng.uniform(0, 255, size=3))
-    events = [frames[event.start : event.stop] for event in schedule.events]
-    if task == "moment":
-        motion_clips.paint_motion(events[0], class_name, colour, rng)
-    else:
-        for event, shape in zip(events, class_name.split(", later "), strict=True):
-            path = place(np.full((len(event), 3), [0, 0, rng.uniform(0.2, 0.28)]), rng)
-            paint(event, path, shape, rng.uniform(0, 2 * np.pi), colour)
+    for event, shape in zip(schedule.events, class_name.split(_LINKS[task]), strict=True):
+        path = place(np.full((len(event), 3), [0, 0, rng.uniform(0.2, 0.28)]), rng)
+        paint(frames[event.start : event.stop], path, shape, rng.uniform(0, 2 * np.pi), colour)
     return to_pictures(frames, rng), _FRAME_RATE
 
 
@@ -102,11 +98,11 @@ def _draw_schedule(task: str, rng: np.random.Generator) -> Schedule:
     """Draws the length and the events of a video, before anything else that is random in it."""
     num_frames = int(rng.integers(256, 321))
     lengths = rng.integers(12, 21, size=2).tolist()
-    if task == "moment":
-        start = int(rng.integers(0, num_frames - lengths[0] + 1))
-        return Schedule(num_frames, (range(start, start + lengths[0]),))
-    first = int(rng.integers(0, num_frames - sum(lengths) - _MIN_GAP + 1))
-    second = int(rng.integers(first + lengths[0] + _MIN_GAP, num_frames - lengths[1] + 1))
+    gap = _MIN_GAP if task == "order" else 0
+    first = int(rng.integers(0, num_frames - sum(lengths) - gap + 1))
+    second = first + lengths[0]
+    if task == "order":
+        second = int(rng.integers(second + gap, num_frames - lengths[1] + 1))
     return Schedule(num_frames, (range(first, first + lengths[0]), range(second, second + lengths[1])))
 
 
@@ -122,8 +118,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write long videos whose class is decided by moments.")
     parser.add_argument("task", choices=CLASS_NAMES, help="what decides the class")
     parser.add_argument("root", type=Path, help="folder to write")
-    parser.add_argument("--num_train", type=int, default=1200, help="training videos over all classes")
-    parser.add_argument("--num_val", type=int, default=300, help="validation videos over all classes")
+    parser.add_argument("--num_train", type=int, default=600, help="training videos over all classes")
+    parser.add_argument("--num_val", type=int, default=200, help="validation videos over all classes")
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
     write_event_videos(**vars(parser.parse_args()))
 
