@@ -192,8 +192,8 @@ def assert_parity_of_gradients(windows, attention, num_frames, masked):
     assert len(gradients) == len(expected) - 1
     for name, gradient in gradients.items():
         theirs = expected[longformer_name(name)]
-        # Relative to the largest entry. A key's bias adds the same to all scores of a query, so its gradient is zero but
-        # for rounding: that of the weight is the measure.
+        # Relative to the largest entry. A key's bias adds the same to all scores of a query, so its gradient is zero
+        # but for rounding: that of the weight is the measure.
         measure = name.removesuffix("bias") + "weight" if name.endswith(("key.bias", "key_global.bias")) else name
         scale = expected[longformer_name(measure)].abs().max()
         difference = (gradient - theirs).abs().max() / scale

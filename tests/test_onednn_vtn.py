@@ -44,6 +44,20 @@ def test_forward_and_backward(shape, bias, calls):
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-5)
 
 
+def test_gradients_have_gradients(calls):
+    layer = nn.Linear(160, 144)
+    inputs = make_inputs(70, 160, requires_grad=True)
+    results = []
+    for context in (torch.enable_grad(), OneDNNLinear()):
+        with context:
+            output = layer(inputs).square().sum()
+        (gradient,) = torch.autograd.grad(output, inputs, create_graph=True)
+        results.append(torch.autograd.grad(gradient.square().sum(), [inputs, layer.weight]))
+    assert calls
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-2, rtol=1e-4)
+
+
 def test_frozen_weights_and_inputs_get_no_gradient(calls):
     layer = nn.Linear(160, 144).requires_grad_(False)
     with OneDNNLinear():
@@ -56,13 +70,13 @@ def test_frozen_weights_and_inputs_get_no_gradient(calls):
 
 
 @pytest.mark.parametrize(
-    "case", ["few_rows", "small_weight", "float64", "bfloat16", "autocast", "disabled", "subclass", "func", "outside"]
+    "case", ["small_weight", "float64", "bfloat16", "autocast", "disabled", "subclass", "func", "outside"]
 )
 def test_everything_else_is_left_alone(case, calls):
     width = 16 if case == "small_weight" else 160
     dtype = {"float64": torch.float64, "bfloat16": torch.bfloat16}.get(case, torch.float32)
     layer = nn.Linear(width, width, dtype=dtype)
-    inputs = make_inputs(3 if case == "few_rows" else 70, width).to(dtype)
+    inputs = make_inputs(70, width).to(dtype)
     if case == "subclass":
         inputs = inputs.as_subclass(type("Pixels", (torch.Tensor,), {}))
     expected = layer(inputs)

@@ -37,11 +37,11 @@ def make_mask(masked):
 
 
 def test_blocks_of_three_frames():
-    # The class token is 9, the frames are 1, 2, 3, and 0 is beyond the end of the video.
+    # The class token is 9, the frames are 1, 2, 3, whose first and last repeat beyond the ends of the video.
     states = torch.tensor([9, 1, 2, 3])[None, :, None]
-    class_token, blocks = split_into_blocks(states, block_size=2, half_window=1)
-    assert class_token.squeeze().item() == 9
-    assert blocks.squeeze().tolist() == [[9, 1, 2, 3], [2, 3, 0, 0]]
+    assert split_into_blocks(states, block_size=2).squeeze().tolist() == [[1, 2], [3, 3]]
+    blocks = split_into_blocks(states, block_size=2, half_window=1)
+    assert blocks.squeeze().tolist() == [[9, 1, 1, 2, 3], [9, 2, 3, 3, 3]]
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_mask_of_three_frames(attention_mask, expected):
 @pytest.mark.parametrize("num_frames, window", [(1, 2), (5, 2), (9, 6), (10, 18), (130, 18)])
 def test_blocks_cover_every_pair_in_the_window_once(num_frames, window, block_size):
     mask = make_local_mask(num_frames, window, block_size, None, torch.empty(()))[0, :, :, 1:]
-    _, blocks = split_into_blocks(torch.arange(num_frames + 1)[None, :, None], block_size, window // 2)
-    numbers = blocks[0, :, :, 0] - 1
+    blocks = split_into_blocks(torch.arange(num_frames + 1)[None, :, None], block_size, window // 2)
+    numbers = blocks[0, :, 1:, 0] - 1
     pairs = [
         (block * block_size + query, numbers[block, key].item())
         for block, query, key in mask.isfinite().nonzero().tolist()
@@ -102,6 +102,11 @@ def compute_gradients(encoder, features, mask):
     return [states] + [parameter.grad for parameter in encoder.parameters()]
 
 
+def cut_into_slabs(monkeypatch):
+    for name, value in {"SLAB_SIZE": 9, "BLOCK_SIZE": 8, "MIN_FRAMES_TO_RECOMPUTE": 9}.items():
+        monkeypatch.setattr(temporal_encoder_vtn, name, value)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("masked", [False, True], ids=["full", "masked"])
@@ -113,8 +118,7 @@ def test_slabs_change_nothing(masked, attention, checkpointing, monkeypatch):
         elif isinstance(module, VTNAttention):
             module.attention_dropout = 0.0
     expected = compute_gradients(encoder, features, make_mask(masked))
-    monkeypatch.setattr(temporal_encoder_vtn, "SLAB_SIZE", 9)
-    monkeypatch.setattr(temporal_encoder_vtn, "BLOCK_SIZE", 8)
+    cut_into_slabs(monkeypatch)
     if checkpointing:
         for layer in encoder.layers:
             layer.gradient_checkpointing = True
@@ -125,10 +129,9 @@ def test_slabs_change_nothing(masked, attention, checkpointing, monkeypatch):
 
 def test_slabs_draw_the_same_dropout_again(monkeypatch):
     encoder, features = make_encoder()
-    monkeypatch.setattr(temporal_encoder_vtn, "SLAB_SIZE", 9)
-    monkeypatch.setattr(temporal_encoder_vtn, "BLOCK_SIZE", 8)
+    cut_into_slabs(monkeypatch)
     recomputed = compute_gradients(encoder, features, None)
-    monkeypatch.setattr(temporal_encoder_vtn, "recompute_if_long", lambda function, num_slabs: function)
+    monkeypatch.setattr(temporal_encoder_vtn, "recompute_if_long", lambda function, num_frames: function)
     for ours, theirs in zip(recomputed, compute_gradients(encoder, features, None), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 

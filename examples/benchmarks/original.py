@@ -20,6 +20,8 @@ from torch import nn
 from transformers import LongformerConfig, LongformerModel, ViTModel
 
 from vtn_hf import VTNConfig, VTNForVideoClassification
+from vtn_hf.convert_vtn_checkpoint import revert_state_dict
+from vtn_hf.temporal_encoder_vtn import VTNTemporalEncoder
 
 
 CONFIGS = Path(__file__).parent.parent / "configs/models"
@@ -28,18 +30,57 @@ CLOCK = os.environ.get("BENCHMARK_CLOCK", "wall")
 
 _shares_of_others: list[float] = []  # of the CPUs, one per measurement of this process
 
-# Our names, Longformer's.
-_NAMES = (
-    ("embeddings.norm.", "embeddings.LayerNorm."),
-    ("attention_norm.", "attention.output.LayerNorm."),
-    ("attention.output.", "attention.output.dense."),
-    ("attention.query", "attention.self.query"),
-    ("attention.key", "attention.self.key"),
-    ("attention.value", "attention.self.value"),
-    ("mlp.fc1.", "intermediate.dense."),
-    ("mlp.fc2.", "output.dense."),
-    ("mlp_norm.", "output.LayerNorm."),
-)
+
+def make_longformer(temporal_encoder: VTNTemporalEncoder) -> LongformerModel:
+    """The original's temporal encoder, with the weights of ours, which both share."""
+    config = temporal_encoder.config
+    longformer = LongformerModel(
+        LongformerConfig(
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            attention_window=list(config.attention_windows),
+            max_position_embeddings=config.max_position_embeddings,
+            type_vocab_size=2,
+            layer_norm_eps=config.layer_norm_eps,
+            hidden_dropout_prob=config.hidden_dropout_prob,
+            attention_probs_dropout_prob=config.attention_probs_dropout_prob,
+            # It looks its padding up in the table of words and in that of positions.
+            vocab_size=config.max_position_embeddings,
+            pad_token_id=config.max_position_embeddings - 1,
+            bos_token_id=None,
+            eos_token_id=None,
+            sep_token_id=None,
+        ),
+        add_pooling_layer=False,
+    )
+    weights = {f"vtn.temporal_encoder.{name}": weight for name, weight in temporal_encoder.state_dict().items()}
+    weights = {name.removeprefix("temporal_encoder."): weight for name, weight in revert_state_dict(weights).items()}
+    del weights["cls_token"]
+    missing, unexpected = longformer.load_state_dict(weights, strict=False, assign=True)
+    if unexpected or set(missing) > {"embeddings.word_embeddings.weight", "embeddings.position_ids"}:
+        raise ValueError(f"Longformer lacks {unexpected} or needs {missing}.")
+    return longformer.requires_grad_(True).train(temporal_encoder.training)
+
+
+def run_longformer(longformer: LongformerModel, class_token: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """
+    Last hidden states `(B, N, H)` of features `(B, T, H)`. The class token `(1, 1, H)` has global attention, type 1
+    and the last but one position.
+    """
+    num_videos, num_frames, _ = features.shape
+    is_class_token = torch.zeros(num_videos, 1 + num_frames, dtype=torch.long, device=features.device)
+    is_class_token[:, 0] = 1
+    max_frame_positions = longformer.config.max_position_embeddings - 2
+    positions = torch.arange(num_frames, device=features.device) % max_frame_positions
+    return longformer(
+        inputs_embeds=torch.cat([class_token.expand(num_videos, -1, -1), features], dim=1),
+        position_ids=nn.functional.pad(positions, (1, 0), value=max_frame_positions).expand(num_videos, -1),
+        token_type_ids=is_class_token,
+        global_attention_mask=is_class_token,
+        attention_mask=torch.ones_like(is_class_token),
+    ).last_hidden_state
 
 
 class OriginalVTN(nn.Module):
@@ -47,64 +88,18 @@ class OriginalVTN(nn.Module):
 
     def __init__(self, vtn: VTNForVideoClassification):
         super().__init__()
-        config = vtn.config
-        self.backbone = ViTModel(config.backbone_config, add_pooling_layer=False)
+        self.backbone = ViTModel(vtn.config.backbone_config, add_pooling_layer=False)
         self.backbone.load_state_dict(vtn.vtn.backbone.state_dict(), assign=True)
-        self.temporal_encoder = LongformerModel(
-            LongformerConfig(
-                hidden_size=config.hidden_size,
-                num_hidden_layers=config.num_hidden_layers,
-                num_attention_heads=config.num_attention_heads,
-                intermediate_size=config.intermediate_size,
-                attention_window=list(config.attention_windows),
-                max_position_embeddings=config.max_position_embeddings,
-                type_vocab_size=2,
-                layer_norm_eps=config.layer_norm_eps,
-                hidden_dropout_prob=config.hidden_dropout_prob,
-                attention_probs_dropout_prob=config.attention_probs_dropout_prob,
-                # It looks its padding up in the table of words and in that of positions.
-                vocab_size=config.max_position_embeddings,
-                pad_token_id=config.max_position_embeddings - 1,
-            ),
-            add_pooling_layer=False,
-        )
-        weights = vtn.vtn.temporal_encoder.state_dict()
-        self.cls_token = nn.Parameter(weights.pop("embeddings.cls_token"))
-        weights = {_translate(name): weight for name, weight in weights.items()}
-        missing, unexpected = self.temporal_encoder.load_state_dict(weights, strict=False, assign=True)
-        if unexpected or set(missing) > {"embeddings.word_embeddings.weight", "embeddings.position_ids"}:
-            raise ValueError(f"Longformer lacks {unexpected} or needs {missing}.")
+        self.temporal_encoder = make_longformer(vtn.vtn.temporal_encoder)
+        self.cls_token = nn.Parameter(vtn.vtn.temporal_encoder.embeddings.cls_token.detach())
         self.classifier = vtn.classifier
-        self.max_frame_positions = config.max_position_embeddings - 2
         self.requires_grad_(True)
         self.train(vtn.training)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         features = self.backbone(pixel_values=pixel_values.flatten(0, 1)).last_hidden_state[:, 0]
         features = features.unflatten(0, pixel_values.shape[:2])
-        num_videos, num_frames = features.shape[:2]
-        tokens = torch.cat([self.cls_token.expand(num_videos, -1, -1), features], dim=1)
-        is_class_token = torch.zeros(num_videos, 1 + num_frames, dtype=torch.long)
-        is_class_token[:, 0] = 1
-        positions = nn.functional.pad(
-            torch.arange(num_frames) % self.max_frame_positions, (1, 0), value=self.max_frame_positions
-        )
-        outputs = self.temporal_encoder(
-            inputs_embeds=tokens,
-            position_ids=positions.expand(num_videos, -1),
-            token_type_ids=is_class_token,
-            global_attention_mask=is_class_token,
-            attention_mask=torch.ones_like(is_class_token),
-        )
-        return self.classifier(outputs.last_hidden_state[:, 0])
-
-
-def _translate(name: str) -> str:
-    for ours, theirs in _NAMES:
-        if ours in name:
-            name = name.replace(ours, theirs)
-            break
-    return name.replace("layers.", "encoder.layer.")
+        return self.classifier(run_longformer(self.temporal_encoder, self.cls_token, features)[:, 0])
 
 
 def make_vit_b_vtn(**fields) -> VTNForVideoClassification:

@@ -28,11 +28,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 import transformers
+from original import make_longformer, read_status, run_longformer
 from torch import nn
-from transformers import LongformerConfig, LongformerModel
+from transformers import LongformerModel
 
 from vtn_hf import VTNConfig, VTNModel
 from vtn_hf.convert_vtn_checkpoint import revert_state_dict
+from vtn_hf.onednn_vtn import through_onednn
 
 
 WIDTH, NUM_LAYERS, MAX_POSITIONS = 768, 3, 288
@@ -54,45 +56,13 @@ def make_models(window: int, device: str, dtype: torch.dtype) -> tuple[VTNModel,
     }
     vtn = VTNModel(VTNConfig(backbone_config=backbone, attention_window=window, **sizes))
     vtn.backbone.requires_grad_(False)
-    # Longformer looks its padding up in a table of words.
-    longformer = LongformerModel(
-        LongformerConfig(
-            attention_window=[window] * NUM_LAYERS,
-            type_vocab_size=2,
-            vocab_size=2,
-            pad_token_id=1,
-            bos_token_id=None,
-            eos_token_id=None,
-            sep_token_id=None,
-            **sizes,
-        ),
-        add_pooling_layer=False,
-    )
-    weights = {f"vtn.temporal_encoder.{name}": weight for name, weight in vtn.temporal_encoder.state_dict().items()}
-    weights = {name.removeprefix("temporal_encoder."): weight for name, weight in revert_state_dict(weights).items()}
-    del weights["cls_token"]
-    missing, unexpected = longformer.load_state_dict(weights, strict=False)
-    assert not unexpected and set(missing) <= {"embeddings.word_embeddings.weight", "embeddings.position_ids"}
-    return vtn.to(device, dtype), longformer.to(device, dtype)
+    vtn = vtn.to(device, dtype)
+    return vtn, make_longformer(vtn.temporal_encoder)
 
 
 def run_vtn(vtn: VTNModel, features: torch.Tensor, class_token_only: bool = True) -> torch.Tensor:
     """Last hidden states `(B, 1, H)` or `(B, N, H)`."""
     return vtn(inputs_embeds=features, class_token_only=class_token_only).last_hidden_state
-
-
-def run_longformer(longformer: LongformerModel, class_token: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """Last hidden states `(B, N, H)`: the class token has global attention, type 1 and the last but one position."""
-    batch_size, num_frames, _ = features.shape
-    is_class_token = torch.zeros(batch_size, 1 + num_frames, dtype=torch.long, device=features.device)
-    is_class_token[:, 0] = 1
-    position_ids = torch.arange(num_frames, device=features.device) % (MAX_POSITIONS - 2)
-    return longformer(
-        inputs_embeds=torch.cat([class_token.expand(batch_size, -1, -1), features], dim=1),
-        position_ids=nn.functional.pad(position_ids, (1, 0), value=MAX_POSITIONS - 2).expand(batch_size, -1),
-        global_attention_mask=is_class_token,
-        token_type_ids=is_class_token,
-    ).last_hidden_state
 
 
 def make_floor(vtn: VTNModel, features: torch.Tensor, as_longformer: bool, backward: bool) -> Callable:
@@ -115,14 +85,15 @@ def make_floor(vtn: VTNModel, features: torch.Tensor, as_longformer: bool, backw
     wide = {id(states): states.new_ones(len(states), mlp.fc1.out_features) for states in (tokens, class_tokens)}
 
     @torch.no_grad()
+    @through_onednn  # faster than PyTorch's own
     def floor():
         for linear, states in products:
             inputs = wide[id(states)] if linear.in_features != WIDTH else states
             nn.functional.linear(inputs, linear.weight, linear.bias)
             if backward:
                 gradient = wide[id(states)] if linear.out_features != WIDTH else states
-                gradient @ linear.weight
-                gradient.T @ inputs
+                nn.functional.linear(gradient, linear.weight.T)
+                nn.functional.linear(gradient.T, inputs.T)
 
     return floor
 
@@ -148,12 +119,6 @@ def measure_times(functions: dict[str, Callable], repeats: int, device: str) -> 
     return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
 
 
-def read_memory(field: str) -> float:
-    """`VmRSS`, the memory of this process, or `VmHWM`, its peak, in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
-
-
 def measure_memory(name: str, case: dict, options: argparse.Namespace) -> float:
     """MiB that a pass needs above what remains of a short one. To be called in a fresh process."""
     torch.set_num_threads(options.threads)
@@ -168,13 +133,13 @@ def measure_memory(name: str, case: dict, options: argparse.Namespace) -> float:
             before = torch.cuda.memory_allocated() / 2**20
         else:
             Path("/proc/self/clear_refs").write_text("5")
-            before = read_memory("VmRSS")
+            before = read_status("VmRSS")
         with torch.set_grad_enabled(case["mode"] == "forward_backward"):
             states = run_vtn(vtn, features) if model is vtn else run_longformer(longformer, class_token, features)
             if case["mode"] == "forward_backward":
                 states[:, 0].float().square().sum().backward()
         del states
-        peak = torch.cuda.max_memory_allocated() / 2**20 if options.device == "cuda" else read_memory("VmHWM")
+        peak = torch.cuda.max_memory_allocated() / 2**20 if options.device == "cuda" else read_status("VmHWM")
         peaks.append(peak - before)
     return peaks[-1]
 
@@ -230,18 +195,21 @@ def compare(case: dict, options: argparse.Namespace) -> dict:
 
 def compare_gradients(functions: dict[str, Callable], vtn: VTNModel, longformer: LongformerModel) -> float:
     """The largest difference between two gradients of one parameter, relative to that gradient's largest entry."""
-    for name in ("ours", "longformer"):
+    gradients = {}
+    for name, encoder in (("ours", vtn.temporal_encoder), ("longformer", longformer)):
         functions[name]()
-    named = {
-        f"vtn.temporal_encoder.{name}": parameter.grad for name, parameter in vtn.temporal_encoder.named_parameters()
-    }
-    expected = {f"temporal_encoder.{name}": parameter.grad for name, parameter in longformer.named_parameters()}
-    differences = [
-        # The gradient of a key's bias is zero but for rounding.
-        (gradient - expected[name]).abs().max() / expected[name].abs().max().clamp(min=0.1)
-        for name, gradient in revert_state_dict(named).items()
-        if name in expected
-    ]
+        gradients[name] = {name: parameter.grad for name, parameter in encoder.named_parameters()}
+    ours = {f"vtn.temporal_encoder.{name}": gradient for name, gradient in gradients["ours"].items()}
+    differences = []
+    for name, gradient in revert_state_dict(ours).items():
+        expected = gradients["longformer"].get(name.removeprefix("temporal_encoder."))
+        if expected is None:  # the class token, which Longformer gets as an input
+            continue
+        # A key's bias adds the same to all scores of a query, so its gradient is zero but for rounding.
+        is_zero = name.endswith(("key.bias", "key_global.bias"))
+        measure = name.removesuffix("bias") + "weight" if is_zero else name
+        scale = gradients["longformer"][measure.removeprefix("temporal_encoder.")].abs().max()
+        differences.append((gradient - expected).abs().max() / scale)
     return torch.stack(differences).max().item()
 
 
@@ -295,8 +263,8 @@ def plot(rows: list[dict], output: Path):
         plt.close(figure)
 
 
-def main():
-    """Measures the cases asked for, prints a table, writes JSON and plots."""
+def parse_options() -> argparse.Namespace:
+    """What to measure."""
     parser = argparse.ArgumentParser(description="The temporal encoder beside LongformerModel.")
     parser.add_argument("--frames", type=int, nargs="+", default=[16, 250, 1000, 4000, 16000])
     parser.add_argument("--windows", type=int, nargs="+", default=[18, 32])
@@ -313,7 +281,12 @@ def main():
     parser.add_argument("--max_repeats", type=int, default=40)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, help="JSON file to write or to add to")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    """Measures the cases asked for, prints a table, writes JSON and plots."""
+    options = parse_options()
     torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision("highest")
     machine = describe_machine(options)

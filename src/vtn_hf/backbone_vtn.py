@@ -1,6 +1,5 @@
 """The 2D backbone: any vision model of transformers, made to give one vector per frame."""
 
-import contextlib
 import os
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from .class_token_vtn import can_encode_class_token, encode_class_token
-from .onednn_vtn import OneDNNLinear
+from .onednn_vtn import through_onednn
 
 
 _CLASS_TOKEN_NAMES = ("cls_token", "class_token", "class_embedding")
@@ -170,12 +169,15 @@ def _run(backbone: PreTrainedModel, frames: torch.Tensor) -> torch.Tensor:
     is_recomputed = backbone.training and any(
         getattr(module, "gradient_checkpointing", False) for module in backbone.modules()
     )
-    with contextlib.nullcontext() if torch.compiler.is_compiling() or is_recomputed else OneDNNLinear():
-        if can_encode_class_token(backbone):
-            return encode_class_token(backbone, frames)
-        if backbone.config.model_type == "siglip2_vision_model":
-            return _pool(backbone, backbone(**_cut_into_patches(frames, backbone.config.patch_size)))
-        return _pool(backbone, backbone(pixel_values=frames))
+    return (_encode if is_recomputed else through_onednn(_encode))(backbone, frames)
+
+
+def _encode(backbone: PreTrainedModel, frames: torch.Tensor) -> torch.Tensor:
+    if can_encode_class_token(backbone):
+        return encode_class_token(backbone, frames)
+    if backbone.config.model_type == "siglip2_vision_model":
+        return _pool(backbone, backbone(**_cut_into_patches(frames, backbone.config.patch_size)))
+    return _pool(backbone, backbone(pixel_values=frames))
 
 
 def _pool(backbone: PreTrainedModel, outputs: ModelOutput) -> torch.Tensor:

@@ -6,16 +6,33 @@ an AMD EPYC (Zen 4) it reached two thirds to nine tenths of oneDNN's speed. The 
 results are the same within rounding.
 """
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 
-# Below, oneDNN's reordering of the weights is a large part of the work.
-_MIN_ROWS = 64
-_MIN_WEIGHTS = 128 * 128
+_MIN_WEIGHTS = 128 * 128  # below, calling it costs more than it saves
+
+
+def through_onednn(function: Callable) -> Callable:
+    """
+    Makes a function run within [`OneDNNLinear`]; not what is compiled or exported, which has operators of its own.
+
+    What activation checkpointing computes again in the backward pass must enter the context again, so the functions to
+    decorate are those within.
+    """
+
+    @wraps(function)
+    def run(*args, **kwargs):
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        with OneDNNLinear():
+            return function(*args, **kwargs)
+
+    return run
 
 
 class OneDNNLinear(TorchFunctionMode):
@@ -48,13 +65,12 @@ class _LinearFunction(torch.autograd.Function):
         return _run(input, weight, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_output):
         input, weight = ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad
         grad_rows = grad_output.reshape(-1, grad_output.shape[-1])
-        grad_input = _run(grad_output, weight.T) if needs_input else None
-        grad_weight = _run(grad_rows.T, input.reshape(-1, input.shape[-1]).T) if needs_weight else None
+        grad_input = _multiply(grad_output, weight.T) if needs_input else None
+        grad_weight = _multiply(grad_rows.T, input.reshape(-1, input.shape[-1]).T) if needs_weight else None
         grad_bias = grad_rows.sum(0) if needs_bias else None
         return grad_input, grad_weight, grad_bias
 
@@ -71,7 +87,6 @@ def _is_supported(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor 
         and all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
         and weight.ndim == 2
         and weight.numel() >= _MIN_WEIGHTS
-        and input.numel() >= _MIN_ROWS * weight.shape[1]
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()  # whose derivatives of any order need PyTorch's own
         and torch.backends.mkldnn.enabled
