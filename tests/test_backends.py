@@ -34,6 +34,7 @@ PACKAGE = {
 # Refused exactly where the model does not claim it.
 CLAIM = {"attention: flash_attention_2": "_supports_flash_attn", "attention: flex_attention": "_supports_flex_attn"}
 SLOW = {
+    "attention: flex_attention",
     "torch.compile(fullgraph=True)",
     "torch.export, dynamic batch and frames",
     "ONNX, dynamic batch and frames",

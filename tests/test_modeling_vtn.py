@@ -296,17 +296,23 @@ def test_attention_implementation_of_each_part(tmp_path):
     assert get_implementations(model) == ("sdpa", "eager")
     model.set_attn_implementation("sdpa")
     assert get_implementations(model) == ("sdpa", "sdpa")
+    model.set_attn_implementation("flex_attention")
+    assert get_implementations(model) == ("flex_attention", "flex_attention")
+    model.set_attn_implementation({"": "sdpa"})
+    assert get_implementations(model) == ("sdpa", "flex_attention")
     with pytest.raises(ValueError, match="no_such_attention"):
         model.set_attn_implementation("no_such_attention")
 
 
-def test_attention_implementation_passes_over_a_backbone_without_attention(tmp_path):
+@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+def test_attention_implementation_passes_over_a_backbone_without_attention(tmp_path, attention):
     make_model(backbone_config=RESNET).save_pretrained(tmp_path)
-    model = VTNForVideoClassification.from_pretrained(tmp_path, attn_implementation="sdpa")
-    assert get_implementations(model) == ("sdpa", "eager")
+    model = VTNForVideoClassification.from_pretrained(tmp_path, attn_implementation=attention)
+    assert get_implementations(model) == (attention, "eager")
     model.set_attn_implementation("eager")
+    model.set_attn_implementation(attention)
+    assert get_implementations(model) == (attention, "eager")
     model.set_attn_implementation("sdpa")
-    assert get_implementations(model) == ("sdpa", "eager")
     with torch.no_grad():
         assert model(torch.randn(1, 4, 3, 32, 32)).logits.isfinite().all()
 
@@ -315,8 +321,9 @@ def test_attention_implementation_that_the_backbone_lacks_is_refused(tmp_path):
     """Not replaced in silence: it has attention, of another kind."""
     swin = {"model_type": "swinv2", "image_size": 8, "patch_size": 2, "embed_dim": 16, "depths": [1], "num_heads": [2]}
     make_model(backbone_config={**swin, "window_size": 2}).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="Swinv2Model"):
-        VTNForVideoClassification.from_pretrained(tmp_path, attn_implementation="sdpa")
+    for attention in ("sdpa", "flex_attention"):
+        with pytest.raises(ValueError, match="Swinv2Model"):
+            VTNForVideoClassification.from_pretrained(tmp_path, attn_implementation=attention)
     model = VTNForVideoClassification.from_pretrained(tmp_path, attn_implementation={"": "sdpa"})
     assert get_implementations(model) == ("sdpa", "eager")
 

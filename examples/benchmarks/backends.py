@@ -144,8 +144,9 @@ def compile_whole(bench: Bench) -> tuple[float, str]:
     torch._dynamo.utils.counters.clear()
     difference = bench.compare_lengths(torch.compile(bench.load(), fullgraph=True))
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    if graphs == len(NUM_FRAMES):
-        raise RuntimeError(f"It compiled {graphs} graphs, one for each number of frames.")
+    # The first is for the length that it sees first, the second for any.
+    if graphs > 2:
+        raise RuntimeError(f"It compiled {graphs} graphs for {len(NUM_FRAMES)} numbers of frames.")
     return difference, f"{graphs} graphs for {len(NUM_FRAMES)} numbers of frames, no graph breaks"
 
 

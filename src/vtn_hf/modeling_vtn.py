@@ -91,6 +91,7 @@ class VTNPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["VTNEmbeddings", "VTNLayer"]
     _supports_sdpa = True
+    _supports_flex_attn = True
     _can_record_outputs = {
         "hidden_states": VTNLayer,
         "attentions": OutputRecorder(VTNAttention, index=1),

@@ -13,12 +13,14 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_vtn import VTNConfig
+from .flex_attention_vtn import make_flex_mask
 from .onednn_vtn import through_onednn
 
 
@@ -144,14 +146,15 @@ class VTNAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        local_mask: torch.Tensor,
+        local_mask: torch.Tensor | BlockMask,
         attention_mask: torch.Tensor | None = None,
         class_token_only: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """
         Args:
             hidden_states (`torch.Tensor` of shape `(B, N, H)`): The class token, then the frames.
-            local_mask (`torch.Tensor`): What [`make_local_mask`] gives.
+            local_mask (`torch.Tensor` or `BlockMask`): What [`make_local_mask`] gives; for flex attention, what
+                [`make_flex_mask`] gives.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for frames, 0 for padding.
             class_token_only (`bool`, *optional*, defaults to `False`): Leave out what only the frames need.
 
@@ -171,7 +174,8 @@ class VTNAttention(nn.Module):
         else:
             weights = None
             class_token, global_weights = self.attend_globally(hidden_states, attention_mask)
-            frames = self.attend_locally(hidden_states, local_mask)
+            attend = self.attend_flexibly if isinstance(local_mask, BlockMask) else self.attend_locally
+            frames = attend(hidden_states, local_mask)
         if attention_mask is not None:
             # As Longformer does: nothing is attended to from padding.
             frames = frames * attention_mask[..., None].to(frames.dtype)
@@ -225,6 +229,13 @@ class VTNAttention(nn.Module):
         # Not a slice: a compiler cannot tell that there are this many whatever the number of frames.
         return nn.functional.pad(outputs, (0, 0, 0, num_frames - count_blocks(num_frames, block_size) * block_size))
 
+    def attend_flexibly(self, hidden_states: torch.Tensor, local_mask: BlockMask) -> torch.Tensor:
+        """Output `(B, T, H)` of the frames, by flex attention, which needs no blocks laid out in memory."""
+        query, key, value = (
+            self._split_heads(layer(hidden_states)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        return self._attend(query[:, :, 1:], key, value, local_mask).flatten(2)
+
     def _attend_in_blocks(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, local_mask: torch.Tensor
     ) -> torch.Tensor:
@@ -232,16 +243,24 @@ class VTNAttention(nn.Module):
         batch_size = query.shape[0]
         # (B * blocks, h, block_size or 1 + block_size + window, d)
         query, key, value = (self._split_heads(states.flatten(0, 1)).transpose(1, 2) for states in (query, key, value))
+        local_mask = local_mask.expand(batch_size, -1, -1, -1).flatten(0, 1)[:, None]
+        output = self._attend(query, key, value, local_mask)
+        return output.flatten(2).unflatten(0, (batch_size, -1)).flatten(1, 2)
+
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | BlockMask
+    ) -> torch.Tensor:
+        """Output `(B, queries, h, d)` of the attention implementation, for queries, keys and values `(B, h, …, d)`."""
         output, _ = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
             self,
             query,
             key,
             value,
-            local_mask.expand(batch_size, -1, -1, -1).flatten(0, 1)[:, None],
+            mask,
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
         )
-        return output.flatten(2).unflatten(0, (batch_size, -1)).flatten(1, 2)
+        return output
 
     def attend_globally(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None
@@ -327,7 +346,7 @@ class VTNLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        local_mask: torch.Tensor,
+        local_mask: torch.Tensor | BlockMask,
         attention_mask: torch.Tensor | None = None,
         class_token_only: bool = False,
     ) -> torch.Tensor:
@@ -428,13 +447,17 @@ class VTNTemporalEncoder(nn.Module):
         the class token only.
         """
         num_frames = frame_embeds.shape[1]
-        # Eager attention is where the weights can be read, so it sees each video as a single block.
-        is_eager = self.config._attn_implementation == "eager"
-        block_size = num_frames if is_eager else BLOCK_SIZE
-        if not torch.compiler.is_compiling():
-            block_size = min(num_frames, block_size)
+        if self.config._attn_implementation == "flex_attention":
+            make_mask = make_flex_mask
+        else:
+            # Eager attention is where the weights can be read, so it sees each video as a single block.
+            is_eager = self.config._attn_implementation == "eager"
+            block_size = num_frames if is_eager else BLOCK_SIZE
+            if not torch.compiler.is_compiling():
+                block_size = min(num_frames, block_size)
+            make_mask = partial(make_local_mask, block_size=block_size)
         local_masks = {
-            window: make_local_mask(num_frames, window, block_size, attention_mask, frame_embeds)
+            window: make_mask(num_frames, window, attention_mask=attention_mask, like=frame_embeds)
             for window in set(self.config.attention_windows)
         }
         hidden_states = self.embeddings(frame_embeds, position_ids, attention_mask)
