@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_classify_folders_globs_and_broken_files(model_dir, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("option", ["--int8", "--compile"])
-def test_classify_faster(model_dir, tmp_path, monkeypatch, option):
+def test_classify_faster(model_dir, tmp_path, monkeypatch, capsys, option):
     path = write_video(tmp_path / "video.mp4", make_pictures(10))
     if option == "--compile":
         import torch
@@ -67,6 +68,10 @@ def test_classify_faster(model_dir, tmp_path, monkeypatch, option):
         [row] = json.loads((tmp_path / "scores.json").read_text())
         scores.append({best["label"]: best["score"] for best in row["scores"]})
     assert scores[1] == pytest.approx(scores[0], abs=0.1 if option == "--int8" else 1e-5)
+    printed = re.findall(
+        r"int8: [\d.]+ times as fast .* logits, of up to [\d.]+, change by at most", capsys.readouterr().out
+    )
+    assert len(printed) == (option == "--int8")
 
 
 def test_classify_saves_an_annotated_copy(model_dir, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from video_files import write_video
 
 from vtn_hf import VideoDecodeError, VTNConfig, VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.inference.quantization import quantize_backbone
+from vtn_hf.inference.quantization import measure_quantization, quantize_backbone
 from vtn_hf.inference.whole_video import classify_video, encode_video, make_timeline
 
 
@@ -251,3 +252,17 @@ def test_int8_backbone():
     assert torch.cosine_similarity(features, expected).min() > 0.99
     with pytest.raises(ValueError, match="no float32 linear layers"):
         quantize_backbone(model)
+
+
+def test_effect_of_quantization():
+    model, other = make_model(), make_model()
+    other.classifier.out_proj.bias.data[0] += 1.5
+    other.vtn.backbone.register_forward_hook(lambda *_: time.sleep(0.1))
+    inputs = PROCESSOR(make_pictures(6), return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    effect = measure_quantization(model, other, inputs)
+    assert effect.largest_change == pytest.approx(1.5)
+    assert effect.largest_logit == expected.abs().max()
+    assert 0 < effect.speedup < 1
+    assert str(effect).startswith(f"{effect.speedup:.2f} times as fast as float32")

@@ -15,18 +15,16 @@ import os
 import platform
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 
 import torch
 from transformers import TorchAoConfig
 
 from vtn_hf import VTNConfig, VTNForVideoClassification
-from vtn_hf.inference.quantization import quantize_backbone
+from vtn_hf.inference.quantization import measure_quantization, quantize_backbone
 
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -176,23 +174,12 @@ def quantize_weights(bench: Bench) -> tuple[float, str]:
     from torchao.quantization import Int8WeightOnlyConfig
 
     quantized = bench.load(quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
-    return bench.compare(quantized), time_against_float32(bench, quantized)
+    return bench.compare(quantized), str(measure_quantization(bench.load(), quantized, bench.inputs))
 
 
 def quantize_for_cpu(bench: Bench) -> tuple[float, str]:
     quantized = quantize_backbone(bench.load())
-    return bench.compare(quantized), time_against_float32(bench, quantized)
-
-
-def time_against_float32(bench: Bench, quantized: VTNForVideoClassification) -> str:
-    times = {bench.load(): [], quantized: []}
-    for _ in range(7):
-        for model, seconds in times.items():
-            start = time.perf_counter()
-            bench.answer(model)
-            seconds.append(time.perf_counter() - start)
-    exact, quantized = (median(seconds) for seconds in times.values())
-    return f"{quantized / exact:.2f} times the time of float32 on this CPU"
+    return bench.compare(quantized), str(measure_quantization(bench.load(), quantized, bench.inputs))
 
 
 def add_lora(bench: Bench) -> tuple[float, str]:

@@ -1,6 +1,10 @@
-"""Backbones in int8, for CPUs."""
+"""Backbones in int8, for CPUs, and what quantisation of any kind does to a model."""
 
+import time
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import nn
@@ -41,3 +45,52 @@ def quantize_backbone(model: PreTrainedModel) -> PreTrainedModel:
     finally:
         torch.backends.quantized.engine = engine
     return model.eval()
+
+
+@dataclass(frozen=True)
+class QuantizationEffect:
+    """
+    What became of a model on some inputs; as a string, a sentence.
+
+    Args:
+        speedup (`float`): Time of the exact model in units of the quantised model's.
+        largest_change (`float`): Of a logit.
+        largest_logit (`float`): Of the exact model.
+    """
+
+    speedup: float
+    largest_change: float
+    largest_logit: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.speedup:.2f} times as fast as float32; "
+            f"logits, of up to {self.largest_logit:.2g}, change by at most {self.largest_change:.2g}"
+        )
+
+
+@torch.no_grad()
+def measure_quantization(
+    model: PreTrainedModel, quantized: PreTrainedModel, inputs: Mapping[str, torch.Tensor], repeats: int = 3
+) -> QuantizationEffect:
+    """
+    Runs a model and its quantised copy in turns, once to warm up and then `repeats` times; the medians count.
+
+    Args:
+        model (`PreTrainedModel`): A [`VTNForVideoClassification`].
+        quantized (`PreTrainedModel`): The same, quantised in whatever way.
+        inputs (`Mapping[str, torch.Tensor]`): What the processor gives for some videos.
+        repeats (`int`, *optional*, defaults to 3): How often to measure.
+    """
+    expected, logits = model(**inputs).logits, quantized(**inputs).logits
+    seconds = {model: [], quantized: []}
+    for _ in range(repeats):
+        for each, times in seconds.items():
+            start = time.perf_counter()
+            each(**inputs)
+            times.append(time.perf_counter() - start)
+    return QuantizationEffect(
+        speedup=median(seconds[model]) / median(seconds[quantized]),
+        largest_change=(logits - expected).abs().max().item(),
+        largest_logit=expected.abs().max().item(),
+    )
