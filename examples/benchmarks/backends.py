@@ -310,7 +310,9 @@ def main():
     if options.docs is not None:
         before, _, after = options.docs.read_text(encoding="utf-8").partition(TABLE_START)
         after = after.partition(TABLE_END)[2]
-        options.docs.write_text(before + TABLE_START + make_table(rows) + TABLE_END + after, encoding="utf-8")
+        largest, spread = bench.expected.abs().max(), bench.expected.std()
+        scale = f"\nThe largest logit is {largest:.1f}, their standard deviation {spread:.1f}.\n"
+        options.docs.write_text(before + TABLE_START + make_table(rows) + scale + TABLE_END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
