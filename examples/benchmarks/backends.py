@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -214,7 +215,9 @@ def shard(bench: Bench) -> tuple[float, str]:
         torch.save((bench.inputs, bench.expected), f"{folder}/inputs.pt")
         torch.multiprocessing.spawn(_run_shard, (bench.path, folder), nprocs=2)
         difference, num_sharded, num_layers = torch.load(f"{folder}/result.pt")
-    return difference, f"2 processes, {num_sharded} of {num_layers} layers in groups of their own; one training step"
+    if not num_sharded == num_layers > 0:
+        raise RuntimeError(f"Of {num_layers} layers, {num_sharded} are sharded on their own.")
+    return difference, f"2 processes, each of the {num_layers} layers sharded on its own; one training step"
 
 
 def _run_shard(rank: int, path: str, folder: str):
@@ -229,7 +232,9 @@ def _run_shard(rank: int, path: str, folder: str):
     with torch.no_grad():
         difference = (model(**inputs).logits - expected).abs().max().item()
     model(**inputs, labels=torch.zeros(len(expected), dtype=torch.long)).loss.backward()
-    layers = [module for module in model.modules() if type(module).__name__ in ("VTNLayer", "ViTLayer")]
+    # What is sharded on its own has another class, named after its own.
+    names = ("VTNLayer", "ViTLayer")
+    layers = [module for module in model.modules() if type(module).__name__.removeprefix("FSDP") in names]
     if rank == 0:
         sharded = sum(isinstance(layer, FSDPModule) for layer in layers)
         torch.save((difference, sharded, len(layers)), f"{folder}/result.pt")
@@ -260,11 +265,12 @@ WAYS: dict[str, Callable[[Bench], tuple[float, str]]] = {
 
 
 def try_way(bench: Bench, name: str) -> Row:
-    """Runs one way; what it raises is the note of a way that is refused."""
+    """Runs one way; the first sentence of what it raises is the note of a way that is refused."""
     try:
         return Row(name, *WAYS[name](bench))
     except Exception as error:  # whatever it is, it goes into the table
-        return Row(name, None, f"{type(error).__name__}: {str(error).splitlines()[0]}", works=False)
+        sentence = re.split(r"(?<=\.)\s|\n", str(error))[0]
+        return Row(name, None, f"{type(error).__name__}: {sentence}", works=False)
 
 
 def make_table(rows: list[Row]) -> str:
