@@ -10,9 +10,10 @@ from pathlib import Path
 
 import conftest  # noqa: F401 - lets torchvision be imported
 import torch
+from tiny_models import make_vit_vtn
 from transformers import TrainingArguments, pipeline
 
-from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf import VTNVideoProcessor
 from vtn_hf.training.metrics import compute_top_accuracy, keep_top_classes
 from vtn_hf.training.trainer import VTNTrainer
 
@@ -20,33 +21,8 @@ from vtn_hf.training.trainer import VTNTrainer
 NUM_FRAMES = 8
 
 
-def make_model() -> VTNForVideoClassification:
-    torch.manual_seed(0)
-    backbone = {
-        "model_type": "vit",
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "image_size": 16,
-        "patch_size": 8,
-        "initializer_range": 0.2,
-    }
-    config = VTNConfig(
-        backbone_config=backbone,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        attention_window=4,
-        num_frames=NUM_FRAMES,
-        initializer_range=0.4,
-        num_labels=5,
-    )
-    return VTNForVideoClassification(config).eval()
-
-
 def main(clip: str, folder: Path, model_only: bool):
-    model = make_model()
+    model = make_vit_vtn(num_frames=NUM_FRAMES, num_labels=5)
     processor = VTNVideoProcessor(
         num_frames=NUM_FRAMES, size={"shortest_edge": 18}, crop_size={"height": 16, "width": 16}
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tiny_models import make_vit_vtn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -58,31 +59,8 @@ needs_torchvision = pytest.mark.skipif(
 
 
 def make_model(**settings):
-    torch.manual_seed(0)
-    config = VTNConfig(
-        backbone_config={
-            "model_type": "vit",
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 16,
-            "image_size": 16,
-            "patch_size": 8,
-            "initializer_range": 0.2,
-        },
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        attention_window=4,
-        max_position_embeddings=40,
-        num_frames=NUM_FRAMES,
-        # Weights that large that videos differ in their scores.
-        initializer_range=0.4,
-        id2label=dict(enumerate(LABELS)),
-        label2id={label: index for index, label in enumerate(LABELS)},
-        **settings,
-    )
-    return VTNForVideoClassification(config).eval()
+    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {label: index for index, label in enumerate(LABELS)}}
+    return make_vit_vtn(max_position_embeddings=40, num_frames=NUM_FRAMES, **labels, **settings)
 
 
 @pytest.fixture(scope="module")

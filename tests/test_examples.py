@@ -1,76 +1,24 @@
 """The example scripts, run as a user runs them, on a few tiny clips."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import example_runs
 import pytest
+from example_runs import as_flags, launch
+from tiny_models import RESNET_VTN
 from transformers import pipeline
 
 from vtn_hf import VTNForVideoClassification
 from vtn_hf.data.motion_clips import CLASS_NAMES, write_motion_clips
 
 
-ROOT = Path(__file__).parent.parent
-MODEL = {
-    "backbone_config": {
-        "model_type": "resnet",
-        "layer_type": "basic",
-        "embedding_size": 4,
-        "hidden_sizes": [4, 8],
-        "depths": [1, 1],
-    },
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 8,
-}
-SETTINGS = {
-    "model_config": json.dumps(MODEL),
-    "resize_to": 16,
-    "crop_size": 16,
-    "clip_num_frames": 4,
-    "eval_num_frames": 8,
-    "max_steps": 2,
-    "per_device_train_batch_size": 4,
-    "per_device_eval_batch_size": 4,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": "true",
-}
+SETTINGS = example_runs.SETTINGS | {"max_steps": 2}
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_motion_clips(tmp_path_factory.mktemp("clips") / "motion", num_train=20, num_val=10, num_workers=1)
-
-
-def make_launcher(num_processes: int) -> list[str]:
-    """`accelerate launch` starts one process on the CPU, whatever the number asked for; torchrun starts them."""
-    if num_processes == 1:
-        return [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
-
-
-def launch(*arguments: object, num_processes: int = 1) -> str:
-    """Runs examples/train.py; returns what it printed."""
-    command = [
-        *make_launcher(num_processes),
-        str(ROOT / "examples/train.py"),
-        *map(str, arguments),
-        "--use_cpu",
-        "true",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stderr[-4000:]
-    return result.stdout
-
-
-def as_flags(settings: dict) -> list[str]:
-    """A list is a flag with several values."""
-    values = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
-    return [part for name, several in values.items() for part in (f"--{name}", *map(str, several))]
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
@@ -98,9 +46,8 @@ def test_train_leaves_a_model_that_pipeline_loads(clips: Path, tmp_path: Path, n
 
 
 def test_train_reads_a_yaml_file_and_flags_override_it(clips: Path, tmp_path: Path):
-    (tmp_path / "settings.yaml").write_text(
-        "\n".join(f"{name}: {value!r}" for name, value in {**SETTINGS, "model_config": MODEL, "max_steps": 1}.items())
-    )
+    settings = SETTINGS | {"model_config": RESNET_VTN, "max_steps": 1}
+    (tmp_path / "settings.yaml").write_text("\n".join(f"{name}: {value!r}" for name, value in settings.items()))
     launch(tmp_path / "settings.yaml", "--data_dir", clips, "--output_dir", tmp_path / "model", "--max_steps", 3)
 
     state = json.loads((tmp_path / "model/trainer_state.json").read_text())

@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from tiny_models import RESNET
 from video_files import write_video
 
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
@@ -20,13 +21,7 @@ import plot_attention  # noqa: E402
 
 
 BACKBONES = {
-    "resnet": {
-        "model_type": "resnet",
-        "layer_type": "basic",
-        "embedding_size": 4,
-        "hidden_sizes": [4, 8],
-        "depths": [1, 1],
-    },
+    "resnet": RESNET,
     "vit": {
         "model_type": "vit",
         "hidden_size": 8,

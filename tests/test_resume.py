@@ -11,8 +11,9 @@ from pkgutil import resolve_name
 
 import pytest
 import torch
+from example_runs import EXAMPLES, ROOT, SETTINGS, as_flags, make_launcher
 from safetensors.torch import load_file
-from test_examples import MODEL, ROOT, SETTINGS, as_flags, make_launcher
+from tiny_models import RESNET_VTN
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -32,16 +33,17 @@ class Clips(torch.utils.data.Dataset):
         return {"inputs_embeds": torch.randn(4, 8, generator=generator), "labels": torch.tensor(index % 2)}
 
 
-def make_trainer(output_dir: Path, **arguments) -> VTNTrainer:
+def make_trainer(output_dir: Path, compute_metrics=None, **arguments) -> VTNTrainer:
     torch.manual_seed(0)
     settings = {"per_device_train_batch_size": 2, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 1}
     settings |= {"logging_steps": 1, "disable_tqdm": True, "use_cpu": True, "learning_rate": 1e-2} | arguments
     return VTNTrainer(
-        model=VTNForVideoClassification(VTNConfig(**MODEL, num_labels=2)),
+        model=VTNForVideoClassification(VTNConfig(**RESNET_VTN, num_labels=2)),
         args=TrainingArguments(str(output_dir), **settings),
         train_dataset=Clips(),
         eval_dataset=Clips(),
         processing_class=VTNVideoProcessor(),
+        compute_metrics=compute_metrics,
     )
 
 
@@ -137,7 +139,7 @@ def run_train(*arguments: object, num_processes: int, kill_at: tuple[int, float]
     """Runs examples/train.py; kills it, and all it started, some seconds after the checkpoint of a step is there."""
     output_dir = Path(arguments[arguments.index("--output_dir") + 1])
     process = subprocess.Popen(
-        [*make_launcher(num_processes), str(ROOT / "examples/train.py"), *map(str, arguments), "--use_cpu", "true"],
+        [*make_launcher(num_processes), str(EXAMPLES / "train.py"), *map(str, arguments)],
         cwd=ROOT,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
@@ -170,7 +172,6 @@ def test_killed_at_five_random_moments_the_same_command_gives_the_same_weights(
 ):
     clips = write_motion_clips(tmp_path / "clips", num_train=48, num_val=10, num_workers=1)
     settings = SETTINGS | {
-        "max_steps": -1,
         "num_train_epochs": 4,
         "save_strategy": "steps",
         "save_steps": 2,
