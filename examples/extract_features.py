@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, IterableDatasetDict, List, concatenate_datasets
+from datasets import Dataset, DatasetDict, List, concatenate_datasets
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from train import DataArguments, ModelArguments, make_augmentation, make_processor, read_class_names
@@ -154,7 +154,80 @@ def is_complete(shard: Path, videos: Dataset) -> bool:
     return True
 
 
-@torch.no_grad()
+def begin_cache(
+    args: ExtractionArguments,
+    backbone: PreTrainedModel,
+    processor: VTNVideoProcessor,
+    collection: DatasetDict,
+    missing: dict[str, list[str]],
+) -> FeatureCacheInfo:
+    """Writes down what makes the features, or makes sure that those which are there were made in the same way."""
+    label = collection["train"].features["label"]
+    info = FeatureCacheInfo(
+        backbone_name_or_path=args.backbone_name_or_path,
+        backbone_sha256=hash_weights(backbone),
+        processor=json.loads(processor.to_json_string()),
+        class_names=(label.feature if isinstance(label, List) else label).names,
+        num_videos={split: len(videos) for split, videos in collection.items()},
+        videos_per_shard=args.videos_per_shard,
+        num_views=args.num_views,
+        augmentation={name: getattr(args, name) for name in AUGMENTATION} if args.num_views > 1 else None,
+        dtype=args.dtype,
+        missing={split: names for split, names in missing.items() if names},
+    )
+    info.save(args.output_dir)
+    return info
+
+
+class VideoEncoder:
+    """
+    Turns what [`WholeVideo`] gives into what [`write_shard`] takes: pixels into features, and several labels, where
+    `num_labels` is told, into zeros and ones.
+    """
+
+    def __init__(self, accelerator: Accelerator, backbone: PreTrainedModel, chunk_size: int, num_labels: int | None):
+        self.accelerator = accelerator
+        self.backbone = backbone.to(accelerator.device).eval()
+        self.chunk_size = chunk_size
+        self.num_labels = num_labels
+
+    @torch.no_grad()
+    def __call__(self, video: dict) -> dict:
+        if "error" in video:
+            return video
+        if self.num_labels is not None:
+            video["label"] = np.isin(np.arange(self.num_labels), video["label"]).astype(np.float32)
+        clips = []
+        for pixels, position_ids in video["clips"]:
+            with self.accelerator.autocast():
+                features = encode_frames(self.backbone, pixels.to(self.accelerator.device), chunk_size=self.chunk_size)
+            clips.append((features.cpu(), position_ids))
+        return video | {"clips": clips}
+
+
+def extract_split(
+    split: str, videos: Dataset, shards: list[Path], load: WholeVideo, encode: VideoEncoder, args: ExtractionArguments
+):
+    """Computes the shards of a split that are not there yet; each process takes its share of them."""
+    accelerator = encode.accelerator
+    parts = [
+        videos.select(range(first, min(first + args.videos_per_shard, len(videos))))
+        for first in range(0, len(videos), args.videos_per_shard)
+    ]
+    todo = [part for part in zip(shards, parts, strict=True) if not is_complete(*part)]
+    accelerator.print(f"{split}: {len(todo)} of {len(parts)} shards are to be computed.")
+    accelerator.wait_for_everyone()
+    mine = todo[accelerator.process_index :: accelerator.num_processes]
+    if not mine:
+        return
+    # One stream over all shards, so that the workers need not wait where one ends.
+    stream = concatenate_datasets([part for _, part in mine]).with_transform(load)
+    stream = DataLoader(stream, batch_size=None, num_workers=args.num_workers)
+    stream = iter(tqdm(stream, desc=split, unit="video", disable=not accelerator.is_main_process))
+    for path, part in mine:
+        write_shard(path, [encode(next(stream)["video"]) for _ in part], args.dtype)
+
+
 def extract(args: ExtractionArguments):
     """Computes the features that are not there yet, shard by shard."""
     accelerator = Accelerator(cpu=args.use_cpu)
@@ -162,65 +235,22 @@ def extract(args: ExtractionArguments):
     augmentation = make_augmentation(args.to_data_arguments(), processor)["augmentation"]
     if (args.num_views > 1) != (augmentation is not None):
         raise ValueError(f"num_views={args.num_views}: more than one view needs an augmentation, and the other way.")
-    collection, missing = drop_missing(load_videos(args.data_dir, read_class_names(args.class_names)))
-    if isinstance(collection, IterableDatasetDict):
-        raise ValueError(f"{args.data_dir} is read as a stream, whose videos have no numbers; unpack its shards.")
-    label = collection["train"].features["label"]
-    class_names = (label.feature if isinstance(label, List) else label).names
-    info = FeatureCacheInfo(
-        backbone_name_or_path=args.backbone_name_or_path,
-        backbone_sha256=hash_weights(backbone),
-        processor=json.loads(processor.to_json_string()),
-        class_names=class_names,
-        num_videos={split: len(videos) for split, videos in collection.items()},
-        videos_per_shard=args.videos_per_shard,
-        num_views=args.num_views,
-        augmentation=augmentation and {name: getattr(args, name) for name in AUGMENTATION},
-        dtype=args.dtype,
-    )
+    class_names = read_class_names(args.class_names)
+    collection, missing = drop_missing(load_videos(args.data_dir, class_names, streaming=False))
     with accelerator.main_process_first():
-        info.save(args.output_dir)
-    backbone = backbone.to(accelerator.device).eval()
+        info = begin_cache(args, backbone, processor, collection, missing)
+    is_multi_label = isinstance(collection["train"].features["label"], List)
+    num_labels = len(info.class_names) if is_multi_label else None
+    encode = VideoEncoder(accelerator, backbone, args.frames_per_chunk, num_labels)
 
-    def encode(video: dict) -> dict:
-        if "error" in video:
-            return video
-        if isinstance(label, List):
-            video["label"] = np.isin(np.arange(len(class_names)), video["label"]).astype(np.float32)
-        clips = []
-        for pixels, position_ids in video["clips"]:
-            with accelerator.autocast():
-                features = encode_frames(backbone, pixels.to(accelerator.device), chunk_size=args.frames_per_chunk)
-            clips.append((features.cpu(), position_ids))
-        return video | {"clips": clips}
-
-    shards = {split: info.list_shards(args.output_dir, split) for split in collection}
     for split, videos in collection.items():
-        parts = [
-            videos.select(range(first, min(first + args.videos_per_shard, len(videos))))
-            for first in range(0, len(videos), args.videos_per_shard)
-        ]
-        todo = [part for part in zip(shards[split], parts, strict=True) if not is_complete(*part)]
-        accelerator.print(f"{split}: {len(todo)} of {len(parts)} shards are to be computed.")
-        accelerator.wait_for_everyone()
-        mine = todo[accelerator.process_index :: accelerator.num_processes]
-        if not mine:
-            continue
-        # One stream over all shards, so that the workers need not wait where one ends.
         load = WholeVideo(processor, augmentation, args.num_views if split == "train" else 1)
-        stream = concatenate_datasets([part for _, part in mine]).with_transform(load)
-        stream = DataLoader(stream, batch_size=None, num_workers=args.num_workers)
-        stream = iter(tqdm(stream, desc=split, unit="video", disable=not accelerator.is_main_process))
-        for path, part in mine:
-            write_shard(path, [encode(next(stream)["video"]) for _ in part], args.dtype)
-
+        extract_split(split, videos, info.list_shards(args.output_dir, split), load, encode, args)
     accelerator.wait_for_everyone()
-    skipped = {
-        path: reason
-        for paths in shards.values()
-        for shard in paths
-        for path, reason in read_shard_paths(shard)[1].items()
-    }
+
+    skipped = {}
+    for shard in (shard for split in collection for shard in info.list_shards(args.output_dir, split)):
+        skipped |= read_shard_paths(shard)[1]
     accelerator.print(f"{sum(info.num_videos.values()) - len(skipped)} videos are in {args.output_dir}.")
     for path, reason in skipped.items():
         accelerator.print(f"Skipped {path}: {reason}")

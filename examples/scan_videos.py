@@ -2,7 +2,7 @@
 Checks every video of a folder: opens and decodes it fully, and writes what is known of it into a table.
 
     python examples/scan_videos.py VIDEOS --table scan.csv
-    accelerate launch examples/train.py --data_dir VIDEOS …      # see docs/video_input.md for the use of the table
+    accelerate launch examples/train.py --data_dir VIDEOS --scan_table scan.csv …     # leaves out what is bad
 
 Stopped and started again it goes on where it was; files that have not changed are not decoded twice. Ends with the
 files that are bad, why, and what is left of each class.

@@ -32,6 +32,7 @@ from vtn_hf.data.clips import ClipTransform, collate_videos
 from vtn_hf.data.coverage import NO_LABEL, SkippedVideos, drop_missing, report_coverage
 from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo
 from vtn_hf.data.kinetics import load_videos, read_kinetics_labels
+from vtn_hf.data.scan import drop_bad_videos
 from vtn_hf.training.arguments import VTNTrainingArguments
 from vtn_hf.training.metrics import compute_average_precision, compute_top_accuracy, keep_top_classes
 from vtn_hf.training.report import write_report
@@ -71,6 +72,10 @@ class DataArguments:
             "help": "kinetics400, kinetics600, kinetics700 or a file with a class per line: the order of the labels; "
             "default: what data_dir says."
         },
+    )
+    scan_table: str | None = field(
+        default=None,
+        metadata={"help": "Table of scan_videos.py: videos that are bad by it are left out, counted and listed."},
     )
     features: str | None = field(
         default=None,
@@ -231,20 +236,24 @@ class Data:
     splits: dict[str, Dataset]
     epoch_aware: ClipTransform | CachedClips  # draws anew in each epoch
     is_multi_label: bool
-    missing: dict[str, list[str]]
-    skipped: dict[str, SkippedVideos]
+    # Of each split: what is not on disk, what is known to be bad and why, and what turns out to be bad.
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    bad: dict[str, dict[str, str]] = field(default_factory=dict)
+    skipped: dict[str, SkippedVideos] = field(default_factory=dict)
 
     def report_coverage(self) -> dict[str, dict]:
         """How much of each split was used, and what was not."""
         report = {}
         for split, videos in self.splits.items():
-            if isinstance(videos, CachedClips):
-                damaged = [{"video": path, "reason": reason} for path, reason in videos.skipped.items()]
-                report[split] = report_coverage(len(videos) + len(damaged), [], damaged)
-            else:
-                num_videos = len(videos) if isinstance(videos, datasets.Dataset) else None
-                report[split] = report_coverage(num_videos, self.missing[split], self.skipped[split].summarize())
+            bad = [{"video": name, "reason": why, "times": 0} for name, why in self.bad.get(split, {}).items()]
+            num_videos = None if isinstance(videos, datasets.IterableDataset) else len(videos) + len(bad)
+            damaged = bad + (self.skipped[split].summarize() if split in self.skipped else [])
+            report[split] = report_coverage(num_videos, self.missing.get(split, []), damaged)
         return report
+
+    def count_left_out(self, split: str) -> int:
+        """Videos that were annotated, but are no part of the data set."""
+        return len(self.missing.get(split, [])) + len(self.bad.get(split, {}))
 
 
 def load_data(data_args: DataArguments, training_args: TrainingArguments, processor: VTNVideoProcessor) -> Data:
@@ -253,9 +262,15 @@ def load_data(data_args: DataArguments, training_args: TrainingArguments, proces
     if data_args.features is not None:
         info = FeatureCacheInfo.load(data_args.features)
         clips = CachedClips(data_args.features, "train", data_args.clip_num_frames, data_args.clip_duration_sec, seed)
-        splits = {split: CachedClips(data_args.features, split) for split in info.num_videos if split == "val"}
-        return Data(info.class_names, {"train": clips, **splits}, clips, clips.labels.ndim == 2, {}, {})
+        splits = {"train": clips}
+        if "val" in info.num_videos:
+            splits["val"] = CachedClips(data_args.features, "val")
+        bad = {split: cached.skipped for split, cached in splits.items()}
+        return Data(info.class_names, splits, clips, clips.labels.ndim == 2, info.missing, bad)
     videos, missing = drop_missing(load_videos(data_args.data_dir, read_class_names(data_args.class_names)))
+    bad = {}
+    if data_args.scan_table is not None:
+        videos, bad = drop_bad_videos(videos, data_args.scan_table)
     label = videos["train"].features["label"]
     is_multi_label = isinstance(label, datasets.List)
     class_names = (label.feature if is_multi_label else label).names
@@ -274,29 +289,22 @@ def load_data(data_args: DataArguments, training_args: TrainingArguments, proces
             settings |= {"num_frames": data_args.clip_num_frames, "clip_duration_sec": data_args.clip_duration_sec}
             settings |= {"seed": seed, **augmentation}
         transforms[split] = ClipTransform(processor, **settings)
-        splits[split] = apply_transform(videos[split], transforms[split], training_args, is_training=split == "train")
-    return Data(class_names, splits, transforms["train"], is_multi_label, missing, skipped)
+        splits[split] = apply_transform(videos[split], transforms[split], training_args)
+    return Data(class_names, splits, transforms["train"], is_multi_label, missing, bad, skipped)
 
 
 def apply_transform(
     videos: datasets.Dataset | datasets.IterableDataset,
     transform: ClipTransform,
     training_args: TrainingArguments,
-    is_training: bool,
 ) -> Dataset:
     """Decodes videos when they are needed."""
     if isinstance(videos, datasets.Dataset):
         return videos.with_transform(transform)
-    if is_training:
-        # Each process and worker reads shards of its own, in random order; videos of a shard are mixed a little.
-        training_args.accelerator_config.dispatch_batches = False
-        videos = videos.shuffle(seed=training_args.seed, buffer_size=100)
-    elif training_args.world_size > 1:
-        raise ValueError(
-            f"{training_args.world_size} processes cannot evaluate each video of a stream exactly once, as it "
-            "does not tell their number: leave the shards of val out, and evaluate with one process afterwards."
-        )
-    batch_size = training_args.per_device_train_batch_size if is_training else 1
+    # Each process and worker reads shards of its own, in random order; videos of a shard are mixed a little.
+    training_args.accelerator_config.dispatch_batches = False
+    videos = videos.shuffle(seed=training_args.seed, buffer_size=100)
+    batch_size = training_args.per_device_train_batch_size
     return videos.map(transform, batched=True, batch_size=batch_size, remove_columns=videos.column_names)
 
 
@@ -331,6 +339,30 @@ def write_coverage(path: Path, report: dict[str, dict]):
         print(f"{split}:{coverage} {missing:,} missing, {damaged:,} damaged; listed in {path}")
 
 
+def make_trainer(
+    model: VTNForVideoClassification, processor: VTNVideoProcessor, data: Data, training_args: TrainingArguments
+) -> VTNTrainer:
+    """Puts model and data together."""
+    model.config.num_frames = processor.num_frames
+    model.config.problem_type = f"{'multi' if data.is_multi_label else 'single'}_label_classification"
+    # The videos are decoded in the worker that uses them, from columns that the model does not know.
+    training_args.remove_unused_columns = False
+    # Torch warns, at each loader, of pinned memory where there is no accelerator.
+    training_args.dataloader_pin_memory &= training_args.device.type != "cpu"
+    compute_metrics = compute_average_precision if data.is_multi_label else compute_top_accuracy
+    return VTNTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=data.splits["train"],
+        eval_dataset=data.splits.get("val"),
+        data_collator=collate_videos,
+        processing_class=processor,
+        compute_metrics=partial(compute_metrics, num_missing=data.count_left_out("val")),
+        preprocess_logits_for_metrics=None if data.is_multi_label else keep_top_classes,
+        callbacks=[SetEpoch(data.epoch_aware)],
+    )
+
+
 def train(
     model_args: ModelArguments,
     data_args: DataArguments,
@@ -342,30 +374,13 @@ def train(
     complete_arguments(model_args, data_args)
     processor = make_processor(model_args, data_args)
     data = load_data(data_args, training_args, processor)
-    # The videos are decoded in the worker that uses them, from columns that the model does not know.
-    training_args.remove_unused_columns = False
     model = make_model(model_args, data_args, data.class_names)
-    model.config.num_frames = processor.num_frames
-    model.config.problem_type = f"{'multi' if data.is_multi_label else 'single'}_label_classification"
     if data_args.features is not None:
         FeatureCacheInfo.load(data_args.features).check(model.vtn.backbone)
     if model_args.freeze_backbone:
         model.freeze_backbone()
     print(f"Training {model.num_parameters(only_trainable=True):,} of {model.num_parameters():,} parameters.")
-    trainer = VTNTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=data.splits["train"],
-        eval_dataset=data.splits.get("val"),
-        data_collator=collate_videos,
-        processing_class=processor,
-        compute_metrics=partial(
-            compute_average_precision if data.is_multi_label else compute_top_accuracy,
-            num_missing=len(data.missing.get("val", ())),
-        ),
-        preprocess_logits_for_metrics=None if data.is_multi_label else keep_top_classes,
-        callbacks=[SetEpoch(data.epoch_aware)],
-    )
+    trainer = make_trainer(model, processor, data, training_args)
     checkpoint = find_checkpoint(training_args)
     if checkpoint is None:
         for skipped in data.skipped.values():

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from example_runs import EXAMPLES, ROOT, SETTINGS, as_flags, launch, make_launcher
 from safetensors.torch import load_file
-from test_examples import ROOT, SETTINGS, as_flags, launch, make_launcher
 from transformers import AutoConfig, AutoModel, ViTImageProcessor, pipeline
+from video_files import write_shards
 
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.feature_cache import CachedClips, read_shard_paths
@@ -51,7 +52,7 @@ def extract(
             **settings,
         }
     )
-    command = [*make_launcher(num_processes), str(ROOT / "examples/extract_features.py"), *flags]
+    command = [*make_launcher(num_processes), str(EXAMPLES / "extract_features.py"), *flags]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
@@ -86,6 +87,17 @@ def test_it_goes_on_where_it_was_stopped_with_any_number_of_processes(
         assert read_shard_paths(path) == read_shard_paths(first)
         again, once = load_file(path), load_file(first)
         assert all(again[name].equal(once[name]) for name in once)
+
+
+def test_shards_give_the_same_features(clips: Path, backbone: Path, features: Path, tmp_path: Path):
+    result = extract(write_shards(clips, tmp_path / "shards"), backbone, tmp_path / "cache")
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "29 videos are in" in result.stdout
+    for split in ("train", "val"):
+        expected, found = CachedClips(features, split), CachedClips(tmp_path / "cache", split)
+        assert len(found) == len(expected)
+        by_sum = [sorted(clip["inputs_embeds"].sum().item() for clip in clips) for clips in (found, expected)]
+        assert by_sum[0] == pytest.approx(by_sum[1])
 
 
 def test_views_of_a_training_video(clips: Path, backbone: Path, features: Path, tmp_path: Path):
@@ -150,6 +162,25 @@ def test_the_model_trained_on_features_classifies_videos(clips: Path, features: 
         assert [scores[label] for label in model.config.id2label.values()] == pytest.approx(expected.tolist())
     metrics = json.loads((tmp_path / "model/eval_results.json").read_text())
     assert metrics["eval_top1"] * 10 == pytest.approx(round(metrics["eval_top1"] * 10))
+
+
+def test_missing_and_damaged_videos_count_in_the_coverage(clips: Path, backbone: Path, tmp_path: Path):
+    (tmp_path / "csv").mkdir()
+    for split in ("train", "val"):
+        paths = [*sorted((clips / split).glob("*/*.mp4"))[7:], "gone.mp4"]
+        lines = (f"{path} {number % 2}\n" for number, path in enumerate(paths))
+        (tmp_path / f"csv/{split}.csv").write_text("".join(lines))
+    result = extract(tmp_path / "csv", backbone, tmp_path / "cache")
+    assert result.returncode == 0 and "Missing gone.mp4" in result.stdout
+    flags = {"features": tmp_path / "cache", "output_dir": tmp_path / "model", "max_steps": 1, "use_cpu": "true"}
+    launch(*as_flags(flags | {"model_config": '{"num_attention_heads": 4}'}))
+
+    coverage = json.loads((tmp_path / "model/coverage.json").read_text())
+    assert coverage["train"]["missing"] == coverage["val"]["missing"] == ["gone.mp4"]
+    # Thirteen training videos, one of them damaged; three to evaluate.
+    assert (coverage["train"]["annotated"], coverage["train"]["used"]) == (14, 12)
+    metrics = json.loads((tmp_path / "model/eval_results.json").read_text())
+    assert metrics["eval_coverage"] == coverage["val"]["coverage"] == 3 / 4
 
 
 def test_another_backbone_is_an_error(backbone: Path, features: Path, tmp_path: Path):

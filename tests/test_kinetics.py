@@ -1,12 +1,12 @@
 """Collections of (empty) files: reading a collection opens none of them. At the end, one of real videos."""
 
-import io
-import tarfile
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import ClassLabel, List, Video
+from video_files import write_shard
 
 from vtn_hf import VTNVideoProcessor
 from vtn_hf.data.clips import ClipTransform
@@ -318,16 +318,6 @@ def test_folders_of_kinetics_with_underscores(make_files):
     }
 
 
-def write_shard(path, samples):
-    """Writes {file name: bytes} into a tar file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as shard:
-        for name, content in samples.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            shard.addfile(entry, io.BytesIO(content))
-
-
 @pytest.mark.parametrize("ending", ["mp4", "webm", "mpg"])
 @pytest.mark.parametrize(
     ("field", "labels"),
@@ -347,21 +337,37 @@ def test_webdataset(tmp_path, ending, field, labels):
         ("dir/0", 1, b"\0"),
         ("dir/1", 0, b"\1"),
     ]
-    assert [row["name"] for row in videos["val"]] == ["7"]
+    # To evaluate, the videos are counted, and read out of the middle of their shards.
+    (row,) = videos["val"]
+    assert (row["name"], row["label"], len(videos["val"])) == ("7", 1, 1)
+    part = re.fullmatch(rf"subfile,,start,(\d+),end,(\d+),,:{tmp_path}/val/000.tar", row["video"]["path"])
+    assert (tmp_path / "val/000.tar").read_bytes()[int(part[1]) : int(part[2])] == b"7"
+    assert drop_missing(videos)[1] == {"train": [], "val": []}
+    places = load_videos(tmp_path, ["no", "yes"], streaming=False)["train"]
+    assert list(zip(places["name"], places["label"], strict=True)) == [("dir/0", 1), ("dir/1", 0)]
 
 
-def test_webdataset_with_a_sample_that_has_no_video(tmp_path):
+@pytest.mark.parametrize("streaming", [False, True])
+def test_webdataset_with_a_sample_that_has_no_video(tmp_path, streaming):
     samples = {f"{number}.{ending}": b"1" for number in range(8) for ending in ("mp4", "cls")}
     del samples["7.mp4"]
     write_shard(tmp_path / "train.tar", samples)
-    rows = list(load_videos(tmp_path, ["no", "yes"])["train"])
-    assert [row["video"]["bytes"] for row in rows] == [b"1"] * 7 + [b""]
+    rows = list(load_videos(tmp_path, ["no", "yes"], streaming)["train"])
+    assert [row["video"]["bytes"] for row in rows] == [b"1" if streaming else None] * 7 + [b""]
 
 
-def test_webdataset_with_a_class_that_is_none(tmp_path):
+@pytest.mark.parametrize("streaming", [False, True])
+def test_webdataset_with_a_class_that_is_none(tmp_path, streaming):
     write_shard(tmp_path / "train.tar", {"0.mp4": b"0", "0.cls": b"2"})
     with pytest.raises(ValueError, match="0 is of class 2, which is none of the 2"):
-        list(load_videos(tmp_path, ["no", "yes"])["train"])
+        list(load_videos(tmp_path, ["no", "yes"], streaming)["train"])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_webdataset_without_labels(tmp_path, streaming):
+    write_shard(tmp_path / "train.tar", {"0.mp4": b"0", "0.id": b"2"})
+    with pytest.raises(ValueError, match="train.tar holds no videos, or no labels"):
+        load_videos(tmp_path, ["no", "yes"], streaming)
 
 
 @pytest.fixture(scope="module")

@@ -1,57 +1,28 @@
 """examples/train.py on collections as they are: damaged, incomplete, with several labels, in shards."""
 
-import io
+import csv
 import json
-import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
+from example_runs import EXAMPLES, SETTINGS, as_flags, launch
+from video_files import write_shards
 
 from vtn_hf import VTNForVideoClassification
+from vtn_hf.data.coverage import NO_LABEL
 from vtn_hf.data.motion_clips import CLASS_NAMES, write_motion_clips
+from vtn_hf.data.scan import scan_videos
 
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import train as train_script  # noqa: E402
 
 
-MODEL = {
-    "backbone_config": {
-        "model_type": "resnet",
-        "layer_type": "basic",
-        "embedding_size": 4,
-        "hidden_sizes": [4, 8],
-        "depths": [1, 1],
-    },
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 8,
-}
-SETTINGS = {
-    "model_config": json.dumps(MODEL),
-    "resize_to": 16,
-    "crop_size": 16,
-    "clip_num_frames": 4,
-    "eval_num_frames": 8,
-    "num_train_epochs": 2,
-    "per_device_train_batch_size": 4,
-    "per_device_eval_batch_size": 4,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": "true",
-    "use_cpu": "true",
-}
-
-
 def train(data_dir, output_dir, **settings):
     settings = SETTINGS | settings | {"data_dir": data_dir, "output_dir": output_dir}
-    flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    return train_script.train(*train_script.parse_arguments(flags))
+    return train_script.train(*train_script.parse_arguments(as_flags(settings)))
 
 
 def read_json(path):
@@ -86,6 +57,8 @@ def test_a_damaged_collection_trains_to_the_end(clips, tmp_path, capsys):
     # Coverage stands beside every accuracy, and what was not read counts in neither of its parts.
     metrics = read_json(tmp_path / "run/eval_results.json")
     assert metrics["eval_coverage"] == 0.95
+    losses = [trainer.evaluate([each])["eval_loss"] for each in trainer.eval_dataset if each["labels"] != NO_LABEL]
+    assert metrics["eval_loss"] == pytest.approx(sum(losses) / 19, rel=1e-4)
     assert metrics["eval_top1"] * 19 == pytest.approx(round(metrics["eval_top1"] * 19))
     printed = capsys.readouterr().out
     assert "train: 95.0% of 40 videos used, 0 missing, 2 damaged" in printed
@@ -143,20 +116,7 @@ def test_several_labels_per_video(clips, tmp_path, mixup_alpha):
 @pytest.fixture
 def shards(clips, tmp_path):
     """The clips in two shards per split."""
-    root = tmp_path / "shards"
-    for split in ("train", "val"):
-        (root / split).mkdir(parents=True)
-        paths = sorted((clips / split).glob("*/*.mp4"))
-        for number in range(2):
-            with tarfile.open(root / split / f"{number}.tar", "w") as shard:
-                for path in paths[number::2]:
-                    label = path.parent.name.encode()
-                    for name, content in ((path.name, path.read_bytes()), (f"{path.stem}.txt", label)):
-                        entry = tarfile.TarInfo(name)
-                        entry.size = len(content)
-                        shard.addfile(entry, io.BytesIO(content))
-    (root / "classes.txt").write_text("\n".join(CLASS_NAMES))
-    return root
+    return write_shards(clips, tmp_path / "shards")
 
 
 def test_shards_are_streamed(shards, tmp_path):
@@ -169,29 +129,45 @@ def test_shards_are_streamed(shards, tmp_path):
     assert read_json(tmp_path / "run/coverage.json")["train"]["coverage"] is None
 
 
-def test_two_processes_stream_shards_of_their_own(shards, tmp_path):
+def test_two_processes_share_the_shards(shards, tmp_path):
     settings = SETTINGS | {"data_dir": shards, "output_dir": tmp_path / "run", "max_steps": 7, "seed": 1}
-    flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    # Traces the videos that each process reads.
+    # Traces the videos that each process reads to train on.
     script = tmp_path / "traced.py"
     script.write_text(
         f"import os, sys; sys.path.insert(0, {str(EXAMPLES)!r})\n"
         "import train\n"
-        "load = train.ClipTransform._load\n"
+        "load = train.ClipTransform._load_clips\n"
         f"log = open({str(tmp_path)!r} + '/read' + os.environ['RANK'], 'a', buffering=1)\n"
-        "def traced(self, video, name): log.write(name + '\\n'); return load(self, video, name)\n"
-        "train.ClipTransform._load = traced\n"
+        "def traced(self, source, name): log.write(name + '\\n'); return load(self, source, name)\n"
+        "train.ClipTransform._load_clips = traced\n"
         "train.train(*train.parse_arguments(sys.argv[1:]))\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    result = subprocess.run([*command, *flags], capture_output=True, text=True)
-    assert result.returncode != 0
-    assert "2 processes cannot evaluate each video of a stream exactly once" in result.stderr
-    for path in (shards / "val").iterdir():
-        path.unlink()
-    result = subprocess.run([*command, *flags], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-4000:]
+    launch(*as_flags(settings), script=script, num_processes=2)
     names = [(tmp_path / f"read{rank}").read_text().split() for rank in range(2)]
     # Twenty videos in each shard are five batches, then they come again; one shard each, none in common.
     assert [len(set(each)) for each in names] == [20, 20]
     assert not set(names[0]) & set(names[1])
+    # 20 videos in rounds of 8: each counts once, and so does each class.
+    with open(tmp_path / "run/report/confusion_matrix.csv", newline="") as file:
+        assert [sum(map(int, counts)) for _, *counts in list(csv.reader(file))[1:]] == [2] * 10
+    assert read_json(tmp_path / "run/eval_results.json")["eval_coverage"] == 1.0
+    assert read_json(tmp_path / "run/coverage.json")["val"]["used"] == 20
+
+
+def test_what_a_scan_found_to_be_bad_is_left_out_and_listed(clips, tmp_path):
+    bad = {split: sorted((clips / split).glob("*/*.mp4"))[3] for split in ("train", "val")}
+    for path in bad.values():
+        path.write_bytes(b"not a video")
+    list(scan_videos([str(path) for path in clips.glob("*/*/*.mp4")], tmp_path / "scan.csv"))
+    bad["train"].unlink()
+    train(clips, tmp_path / "run", max_steps=1, scan_table=tmp_path / "scan.csv")
+
+    coverage = read_json(tmp_path / "run/coverage.json")
+    assert (coverage["train"]["annotated"], coverage["train"]["damaged"]) == (39, [])
+    assert (coverage["val"]["annotated"], coverage["val"]["used"]) == (20, 19)
+    (video,) = coverage["val"]["damaged"]
+    assert (clips / video["video"], video["times"]) == (bad["val"], 0)
+    assert video["reason"]
+    assert read_json(tmp_path / "run/eval_results.json")["eval_coverage"] == 0.95
+    report = (tmp_path / "run/report/report.md").read_text()
+    assert f"- {video['video']}: {video['reason']}" in report

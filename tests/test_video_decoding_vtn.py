@@ -766,6 +766,14 @@ class TestSource:
         path.write_bytes(Path(clip("short_gop.mp4")).read_bytes())
         assert len(decode_video(str(path))[0]) == NUM_FRAMES
 
+    def test_part_of_a_file(self, clip, tmp_path):
+        path, content = tmp_path / "two, videos.tar", Path(clip("short_gop.mp4")).read_bytes()
+        path.write_bytes(b"before" + content + b"after")
+        frames, _ = decode_video(f"subfile,,start,6,end,{6 + len(content)},,:{path}")
+        np.testing.assert_array_equal(frames, decode_sequentially(clip("short_gop.mp4")))
+        with pytest.raises(VideoDecodeError, match="subfile,,start,0,end,9,,:missing.tar: No such file"):
+            decode_video("subfile,,start,0,end,9,,:missing.tar")
+
     def test_url(self, clip, server):
         frames, _ = decode_video(f"{server}/short_gop.mp4", lambda metadata: [3, 30])
         np.testing.assert_array_equal(frames, decode_sequentially(clip("short_gop.mp4"))[[3, 30]])

@@ -1,5 +1,7 @@
 """Video files for the tests."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import av
@@ -17,3 +19,28 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 10) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def write_shard(path: Path, files: dict[str, bytes]) -> Path:
+    """Writes files, by their names, into a tar file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as shard:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            shard.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def write_shards(clips: Path, root: Path) -> Path:
+    """Writes the videos of class folders into two WebDataset shards per split, {split}/{number}.tar."""
+    for split in ("train", "val"):
+        paths = sorted((clips / split).glob("*/*.mp4"))
+        for number in range(2):
+            files = {}
+            for path in paths[number::2]:
+                files |= {path.name: path.read_bytes(), f"{path.stem}.txt": path.parent.name.encode()}
+            write_shard(root / split / f"{number}.tar", files)
+    class_names = sorted(folder.name for folder in (clips / "train").iterdir())
+    (root / "classes.txt").write_text("\n".join(class_names))
+    return root

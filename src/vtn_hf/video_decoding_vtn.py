@@ -13,6 +13,7 @@ import contextlib
 import io
 import operator
 import os
+import re
 import tempfile
 import time
 from array import array
@@ -32,6 +33,8 @@ from .frame_conversion_vtn import ChooseRegion, FrameConverter
 
 
 VideoSource = str | os.PathLike | bytes | BinaryIO
+# A part of a file, as FFmpeg writes it: tar files hold other files as they are.
+_PART_OF_FILE = re.compile(r"subfile,,start,(\d+),end,(\d+),,:(.+)")
 SampleIndices = Callable[[VideoMetadata], Sequence[int]]
 ConvertFrame = Callable[[np.ndarray], np.ndarray]
 
@@ -99,8 +102,8 @@ def decode_video(
     """Decode the frames of a video that `sample_indices` chooses.
 
     Args:
-        source: Path, http(s) URL, the bytes of a video file, or a binary file object, which is read from its start
-            and left open.
+        source: Path, http(s) URL, part of a file as FFmpeg writes it ("subfile,,start,512,end,9000,,:videos.tar"), the
+            bytes of a video file, or a binary file object, which is read from its start and left open.
         sample_indices: Called with the metadata (still without `width` and `height`, which only a decoded frame
             tells); returns frame numbers, in any order and with repetitions. It is called again if the number of
             frames turns out to be another one. `None` takes all frames.
@@ -611,8 +614,13 @@ def _open_video(
             _download(name, file)
         else:
             name = os.fspath(source)
+            part = _PART_OF_FILE.fullmatch(name)
             try:
-                file = stack.enter_context(open(name, "rb"))
+                file = stack.enter_context(open(part[3] if part else name, "rb"))
+                if part:
+                    start, end = int(part[1]), int(part[2])
+                    file.seek(start)
+                    file = io.BytesIO(file.read(end - start))
             except OSError as error:
                 raise VideoDecodeError(f"{name}: {error.strerror}.") from error
         if not file.seekable():

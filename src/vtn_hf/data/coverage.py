@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 
 
@@ -24,24 +25,20 @@ def drop_missing(
 
     Returns:
         The collection without them, and per split the `name`s of those taken out. Shards hold what they hold: nothing
-        is missing from a stream.
+        is missing from them.
     """
-    if isinstance(videos, IterableDatasetDict):
-        return videos, {split: [] for split in videos}
-    is_there = {
-        split: [video["bytes"] is not None or os.path.isfile(video["path"]) for video in dataset["video"]]
-        for split, dataset in videos.items()
-    }
-    missing = {
-        split: [name for name, there in zip(videos[split]["name"], flags, strict=True) if not there]
-        for split, flags in is_there.items()
-    }
-    kept = DatasetDict({split: _select(videos[split], flags) for split, flags in is_there.items()})
+    kept, missing = type(videos)(videos), {split: [] for split in videos}
+    for split, dataset in videos.items():
+        if isinstance(dataset, Dataset):
+            is_there = [_is_there(video) for video in dataset["video"]]
+            kept[split] = dataset if all(is_there) else dataset.select(np.flatnonzero(is_there))
+            missing[split] = [name for name, there in zip(dataset["name"], is_there, strict=True) if not there]
     return kept, missing
 
 
-def _select(dataset: Dataset, flags: list[bool]) -> Dataset:
-    return dataset if all(flags) else dataset.select([row for row, flag in enumerate(flags) if flag])
+def _is_there(video: dict) -> bool:
+    """Of a video in a shard, the path says at which place, so the shard is there."""
+    return video["bytes"] is not None or video["path"].startswith("subfile,") or os.path.isfile(video["path"])
 
 
 class SkippedVideos:

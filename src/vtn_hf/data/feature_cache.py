@@ -22,7 +22,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class FeatureCacheInfo:
         num_views (`int`): Clips per training video. The first is what the processor gives; the others are augmented.
         augmentation (`dict`, *optional*): How: the arguments of `ClipAugmentation`.
         dtype (`str`): Of the features, `"float16"` or `"float32"`.
+        missing (`dict[str, list[str]]`): Names of the videos that were annotated, but not on disk, of splits with any.
         format_version (`int`): Of the files.
     """
 
@@ -79,6 +80,7 @@ class FeatureCacheInfo:
     num_views: int = 1
     augmentation: dict[str, Any] | None = None
     dtype: str = "float16"
+    missing: dict[str, list[str]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @classmethod
@@ -109,9 +111,9 @@ class FeatureCacheInfo:
         if path.is_file():
             existing = self.load(root)
             differences = [
-                f"{field.name} {getattr(existing, field.name)!r}, not {getattr(self, field.name)!r}"
-                for field in fields(self)
-                if getattr(existing, field.name) != getattr(self, field.name)
+                f"{each.name} {getattr(existing, each.name)!r}, not {getattr(self, each.name)!r}"
+                for each in fields(self)
+                if getattr(existing, each.name) != getattr(self, each.name)
             ]
             if differences:
                 raise ValueError(f"{root} holds other features: {'; '.join(differences)}. Choose another folder.")

@@ -8,8 +8,10 @@ Nothing is decoded here, and nothing is left out: a video that is annotated but 
 """
 
 import csv
+import json
 import re
-from collections.abc import Callable, Iterator
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
@@ -20,6 +22,7 @@ from datasets import (
     DatasetDict,
     Features,
     Image,
+    IterableDataset,
     IterableDatasetDict,
     List,
     Value,
@@ -31,12 +34,16 @@ from datasets import (
 # FFmpeg reads many more; these are the ones in which collections of clips come.
 VIDEO_EXTENSIONS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 CLASS_NAMES_FILE = "classes.txt"
+# How the label of a WebDataset sample is written, by the ending of its file.
+_LABEL_FIELDS = {"cls": int, "txt": bytes.decode, "json": json.loads}
 
 # A row before its class name is a number: path, class name or names, name in reports.
 Row = tuple[Path, str | list[str], str]
 
 
-def load_videos(root: str | Path, class_names: list[str] | None = None) -> DatasetDict | IterableDatasetDict:
+def load_videos(
+    root: str | Path, class_names: list[str] | None = None, streaming: bool = True
+) -> DatasetDict | IterableDatasetDict:
     """
     Reads a collection of videos in whichever layout it has.
 
@@ -44,7 +51,7 @@ def load_videos(root: str | Path, class_names: list[str] | None = None) -> Datas
     | --- | --- | --- |
     | `annotations/{split}.csv` with a column `youtube_id` | cvdfoundation's | [`load_cvdfoundation`] |
     | `{split}.csv` | PySlowFast's `path label`, or a header with `video` and `label` or `labels` | [`load_csv`] |
-    | `{split}*.tar` or `{split}/*.tar` | WebDataset, streamed | [`load_webdataset`] |
+    | `{split}*.tar` or `{split}/*.tar` | WebDataset | [`load_webdataset`] |
     | `{split}/{class}/{video}` or `{class}/{video}` | class folders | [`load_class_folders`] |
 
     A split called `validation`, `validate` or `valid` becomes `val`.
@@ -53,9 +60,10 @@ def load_videos(root: str | Path, class_names: list[str] | None = None) -> Datas
         root (`str` or `Path`): The folder.
         class_names (`list[str]`, *optional*): All classes in the order of their labels. Defaults to the lines of
             `root/classes.txt`, and without that file to the classes found, sorted.
+        streaming (`bool`, *optional*, defaults to `True`): Of tar files, read those to train on from end to end.
 
     Returns:
-        `DatasetDict`, or `IterableDatasetDict` for tar files.
+        `DatasetDict`; or, for tar files that are streamed, `IterableDatasetDict` as of [`load_webdataset`].
 
     Raises:
         FileNotFoundError: If `root` is no folder or holds no videos.
@@ -69,7 +77,7 @@ def load_videos(root: str | Path, class_names: list[str] | None = None) -> Datas
     elif any(root.glob("*.csv")):
         videos = load_csv(root, class_names)
     elif any(root.glob("*.tar")) or any(root.glob("*/*.tar")):
-        videos = load_webdataset(root, class_names)
+        videos = load_webdataset(root, class_names, streaming)
     else:
         videos = load_class_folders(root, class_names)
     for name in ("validation", "validate", "valid"):
@@ -201,16 +209,25 @@ def load_csv(root: str | Path, class_names: list[str] | None = None) -> DatasetD
     return _make_datasets(rows, _find_class_names(root, class_names, sorted(set(labels))), f"{root} has labels")
 
 
-def load_webdataset(root: str | Path, class_names: list[str] | None = None) -> IterableDatasetDict:
+def load_webdataset(
+    root: str | Path, class_names: list[str] | None = None, streaming: bool = True
+) -> DatasetDict | IterableDatasetDict:
     """
-    Streams WebDataset shards, `ROOT/{split}*.tar` (such as `train-000.tar`) or `ROOT/{split}/*.tar`.
+    Reads WebDataset shards, `ROOT/{split}*.tar` (such as `train-000.tar`) or `ROOT/{split}/*.tar`.
 
     A sample is a video (`KEY.mp4`, `KEY.webm`, …) and its class: `KEY.cls` (the number), `KEY.txt` (the name) or
     `KEY.json` (an object with `label`, either).
 
+    The shards of `train` are streamed, which suits slow and far disks. The other splits are `Dataset`s whose `video`
+    says at which place of its shard a video is: their number is known, and processes can share them exactly.
+
     Args:
         root (`str` or `Path`): The folder.
         class_names (`list[str]`): As in [`load_videos`], but needed: a stream does not tell its classes beforehand.
+        streaming (`bool`, *optional*, defaults to `True`): Without it, `train` is a `Dataset` as well.
+
+    Returns:
+        `IterableDatasetDict`, or `DatasetDict` without `streaming`.
 
     Raises:
         FileNotFoundError: If there are no tar files.
@@ -230,21 +247,10 @@ def load_webdataset(root: str | Path, class_names: list[str] | None = None) -> I
     if not shards:
         raise FileNotFoundError(f"{root} holds no SPLIT*.tar and no SPLIT/*.tar.")
     features = _make_features(class_names)
-    videos = IterableDatasetDict()
+    videos = IterableDatasetDict() if streaming else DatasetDict()
     for split, paths in shards.items():
-        stream = load_dataset("webdataset", data_files={split: paths}, split=split, streaming=True)
-        video_fields = [field for field in stream.features if f".{field.lower()}" in VIDEO_EXTENSIONS]
-        label_fields = [field for field in ("cls", "txt", "json") if field in stream.features]
-        if not (video_fields and label_fields):
-            raise ValueError(f"{paths[0]} holds no videos, or no labels (cls, txt, json): {list(stream.features)}.")
-        for field in video_fields:
-            if isinstance(stream.features[field], (Video, Image)):  # `datasets` takes .mpg for an image
-                stream = stream.cast_column(field, Video(decode=False))
-        videos[split] = stream.map(
-            partial(_read_sample, video_fields=video_fields, label_field=label_fields[0], features=features),
-            remove_columns=stream.column_names,
-            features=features,
-        )
+        read = _stream_shards if streaming and split == "train" else _index_shards
+        videos[split] = read(paths, split, features)
     return videos
 
 
@@ -388,13 +394,55 @@ def _read_csv(file: Path) -> tuple[str, list[tuple[str, str | list[str]]]]:
     return "path label", rows
 
 
-def _read_sample(example: dict, video_fields: list[str], label_field: str, features: Features) -> dict:
+def _stream_shards(paths: list[str], split: str, features: Features) -> IterableDataset:
+    """The samples with their videos, in order."""
+    stream = load_dataset("webdataset", data_files={split: paths}, split=split, streaming=True)
+    for field in stream.features:
+        if _is_video_field(field) and isinstance(stream.features[field], (Video, Image)):
+            stream = stream.cast_column(field, Video(decode=False))  # `datasets` takes .mpg for an image
+    _check_fields(paths[0], stream.features)
+    read = partial(_read_sample, features=features)
+    return stream.map(read, remove_columns=stream.column_names, features=features)
+
+
+def _index_shards(paths: list[str], split: str, features: Features) -> Dataset:
+    """The samples with the places of their videos, read off the shards' tables of contents."""
+    rows = []
+    for path in paths:
+        samples: dict[str, dict] = {}
+        with tarfile.open(path) as shard:
+            for member in filter(tarfile.TarInfo.isfile, shard):
+                folder, _, name = member.name.rpartition("/")
+                key, _, field = name.partition(".")
+                sample = samples.setdefault(f"{folder}/{key}" if folder else key, {})
+                if _is_video_field(field):
+                    part = f"subfile,,start,{member.offset_data},end,{member.offset_data + member.size},,:{path}"
+                    sample[field] = {"path": part, "bytes": None}
+                elif field in _LABEL_FIELDS:
+                    sample[field] = _LABEL_FIELDS[field](shard.extractfile(member).read())
+        _check_fields(path, [field for sample in samples.values() for field in sample])
+        rows += [_read_sample({"__key__": key} | sample, features) for key, sample in samples.items()]
+    return Dataset.from_list(rows, features=features, split=split)
+
+
+def _is_video_field(field: str) -> bool:
+    return f".{field.lower()}" in VIDEO_EXTENSIONS
+
+
+def _check_fields(shard: str, found: Iterable[str]):
+    if not (any(map(_is_video_field, found)) and any(field in _LABEL_FIELDS for field in found)):
+        raise ValueError(f"{shard} holds no videos, or no labels (cls, txt, json): {sorted(set(found))}.")
+
+
+def _read_sample(sample: dict, features: Features) -> dict:
     """A WebDataset sample to a row."""
-    key, label = example["__key__"], example[label_field]
+    key = sample["__key__"]
+    filled = {field: value for field, value in sample.items() if value is not None}
     # A sample without a video is like one with an empty file: it is skipped and listed when it is to be decoded.
-    field, video = next(((field, example[field]) for field in video_fields if example[field] is not None), ("", b""))
+    field, video = next(((field, filled[field]) for field in filled if _is_video_field(field)), ("", b""))
     if isinstance(video, bytes):  # with an ending that `datasets` does not know
         video = {"path": f"{key}.{field}", "bytes": video}
+    label = next((filled[field] for field in _LABEL_FIELDS if field in filled), None)
     label = label["label"] if isinstance(label, dict) else label
     class_names = features["label"].names
     number = _make_label_lookup(tuple(class_names))(label.strip()) if isinstance(label, str) else label

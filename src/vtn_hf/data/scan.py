@@ -167,36 +167,36 @@ def read_scan(table: str | Path) -> dict[str, ScannedVideo]:
     return {row["path"]: _parse(row) for row in rows}
 
 
-def drop_bad_videos(videos: Dataset | DatasetDict, table: str | Path) -> tuple[Dataset | DatasetDict, dict[str, str]]:
+def drop_bad_videos(videos: DatasetDict, table: str | Path) -> tuple[DatasetDict, dict[str, dict[str, str]]]:
     """
-    Leaves out the videos that the table says cannot be decoded.
+    Takes out the videos that the table says cannot be decoded.
 
     Args:
-        videos (`Dataset` or `DatasetDict`): With the column `video`, as of [`load_class_folders`].
+        videos (`DatasetDict`): With the columns `video` and `name`, as of [`vtn_hf.data.kinetics.load_videos`].
         table (`str` or `Path`): The CSV file of a scan of them.
 
     Returns:
-        `tuple`: The others; and the reason by path of those left out.
+        The collection without them; and per split, by `name`, the reasons of those taken out.
 
     Raises:
         ValueError: If the table does not know a video.
     """
     scanned = {str(Path(path).resolve()): video for path, video in read_scan(table).items()}
-    dropped = {}
-
-    def keep(videos: list[dict]) -> list[bool]:
-        kept = []
-        for video in videos:
-            path = video["path"]
-            found = scanned.get(str(Path(path).resolve()))
+    kept, dropped = DatasetDict(), {}
+    for split, dataset in videos.items():
+        if not isinstance(dataset, Dataset):
+            raise ValueError(f"{table} is about files, but {split!r} is streamed from shards.")
+        good, dropped[split] = [], {}
+        for row, (video, name) in enumerate(zip(dataset["video"], dataset["name"], strict=True)):
+            found = scanned.get(str(Path(video["path"]).resolve()))
             if found is None:
-                raise ValueError(f"{table} does not know {path}; scan the collection again.")
-            if not found.ok:
-                dropped[path] = found.reason
-            kept.append(found.ok)
-        return kept
-
-    return videos.filter(keep, batched=True, input_columns="video", load_from_cache_file=False), dropped
+                raise ValueError(f"{table} does not know {video['path']}; scan the collection again.")
+            if found.ok:
+                good.append(row)
+            else:
+                dropped[split][name] = found.reason
+        kept[split] = dataset.select(good)
+    return kept, dropped
 
 
 def describe_coverage(videos: Iterable[ScannedVideo]) -> str:
