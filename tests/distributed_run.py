@@ -72,6 +72,7 @@ def main(output_dir: str, settings: dict):
     if arguments.fsdp:
         pretend_to_be_gpus(arguments)
     clips = Clips(NUM_VIDEOS, 2)
+    config.problem_type = "single_label_classification"
     model = VTNForVideoClassification(config)
     # It is not used here, and FSDP goes on only with weights that all have a state in the optimizer.
     model.freeze_backbone()
@@ -92,6 +93,7 @@ def main(output_dir: str, settings: dict):
             "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
             "labels": prediction.label_ids.tolist(),
             "logits": prediction.predictions.tolist(),
+            "eval_loss": prediction.metrics["test_loss"],
         }
         Path(output_dir, "result.json").write_text(json.dumps(result))
     # FSDP's backward threads outlive the process group otherwise.

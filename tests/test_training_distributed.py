@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils import DistributedType
+from accelerate.commands.launch import _validate_launch_command, launch_command, launch_command_parser
+from accelerate.utils import DeepSpeedPlugin, DistributedType
+from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from datasets import Dataset, IterableDataset
 from distributed_run import NUM_EVALUATED
 from safetensors.torch import load_file
@@ -69,7 +70,11 @@ def test_an_evaluation_by_two_processes_sees_each_video_once(one_process: dict, 
     """13 videos in batches of two: the last round is short by three."""
     result = run(tmp_path, 2, per_device_train_batch_size=4)
     assert result["labels"] == one_process["labels"] == list(range(NUM_EVALUATED))
-    torch.testing.assert_close(torch.tensor(result["logits"]), torch.tensor(one_process["logits"]), rtol=0, atol=1e-4)
+    logits = torch.tensor(result["logits"])
+    torch.testing.assert_close(logits, torch.tensor(one_process["logits"]), rtol=0, atol=1e-4)
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(NUM_EVALUATED)).item()
+    assert result["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    assert result["eval_loss"] == pytest.approx(one_process["eval_loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("fsdp", [False, True], ids=["DDP", "FSDP"])
@@ -132,3 +137,48 @@ def test_accelerate_understands_the_configs(name: str, expected: DistributedType
         "fsdp": arguments.use_fsdp and arguments.fsdp_transformer_layer_cls_to_wrap == "VTNLayer,ViTLayer",
         "deepspeed_zero2": arguments.use_deepspeed and arguments.zero_stage == 2,
     }[name]
+
+
+# https://www.deepspeed.ai/docs/config-json/
+DEEPSPEED_KEYS = {
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "steps_per_print",
+    "fp16.enabled",
+    "bf16.enabled",
+    "zero_optimization.stage",
+    "zero_optimization.offload_optimizer.device",
+    "zero_optimization.offload_optimizer.nvme_path",
+    "zero_optimization.offload_param.device",
+    "zero_optimization.offload_param.nvme_path",
+    "zero_optimization.stage3_gather_16bit_weights_on_model_save",
+}
+
+
+def flatten(settings: dict, prefix: str = "") -> dict:
+    values = {}
+    for name, value in settings.items():
+        values |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return values
+
+
+def test_deepspeed_gets_keys_that_it_documents(monkeypatch):
+    """What `accelerate launch` would hand to it, without DeepSpeed."""
+    path = str(CONFIGS / "deepspeed_zero2.yaml")
+    launched = []
+    monkeypatch.setattr("accelerate.commands.launch.deepspeed_launcher", launched.append)
+    parser = launch_command_parser()
+    assert load_config_from_file(path).deepspeed_config.keys() <= {action.dest for action in parser._actions}
+    launch_command(parser.parse_args(["--config_file", path, "train.py"]))
+    for name, value in prepare_deepspeed_cmd_env(launched[0])[1].items():
+        monkeypatch.setenv(name, value)
+    plugin = DeepSpeedPlugin()
+    plugin.set_mixed_precision("bf16")
+    settings = flatten(plugin.deepspeed_config)
+    assert settings.keys() <= DEEPSPEED_KEYS
+    assert settings["zero_optimization.stage"] == 2
+    # Trainer puts its own in the place of these.
+    automatic = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"}
+    assert {name for name, value in settings.items() if value == "auto"} == automatic | {"gradient_clipping"}

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.coverage import NO_LABEL
 
@@ -42,9 +43,14 @@ class VideoClassificationLoss:
             num_items_in_batch (`int`, *optional*): Number of entries of all `labels` over which the mean goes, without
                 those that take no part. Defaults to those of this batch.
         """
-        logits = outputs["logits"].float()
-        is_labelled = labels != NO_LABEL if labels.ndim == 1 else (labels != NO_LABEL).all(dim=1)
+        losses, is_labelled = self.compute_each(outputs["logits"], labels)
         count = is_labelled.sum() if num_items_in_batch is None else num_items_in_batch / labels[0].numel()
+        return losses.sum() / torch.as_tensor(count).clamp(min=1)
+
+    def compute_each(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of each video `(batch,)`, 0 where it takes no part, and whether it takes part `(batch,)`."""
+        logits = logits.float()
+        is_labelled = labels != NO_LABEL if labels.ndim == 1 else (labels != NO_LABEL).all(dim=1)
         if labels.ndim > 1:
             labels = labels.to(logits.dtype).clamp(min=0)
         if self.multi_label:
@@ -54,7 +60,7 @@ class VideoClassificationLoss:
             losses = nn.functional.cross_entropy(
                 logits, labels, reduction="none", ignore_index=NO_LABEL, label_smoothing=self.label_smoothing
             )
-        return (losses * is_labelled).sum() / torch.as_tensor(count).clamp(min=1)
+        return losses * is_labelled, is_labelled
 
 
 class RecipeTrainer(Trainer):
@@ -63,7 +69,9 @@ class RecipeTrainer(Trainer):
     `Trainer` does.
 
     Where the model's configuration has a `problem_type` of classification, the loss is [`VideoClassificationLoss`],
-    which mixed labels and videos without a label need; else it is the model's own.
+    which mixed labels and videos without a label need; else it is the model's own. An evaluation then means the loss
+    over the videos that have a label, each once. (`Trainer` means over batches, of which the last may be filled up
+    with videos that were there already, differently for each number of processes.)
     """
 
     def __init__(self, *args, **kwargs):
@@ -79,6 +87,23 @@ class RecipeTrainer(Trainer):
                     "`ema_decay` needs whole weights on each device, which FSDP and DeepSpeed do not have."
                 )
             self.add_callback(_KeepAverage(self))
+        # (videos, 2): of each evaluated video the loss, and 1 or, where it has no label, 0.
+        self._eval_losses: list[torch.Tensor] = []
+
+    def prediction_step(self, *args, **kwargs) -> tuple:
+        loss, logits, labels = super().prediction_step(*args, **kwargs)
+        if isinstance(self.compute_loss_func, VideoClassificationLoss) and logits is not None and labels is not None:
+            each = self.compute_loss_func.compute_each(logits[0] if isinstance(logits, tuple) else logits, labels)
+            self._eval_losses.append(self.gather_function(torch.stack(each, dim=1)))
+        return loss, logits, labels
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        self._eval_losses = []
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self._eval_losses:
+            total, count = torch.cat(self._eval_losses).sum(dim=0)
+            output.metrics[f"{metric_key_prefix}_loss"] = (total / count).item()
+        return output
 
     def _get_recipe(self, name: str):
         return getattr(self.args, name, None)

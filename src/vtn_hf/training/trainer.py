@@ -113,7 +113,8 @@ class VTNTrainer(RecipeTrainer):
         self, dataset: str | None = None, base_model: str | None = None, license: str = "apache-2.0", **kwargs
     ):
         """
-        Writes `README.md` into the output directory, with the results of the last evaluation.
+        Writes `README.md` into the output directory, with the results of the last evaluation: `top1`, `top5` and
+        `coverage`, as far as `compute_metrics` gives them.
 
         Args:
             dataset (`str`, *optional*): Name of the collection of videos.
@@ -122,10 +123,10 @@ class VTNTrainer(RecipeTrainer):
         """
         if not self.is_world_process_zero():
             return
-        evaluations = [entry for entry in self.state.log_history if "eval_top1" in entry]
-        metrics = {name: evaluations[-1][f"eval_{name}"] for name in ("top1", "top5")} if evaluations else None
-        # How many of the videos the accuracy stands for.
-        coverage = f", {evaluations[-1]['eval_coverage']:.1%} of the videos" if evaluations else ""
+        evaluation = next((entry for entry in reversed(self.state.log_history) if "eval_top1" in entry), {})
+        metrics = {name: evaluation[f"eval_{name}"] for name in ("top1", "top5") if f"eval_{name}" in evaluation}
+        # How many of the videos the accuracy stands for, where `compute_metrics` tells.
+        coverage = f", {evaluation['eval_coverage']:.1%} of the videos" if "eval_coverage" in evaluation else ""
         make_model_card(
             self.model.config,
             self.hub_model_id or self.args.output_dir,
