@@ -64,6 +64,35 @@ def evaluate(model: VTNForVideoClassification, root: Path) -> dict[str, float]:
     return {name: count / len(videos) for name, count in hits.items()}
 
 
+def train_vtn(arguments: list[str]):
+    """Trains as a user does, by the command."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
+    subprocess.run([*launch, str(EXAMPLES / "train.py"), *arguments], check=True)
+    state = json.loads((ROOT / "model" / "trainer_state.json").read_text(encoding="utf-8"))
+    plot_curves(state["log_history"], ROOT / "curves.png")
+
+
+def train_frame_average(arguments: list[str]) -> float:
+    """Trains the frame average; returns its top-1 accuracy on the held-out videos."""
+    model_args, data_args, training_args = parse_arguments(arguments)
+    training_args.output_dir = str(ROOT / "frame_average")
+    baseline = train(
+        model_args,
+        data_args,
+        training_args,
+        make_model=lambda *args: FrameAverageClassifier(make_model(*args).config),
+    )
+    return baseline.state.log_history[-1]["eval_top1"]
+
+
+def classify_one():
+    """Prints the best five classes of a held-out video."""
+    video = sorted((ROOT / "clips" / "val").glob("*/*.mp4"))[0]
+    print(f"{video}:")
+    for prediction in pipeline("video-classification", model=str(ROOT / "model"))(str(video), top_k=5):
+        print(f"  {prediction['score']:.3f}  {prediction['label']}")
+
+
 def main():
     """Runs the five steps."""
     start = time.monotonic()
@@ -74,31 +103,17 @@ def main():
     write_motion_clips(ROOT / "clips", num_train=3600, num_val=600, seed=0)
 
     announce(2, "Training a VTN from scratch: accelerate launch examples/train.py", EXPECTED_SEC["VTN"])
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
-    subprocess.run([*launch, str(EXAMPLES / "train.py"), *arguments], check=True)
+    train_vtn(arguments)
 
     announce(3, "Training the frame average: same backbone, same budget, no time", EXPECTED_SEC["frame average"])
-    model_args, data_args, training_args = parse_arguments(arguments)
-    training_args.output_dir = str(ROOT / "frame_average")
-    baseline = train(
-        model_args,
-        data_args,
-        training_args,
-        make_model=lambda *args: FrameAverageClassifier(make_model(*args).config),
-    )
+    frame_average = train_frame_average(arguments)
 
     announce(4, "Evaluating on whole held-out videos, in order and shuffled", EXPECTED_SEC["evaluation"])
     model = VTNForVideoClassification.from_pretrained(ROOT / "model")
     accuracy = evaluate(model, ROOT / "clips")
-    frame_average = baseline.state.log_history[-1]["eval_top1"]
-    state = json.loads((ROOT / "model" / "trainer_state.json").read_text(encoding="utf-8"))
-    plot_curves(state["log_history"], ROOT / "curves.png")
 
     announce(5, "Classifying one held-out video with pipeline('video-classification')")
-    video = sorted((ROOT / "clips" / "val").glob("*/*.mp4"))[0]
-    print(f"{video}:")
-    for prediction in pipeline("video-classification", model=str(ROOT / "model"))(str(video), top_k=5):
-        print(f"  {prediction['score']:.3f}  {prediction['label']}")
+    classify_one()
 
     summary = {
         "top1": accuracy["ordered"],

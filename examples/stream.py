@@ -10,6 +10,7 @@ for, one that changes its size goes on, and at its end, or at Ctrl-C, the counts
 """
 
 import argparse
+import contextlib
 import queue
 import sys
 import threading
@@ -35,7 +36,7 @@ class LiveSource:
     """
 
     def __init__(self, name: str, input_format: str | None = None, size: int = 2):
-        self.num_read = self.num_dropped = 0
+        self.num_read = self.num_dropped = self.num_stalls = 0
         self.error: Exception | None = None
         self.has_ended = threading.Event()
         self._frames: queue.Queue = queue.Queue(size)
@@ -116,6 +117,37 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def describe(scores: torch.Tensor, id2label: dict[int, str], top_k: int) -> str:
+    """The best classes with their scores."""
+    best = scores.topk(min(top_k, len(scores)))
+    pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    return ", ".join(f"{id2label[index]} {score:.2f}" for score, index in pairs)
+
+
+def watch(source: LiveSource, classifier: StreamingClassifier, options: argparse.Namespace):
+    """Classifies until the source or the time is over."""
+    window = Window() if options.show else None
+    start, text = time.monotonic(), ""
+    while options.max_sec is None or time.monotonic() - start < options.max_sec:
+        has_ended = source.has_ended.is_set()
+        item = source.read(timeout=0.0 if has_ended else options.stall_sec)
+        if item is None:
+            if has_ended:
+                break
+            if not source.has_ended.is_set():
+                source.num_stalls += 1
+                print(f"The source has been silent for {options.stall_sec:g} s; waiting.")
+            continue
+        frame, seconds = item
+        [prediction] = classifier.push([frame], [seconds])
+        if prediction is not None:
+            text = describe(prediction.scores, classifier.model.config.id2label, options.top_k)
+            rate = prediction.num_frames_seen / (time.monotonic() - start)
+            print(f"{seconds:8.2f} s  {rate:6.1f} frames/s  {source.num_dropped} dropped  {text}")
+        if window is not None:
+            window.show(frame, text)
+
+
 def main() -> int:
     options = parse_arguments()
     model = VTNForVideoClassification.from_pretrained(options.model).to(options.device)
@@ -127,40 +159,16 @@ def main() -> int:
         memory=options.memory,
         fps=options.fps,
     )
-    window = Window() if options.show else None
     source = LiveSource(options.source, options.input_format)
-    start, num_stalls, text = time.monotonic(), 0, ""
-    try:
-        while options.max_sec is None or time.monotonic() - start < options.max_sec:
-            has_ended = source.has_ended.is_set()
-            item = source.read(timeout=0.0 if has_ended else options.stall_sec)
-            if item is None:
-                if has_ended:
-                    break
-                if not source.has_ended.is_set():
-                    num_stalls += 1
-                    print(f"The source has been silent for {options.stall_sec:g} s; waiting.")
-                continue
-            frame, seconds = item
-            [prediction] = classifier.push([frame], [seconds])
-            if prediction is not None:
-                best = prediction.scores.topk(min(options.top_k, len(prediction.scores)))
-                text = ", ".join(
-                    f"{model.config.id2label[index]} {score:.2f}"
-                    for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-                )
-                rate = prediction.num_frames_seen / (time.monotonic() - start)
-                print(f"{seconds:8.2f} s  {rate:6.1f} frames/s  {source.num_dropped} dropped  {text}")
-            if window is not None:
-                window.show(frame, text)
-    except KeyboardInterrupt:
-        pass
+    start = time.monotonic()
+    with contextlib.suppress(KeyboardInterrupt):
+        watch(source, classifier, options)
     source.close()
     counts = classifier.get_statistics()
     print(
         f"{source.num_read} frames read, {source.num_dropped} dropped, {counts['seen']} classified at "
         f"{counts['seen'] / (time.monotonic() - start):.1f} frames/s, {counts['repeated']} repeats, "
-        f"{counts['size_changes']} changes of size, {num_stalls} stalls."
+        f"{counts['size_changes']} changes of size, {source.num_stalls} stalls."
     )
     if source.error is not None:
         print(f"The source failed: {source.error}", file=sys.stderr)

@@ -301,8 +301,7 @@ def find_version(package: str) -> str | None:
         return None
 
 
-def main():
-    """Measures, prints tables and writes JSON, which later parts are added to."""
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="How fast videos become model inputs.")
     parser.add_argument("--clips", nargs="+", required=True, help="video files")
     parser.add_argument("--parts", nargs="+", default=["times", "memory", "prepared"], help="and: soak")
@@ -312,7 +311,12 @@ def main():
     parser.add_argument("--num_clips", type=int, default=160, help="random clips per measurement of `prepared`")
     parser.add_argument("--soak_clips", type=int, default=20000, help="clips of `soak`")
     parser.add_argument("--output", type=Path, help="JSON file to write, or to add to")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    """Measures, prints tables and writes JSON, which later parts are added to."""
+    options = parse_arguments()
     torch.set_num_threads(NUM_THREADS)
     results = json.loads(options.output.read_text()) if options.output and options.output.exists() else {}
     results["machine"] = {

@@ -263,7 +263,18 @@ def revert_checkpoint(model_dir: str | Path, checkpoint_path: str | Path):
             "The original's ViT has layer norms of epsilon 1e-06, and its checkpoints do not record another; got "
             f"{config.backbone_config.layer_norm_eps}."
         )
-    cfg = {
+    checkpoint = {
+        "epoch": 0,
+        "model_state": revert_state_dict(model.state_dict()),
+        "optimizer_state": {},
+        "cfg": yaml.safe_dump(_make_cfg(config, processor)),
+    }
+    torch.save(checkpoint, checkpoint_path)
+
+
+def _make_cfg(config: VTNConfig, processor: VTNVideoProcessor) -> dict:
+    """The parts of the original's configuration that this package knows."""
+    return {
         "MODEL": {
             "MODEL_NAME": "VTN",
             "ARCH": "VIT",
@@ -290,13 +301,6 @@ def revert_checkpoint(model_dir: str | Path, checkpoint_path: str | Path):
         },
         "TRAIN": {"EVAL_NUM_FRAMES": config.num_frames, "EVAL_FULL_VIDEO": True},
     }
-    checkpoint = {
-        "epoch": 0,
-        "model_state": revert_state_dict(model.state_dict()),
-        "optimizer_state": {},
-        "cfg": yaml.safe_dump(cfg),
-    }
-    torch.save(checkpoint, checkpoint_path)
 
 
 def _load_model(model_dir: str | Path) -> tuple[VTNForVideoClassification, VTNVideoProcessor]:

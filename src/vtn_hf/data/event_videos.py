@@ -4,8 +4,8 @@ Small shapes move throughout as distractors. Besides, a large shape appears for 
 so does another one, somewhere else and of the same colour; a class is a pair of shapes in their order. In the
 collection `moment` the second shape follows directly on the first, at a random time; in the collection `order` it
 comes at least 128 frames later. The classes come in pairs that hold the same shapes in opposite order, so neither one
-frame, nor all frames in unknown order, tells them apart; for `order`, neither does a clip of 128 frames. The folder is
-laid out like Kinetics and is written by
+frame, nor all frames in unknown order, tells them apart; for `order`, neither does a clip of 128 frames. A folder is
+written by
 
     python -m vtn_hf.data.event_videos moment ROOT --num_train 600 --num_val 200 --seed 0
 """
@@ -71,7 +71,10 @@ def draw_event_video(task: str, class_name: str, rng: np.random.Generator) -> tu
 def write_event_videos(
     task: str, root: str | os.PathLike, num_train: int, num_val: int, seed: int = 0, num_workers: int | None = None
 ) -> Path:
-    """Writes a Kinetics-style folder of the videos of a task; arguments and errors are those of `write_videos`."""
+    """
+    Writes a folder of the videos of a task; the other arguments, result and errors are those of
+    [`vtn_hf.data.drawn_videos.write_videos`].
+    """
     draw = partial(draw_event_video, task)
     return write_videos(root, draw, CLASS_NAMES[task], f"{task}_videos.json", num_train, num_val, seed, num_workers)
 

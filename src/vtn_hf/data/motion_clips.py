@@ -1,10 +1,8 @@
 """Encoded videos whose classes differ only in the direction of time.
 
-The ten classes come in five pairs, and one class of a
-pair is the other played backwards: neither one frame of a clip nor all its frames in unknown order can tell the two
-apart, so a model that ignores time gets at most half of the clips right. Mirroring swaps some classes as well: train
-without horizontal flips. The folder is laid out like Kinetics, ROOT/{train,val}/<class name>/<clip id>.mp4, and is
-written by
+The ten classes come in five pairs, and one class of a pair is the other played backwards: neither one frame of a clip
+nor all its frames in unknown order can tell the two apart, so a model that ignores time gets at most half of the clips
+right. Mirroring swaps some classes as well: train without horizontal flips. The folder is written by
 
     python -m vtn_hf.data.motion_clips ROOT --num_train 2000 --num_val 600 --seed 0
 """
@@ -63,25 +61,7 @@ def draw_clip(class_name: str, rng: np.random.Generator) -> tuple[np.ndarray, in
 def write_motion_clips(
     root: str | os.PathLike, num_train: int, num_val: int, seed: int = 0, num_workers: int | None = None
 ) -> Path:
-    """Writes a Kinetics-style folder of clips, equally many (within one) of every class.
-
-    A clip depends on the seed, its split and its index in the split, and on nothing else. A folder that a call with
-    the same parameters completed is left as it is; one that such a call left unfinished is written again.
-
-    Args:
-        root: The folder to write: a new or empty one, or one written with the same parameters.
-        num_train: Number of training clips over all classes.
-        num_val: Number of validation clips over all classes.
-        seed: Non-negative seed of the whole set.
-        num_workers: Number of processes; default: one per CPU.
-
-    Returns:
-        `root` as a path.
-
-    Raises:
-        ValueError: If `num_train` is not positive, **or** if `num_val` or `seed` is negative.
-        FileExistsError: If `root` holds anything else than clips written with the same parameters.
-    """
+    """Writes a folder of clips: arguments, result and errors as of [`vtn_hf.data.drawn_videos.write_videos`]."""
     return write_videos(root, draw_clip, CLASS_NAMES, "motion_clips.json", num_train, num_val, seed, num_workers)
 
 
