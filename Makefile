@@ -19,7 +19,7 @@ quickstart: $(VENV)/.examples
 test: $(VENV)/.dev $(TORCHVISION)/.done
 	$(BIN)/python -m pytest
 	PYTHONPATH=$(TORCHVISION) $(BIN)/python -m pytest $(addprefix tests/test_,$(addsuffix .py,\
-		auto_classes backbones hub image_processing_vtn video_processing_vtn))
+		augmentation auto_classes backbones hub image_processing_vtn recipes video_processing_vtn))
 
 # No tests is what there is until a test carries the marker: pytest says 5.
 test-slow: $(VENV)/.dev conformance
