@@ -19,6 +19,7 @@ from transformers import HfArgumentParser
 from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.coverage import drop_missing
 from vtn_hf.data.kinetics import load_videos
+from vtn_hf.data.scan import drop_bad_videos
 from vtn_hf.inference.multi_view import MultiView, score_views
 from vtn_hf.inference.whole_video import to_scores
 from vtn_hf.model_card_vtn import add_evaluation
@@ -40,6 +41,10 @@ class EvaluationArguments:
     data_dir: str = field(metadata={"help": "A collection in any layout that `load_videos` reads."})
     output_dir: str = field(metadata={"help": "Folder for the results: a new one, or one to go on with."})
     split: str = field(default="val", metadata={"help": "Which part of the collection."})
+    scan_table: str | None = field(
+        default=None,
+        metadata={"help": "Table of scan_videos.py: videos that are bad by it count as not decoded."},
+    )
     num_frames: int | None = field(
         default=None, metadata={"help": "Frames of a whole video, at most; default: as the processor says."}
     )
@@ -190,16 +195,21 @@ def write_confusion(scores: list[dict], class_names: list[str], output_dir: Path
 
 
 def report(
-    args: EvaluationArguments, model: VTNForVideoClassification, protocol: str, timing: dict, missing_files: list[str]
+    args: EvaluationArguments,
+    model: VTNForVideoClassification,
+    protocol: str,
+    timing: dict,
+    missing_files: list[str],
+    bad: dict[str, str],
 ) -> dict:
     """Turns the scores of all processes into results.json, confusion.csv and, if asked for, a part of the card."""
     output_dir = Path(args.output_dir)
     rows = read_scores(output_dir)
     scores = [rows[number] for number in sorted(rows) if "error" not in rows[number]]
-    failures = {row["video"]: row["error"] for row in rows.values() if "error" in row}
+    failures = bad | {row["video"]: row["error"] for row in rows.values() if "error" in row}
     if not scores:
         raise ValueError(f"None of the {len(rows)} videos could be decoded: {failures}.")
-    num_videos = len(rows) + len(missing_files)
+    num_videos = len(rows) + len(bad) + len(missing_files)
     is_multi_label = isinstance(scores[0]["label"], list)
     metrics = compute_metrics(scores, is_multi_label, model.config.num_labels)
     results = {
@@ -222,6 +232,20 @@ def report(
     return results
 
 
+def load_split(
+    args: EvaluationArguments, model: VTNForVideoClassification
+) -> tuple[Dataset, list[str], dict[str, str]]:
+    """The videos, with a column `id`; the names of those not on disk; and of those that are bad, with the reasons."""
+    class_names = [model.config.id2label[label] for label in range(model.config.num_labels)]
+    collection, missing = drop_missing(load_videos(args.data_dir, class_names, streaming=False))
+    bad = {}
+    if args.scan_table is not None:
+        collection, bad = drop_bad_videos(collection, args.scan_table)
+    videos = collection[args.split]
+    videos = videos.add_column("id", list(range(len(videos))))
+    return videos, missing[args.split], bad.get(args.split, {})
+
+
 def main():
     """Scores what is not scored yet, then reports."""
     (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses()
@@ -233,17 +257,11 @@ def main():
     protocol = describe_protocol(processor, views)
     if state.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
-        check_same_run(
-            output_dir, {"model": args.model, "data_dir": args.data_dir, "split": args.split, "protocol": protocol}
-        )
+        settings = {name: getattr(args, name) for name in ("model", "data_dir", "split", "scan_table")}
+        check_same_run(output_dir, settings | {"protocol": protocol})
     state.wait_for_everyone()
 
-    class_names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-    collection, missing_files = drop_missing(load_videos(args.data_dir, class_names))
-    videos = collection[args.split]
-    if not isinstance(videos, Dataset):
-        raise ValueError(f"{args.data_dir} is a stream of shards; an evaluation that can go on needs single files.")
-    videos = videos.add_column("id", list(range(len(videos))))
+    videos, *left_out = load_split(args, model)
     done = read_scores(output_dir)
     state.wait_for_everyone()  # nobody adds scores while another one still reads
     missing = [number for number in range(len(videos)) if number not in done]
@@ -267,4 +285,4 @@ def main():
             "parameters": model.num_parameters(),
             "multiply_adds_g_per_video": count_multiply_adds(model, processor, views),
         }
-        print(json.dumps(report(args, model, protocol, timing, missing_files[args.split]), indent=2))
+        print(json.dumps(report(args, model, protocol, timing, *left_out), indent=2))

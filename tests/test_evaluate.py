@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from video_files import write_shards
 
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.motion_clips import CLASS_NAMES, write_motion_clips
+from vtn_hf.data.scan import scan_videos
 from vtn_hf.model_card_vtn import make_model_card
 
 
@@ -91,6 +93,20 @@ def test_an_interrupted_run_goes_on(model_dir, clips, tmp_path):
     assert resumed["num_videos"] == 11
     message = launch(model_dir, clips, tmp_path / "cut", "--num_clips", "2", expect_error=True)
     assert "holds scores made with protocol" in message
+
+
+def test_shards_and_what_a_scan_found_to_be_bad(model_dir, clips, tmp_path):
+    whole = launch(model_dir, clips, tmp_path / "whole")
+    list(scan_videos([str(path) for path in clips.glob("*/*/*.mp4")], tmp_path / "scan.csv"))
+    scanned = launch(model_dir, clips, tmp_path / "scanned", "--scan_table", tmp_path / "scan.csv")
+    sharded = launch(model_dir, write_shards(clips, tmp_path / "shards"), tmp_path / "sharded", num_processes=2)
+
+    for results in (scanned, sharded):
+        assert results["metrics"] == pytest.approx(whole["metrics"])
+        assert (results["num_videos"], results["num_decoded"]) == (11, 10)
+    assert scanned["not_decoded"].keys() == whole["not_decoded"].keys()
+    assert sharded["not_decoded"].keys() == {"broken"}
+    assert "broken" not in "".join(path.read_text() for path in (tmp_path / "scanned").glob("scores-*.jsonl"))
 
 
 def test_views_are_averaged(model_dir, clips, tmp_path):

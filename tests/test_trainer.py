@@ -16,9 +16,10 @@ from transformers import EvalPrediction
             ["| top1 | 0.5000 |", "| top5 | 1.0000 |"],
             "one centre crop, 95.0% of the videos.",
         ),
+        ({"map": 0.25}, ["| map | 0.2500 |"], "one centre crop."),
         ({"mine": 0.5}, [], None),
     ],
-    ids=["no coverage", "all", "none of them"],
+    ids=["no coverage", "all", "several labels", "none of them"],
 )
 def test_the_card_has_the_results_that_there_are(tmp_path: Path, metrics: dict, results: list, protocol: str | None):
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -29,6 +30,6 @@ def test_the_card_has_the_results_that_there_are(tmp_path: Path, metrics: dict, 
     trainer.evaluate()
     trainer.create_model_card(dataset="clips")
     card = (tmp_path / "README.md").read_text()
-    assert [line for line in card.splitlines() if line.startswith("| top")] == results
+    assert [line for line in card.splitlines() if line.startswith(("| top", "| map", "| mine"))] == results
     assert ("## Results" in card) == (protocol is not None)
     assert protocol is None or f"On clips; whole videos, up to 250 frames, {protocol}" in card

@@ -10,6 +10,24 @@ from huggingface_hub.utils import validate_repo_id
 from .configuration_vtn import VTNConfig
 
 
+_USE = """## Use
+
+```bash
+pip install transformers torch av pillow
+```
+
+```python
+from transformers import pipeline
+
+classify = pipeline("video-classification", model="{model_id}", trust_remote_code=True)
+classify("video.mp4")
+```
+
+The Python files beside the weights are the model's own code. Where the package `vtn_hf` is installed, `import vtn_hf`
+takes the place of `trust_remote_code=True`.
+"""
+
+
 def make_model_card(
     config: VTNConfig,
     model_id: str,
@@ -46,18 +64,7 @@ def make_model_card(
     if metrics and not protocol:
         raise ValueError(f"The metrics {', '.join(metrics)} mean nothing without a `protocol`, got {protocol!r}.")
     title = Path(model_id).name
-    results = [
-        EvalResult(
-            task_type="video-classification",
-            dataset_type=dataset,
-            dataset_name=dataset,
-            metric_type="accuracy",
-            metric_name=f"{name} ({protocol})",
-            metric_value=value,
-        )
-        for name, value in metrics.items()
-        if dataset
-    ]
+    results = _make_results(dataset, metrics, protocol) if dataset else []
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="video-classification",
@@ -65,7 +72,7 @@ def make_model_card(
         tags=["vtn"],
         base_model=_find_base_model(model_id, base_model, config.name_or_path, config.backbone_config.name_or_path),
         datasets=[dataset] if dataset else None,
-        metrics=["accuracy"] if metrics else None,
+        metrics=sorted({_find_metric_type(name) for name in metrics}) or None,
         model_name=title if results else None,
         eval_results=results or None,
     )
@@ -77,35 +84,10 @@ def make_model_card(
     if training:
         description += f"\n\n{training}"
     if metrics:
-        table = "".join(f"| {name} | {value:.4f} |\n" for name, value in metrics.items())
         where = dataset or "the evaluation set"
-        description += f"\n\n## Results\n\nOn {where}; {protocol}.\n\n| metric | value |\n| --- | --- |\n{table}"
-    return ModelCard(
-        f"""---
-{data.to_yaml()}
----
-
-# {title}
-
-{description.rstrip()}
-
-## Use
-
-```bash
-pip install transformers torch av pillow
-```
-
-```python
-from transformers import pipeline
-
-classify = pipeline("video-classification", model="{model_id}", trust_remote_code=True)
-classify("video.mp4")
-```
-
-The Python files beside the weights are the model's own code. Where the package `vtn_hf` is installed, `import vtn_hf`
-takes the place of `trust_remote_code=True`.
-"""
-    )
+        description += f"\n\n## Results\n\nOn {where}; {protocol}.\n\n{_make_table(metrics)}"
+    use = _USE.format(model_id=model_id)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{description.rstrip()}\n\n{use}")
 
 
 def add_evaluation(path: str | Path, dataset: str, metrics: dict[str, float], protocol: str):
@@ -119,24 +101,13 @@ def add_evaluation(path: str | Path, dataset: str, metrics: dict[str, float], pr
         protocol (`str`): How they were measured: frames, crops, views, and the videos that were left out.
     """
     card = ModelCard.load(path)
-    results = [
-        EvalResult(
-            task_type="video-classification",
-            dataset_type=dataset,
-            dataset_name=dataset,
-            metric_type="accuracy" if name.startswith("top") else name,
-            metric_name=f"{name} ({protocol})",
-            metric_value=value,
-        )
-        for name, value in metrics.items()
-    ]
+    results = _make_results(dataset, metrics, protocol)
     names = {result.metric_name for result in results}
     card.data.model_name = card.data.model_name or Path(path).parent.name
     card.data.eval_results = [old for old in card.data.eval_results or [] if old.metric_name not in names] + results
     heading = f"## Evaluation on {dataset}: {protocol}"
-    table = "".join(f"| {name} | {value:.4f} |\n" for name, value in metrics.items())
     sections = [section for section in card.text.split("\n## ") if not f"## {section}".startswith(f"{heading}\n")]
-    card.text = "\n## ".join(sections).rstrip() + f"\n\n{heading}\n\n| metric | value |\n| --- | --- |\n{table}"
+    card.text = "\n## ".join(sections).rstrip() + f"\n\n{heading}\n\n{_make_table(metrics)}"
     card.save(path)
 
 
@@ -146,6 +117,31 @@ def replace_generic_card(path: str | os.PathLike, card: ModelCard):
     if "This model card has been automatically generated." in current.text and current.data.pipeline_tag is None:
         card.data.tags += [tag for tag in current.data.tags or [] if tag not in card.data.tags]
         card.save(path)
+
+
+def _make_results(dataset: str, metrics: dict[str, float], protocol: str) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="video-classification",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            metric_type=_find_metric_type(name),
+            metric_name=f"{name} ({protocol})",
+            metric_value=value,
+        )
+        for name, value in metrics.items()
+    ]
+
+
+def _find_metric_type(name: str) -> str:
+    """What the Hub calls a metric."""
+    return "accuracy" if name.startswith("top") else name
+
+
+def _make_table(metrics: dict[str, float]) -> str:
+    return "| metric | value |\n| --- | --- |\n" + "".join(
+        f"| {name} | {value:.4f} |\n" for name, value in metrics.items()
+    )
 
 
 def _list_labels(config: VTNConfig, most: int = 20) -> str:

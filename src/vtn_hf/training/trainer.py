@@ -18,6 +18,7 @@ from .progress import ProgressMeter
 
 # Where a checkpoint is while it is written, below the output directory. Trainer's pushes to the Hub pass over `_*`.
 _UNFINISHED = "_unfinished"
+_CARD_METRICS = ("top1", "top5", "map")
 
 
 class SetEpoch(TrainerCallback):
@@ -113,8 +114,8 @@ class VTNTrainer(RecipeTrainer):
         self, dataset: str | None = None, base_model: str | None = None, license: str = "apache-2.0", **kwargs
     ):
         """
-        Writes `README.md` into the output directory, with the results of the last evaluation: `top1`, `top5` and
-        `coverage`, as far as `compute_metrics` gives them.
+        Writes `README.md` into the output directory, with the results of the last evaluation: `top1`, `top5` or `map`,
+        and `coverage`, as far as `compute_metrics` gives them.
 
         Args:
             dataset (`str`, *optional*): Name of the collection of videos.
@@ -123,8 +124,8 @@ class VTNTrainer(RecipeTrainer):
         """
         if not self.is_world_process_zero():
             return
-        evaluation = next((entry for entry in reversed(self.state.log_history) if "eval_top1" in entry), {})
-        metrics = {name: evaluation[f"eval_{name}"] for name in ("top1", "top5") if f"eval_{name}" in evaluation}
+        evaluation = next((entry for entry in reversed(self.state.log_history) if "eval_loss" in entry), {})
+        metrics = {name: evaluation[f"eval_{name}"] for name in _CARD_METRICS if f"eval_{name}" in evaluation}
         # How many of the videos the accuracy stands for, where `compute_metrics` tells.
         coverage = f", {evaluation['eval_coverage']:.1%} of the videos" if "eval_coverage" in evaluation else ""
         make_model_card(
