@@ -407,22 +407,23 @@ def _stream_shards(paths: list[str], split: str, features: Features) -> Iterable
 
 def _index_shards(paths: list[str], split: str, features: Features) -> Dataset:
     """The samples with the places of their videos, read off the shards' tables of contents."""
-    rows = []
+    samples: list[dict] = []
     for path in paths:
-        samples: dict[str, dict] = {}
+        by_key: dict[str, dict] = {}
         with tarfile.open(path) as shard:
             for member in filter(tarfile.TarInfo.isfile, shard):
-                folder, _, name = member.name.rpartition("/")
+                folder, slash, name = member.name.rpartition("/")
                 key, _, field = name.partition(".")
-                sample = samples.setdefault(f"{folder}/{key}" if folder else key, {})
+                sample = by_key.setdefault(folder + slash + key, {"__key__": folder + slash + key})
                 if _is_video_field(field):
                     part = f"subfile,,start,{member.offset_data},end,{member.offset_data + member.size},,:{path}"
                     sample[field] = {"path": part, "bytes": None}
-                elif field in _LABEL_FIELDS:
-                    sample[field] = _LABEL_FIELDS[field](shard.extractfile(member).read())
-        _check_fields(path, [field for sample in samples.values() for field in sample])
-        rows += [_read_sample({"__key__": key} | sample, features) for key, sample in samples.items()]
-    return Dataset.from_list(rows, features=features, split=split)
+                else:
+                    read = _LABEL_FIELDS.get(field)
+                    sample[field] = read and read(shard.extractfile(member).read())
+        samples += by_key.values()
+    _check_fields(paths[0], {field for sample in samples for field in sample})
+    return Dataset.from_list([_read_sample(each, features) for each in samples], features=features, split=split)
 
 
 def _is_video_field(field: str) -> bool:
