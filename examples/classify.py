@@ -148,7 +148,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--save_video", type=Path, help="annotated copy; a folder if there are several videos")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile the backbone: pays off in long videos")
-    parser.add_argument("--int8", action="store_true", help="int8 backbone, on a CPU: two to three times as fast")
+    parser.add_argument("--int8", action="store_true", help="int8 backbone, on a CPU: about twice as fast")
     options = parser.parse_args()
     if options.output is not None and options.output.suffix not in (".json", ".csv"):
         parser.error(f"--output must end in .json or .csv, got {options.output}")

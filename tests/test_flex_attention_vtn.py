@@ -9,9 +9,11 @@ from vtn_hf import VTNConfig, VTNForVideoClassification, VTNModel
 from vtn_hf.flex_attention_vtn import make_flex_mask
 
 
-# Without a window, of one frame, around a block of 128, and of several.
+# Of one frame, around a block of 128, and of several.
 NUM_FRAMES = [1, 2, 100, 126, 127, 128, 129, 500]
 WIDTH = 16
+# Where the tests take the formula of the kernel instead of the kernel, which takes long to compile.
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 VIT = {
     "model_type": "vit",
     "image_size": 8,
@@ -73,10 +75,19 @@ def test_blocks_left_out_are_those_that_are_empty(num_frames, window):
 
 @pytest.mark.parametrize("masked", [False, True], ids=["full", "masked"])
 @pytest.mark.parametrize("num_frames", NUM_FRAMES)
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_equals_sdpa(num_frames, masked):
     with torch.compiler.set_stance("force_eager"):
         compare(make_model(), make_inputs(num_frames, masked))
+
+
+def test_weights_of_the_class_token_are_reported():
+    model, inputs = make_model(), make_inputs(5, masked=True)
+    weights = []
+    for attention in ("eager", "flex_attention"):
+        model.set_attn_implementation(attention)
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            weights.append(torch.stack(model(**inputs, output_attentions=True).global_attentions))
+    assert_close(*weights)
 
 
 @pytest.mark.slow

@@ -175,7 +175,12 @@ def quantize_weights(bench: Bench) -> tuple[float, str]:
     from torchao.quantization import Int8WeightOnlyConfig
 
     quantized = bench.load(quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
-    return bench.compare(quantized), str(measure_quantization(bench.load(), quantized, bench.inputs))
+    effect = measure_quantization(bench.load(), quantized, bench.inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        quantized.save_pretrained(folder)
+        share = Path(folder, "model.safetensors").stat().st_size / Path(bench.path, "model.safetensors").stat().st_size
+        loaded = VTNForVideoClassification.from_pretrained(folder)
+    return bench.compare(loaded), f"{effect}; saved and loaded again, in {share:.2f} of the bytes"
 
 
 def quantize_for_cpu(bench: Bench) -> tuple[float, str]:

@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 def quantize_backbone(model: PreTrainedModel) -> PreTrainedModel:
     """
     Turns the linear layers of the backbone into int8: weights per output channel, activations per call. Convolutions,
-    norms, the temporal encoder and the head stay as they are. On a CPU a ViT becomes two to three times as fast; its
+    norms, the temporal encoder and the head stay as they are. On a CPU a ViT-B becomes about twice as fast; its
     features change a little (cosine about 0.998 for ViT-B with random weights), so check the accuracy.
 
     Args:
