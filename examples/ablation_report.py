@@ -17,6 +17,8 @@ TABLES = {
     "The whole video against parts of it": [
         ("VTN, 250 frames in one pass", "250 frames", "whole video"),
         ("the same weights on 10 clips of 16 frames over 2.56 s, averaged", "250 frames", "clips"),
+        ("VTN with an attention window of 64, 250 frames in one pass", "250 frames with window 64", "whole video"),
+        ("the same weights on 10 clips of 16 frames over 2.56 s, averaged", "250 frames with window 64", "clips"),
         ("VTN trained on such clips, 10 clips averaged", "clips of 16 over 64", "clips"),
         ("LSTM, 250 frames", "250 frames, LSTM", "whole video"),
         ("frame average, 250 frames", "250 frames, average", "whole video"),

@@ -38,7 +38,7 @@ def test_grid_runs_resumes_and_reports(backbone_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(ablate, "NUM_VIDEOS", {"order": (6, 3)})
     monkeypatch.setattr(ablate, "VIDEOS_PER_SHARD", 4)
     monkeypatch.setattr(ablate, "BACKBONE_STEPS", 2)
-    monkeypatch.setattr(ablate, "TRAINING", ablate.TRAINING | {"num_train_epochs": 1})
+    monkeypatch.setitem(ablate.TASK_TRAINING["order"], "num_train_epochs", 1)
     command = ["ablate", "--backbone", backbone_dir, "--output_dir", tmp_path / "runs", "--report_dir", tmp_path]
     command += [
         "--num_workers",

@@ -4,8 +4,9 @@ Small shapes move throughout as distractors. Besides, a large shape appears for 
 so does another one, somewhere else and of the same colour; a class is a pair of shapes in their order. In the
 collection `moment` the second shape follows directly on the first, at a random time; in the collection `order` it
 comes at least 128 frames later. The classes come in pairs that hold the same shapes in opposite order, so neither one
-frame, nor all frames in unknown order, tells them apart; for `order`, neither does a clip of 128 frames. A folder is
-written by
+frame, nor all frames in unknown order, tells them apart. For `order`, a clip of 128 frames holds one of the shapes at
+most; what is left to it is a guess from where in the clip that shape is, as no clip reaches beyond its video. A folder
+is written by
 
     python -m vtn_hf.data.event_videos moment ROOT --num_train 600 --num_val 200 --seed 0
 """
