@@ -126,7 +126,7 @@ def plot_tables(results: dict, path: Path):
                     axes.barh(place, mean(values), height, color=f"C{shift}", alpha=0.6, label=task)
                     axes.plot(values, [place] * len(values), ".", color="black", markersize=3)
         axes.set_yticks(range(len(rows)), [label if len(label) < 35 else f"{label[:33]}…" for label, _, _ in rows])
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_title(title, fontsize=10)
         axes.set_xlim(0, 1)
     handles = {
