@@ -151,9 +151,12 @@ def find_repeats(frames: torch.Tensor, numbers: Sequence[int]) -> tuple[list[int
     pixels = frames.detach().view(integer)
     # Weighted, so that a picture that only moves does not keep its sum; integers, so that equal frames get equal sums.
     weights = torch.arange(1, 2 * pixels[0].numel(), 2, device=frames.device).reshape(pixels[0].shape)
-    sums = torch.stack([(pixels[number] * weights).sum() for number in numbers]).tolist()
+    sums = torch.empty(len(numbers), dtype=torch.int64, device=frames.device)
+    for place, number in enumerate(numbers):
+        # Into memory that is there: a small piece after each product would keep its memory from being used again.
+        torch.sum(pixels[number] * weights, dim=(0, 1, 2), out=sums[place])
     first, place, seen = [], [], {}
-    for number, weighted_sum in zip(numbers, sums, strict=True):
+    for number, weighted_sum in zip(numbers, sums.tolist(), strict=True):
         candidates = seen.setdefault(weighted_sum, [])
         match = next((known for known in candidates if torch.equal(pixels[first[known]], pixels[number])), None)
         if match is None:
