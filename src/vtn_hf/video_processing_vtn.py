@@ -85,8 +85,9 @@ class EncodedVideo:
             region = partial(choose_region, **settings)
             settings = settings | {"do_resize": False}
 
-        def preprocess_frame(frame: np.ndarray) -> np.ndarray:
-            return preprocess_frames(torch.from_numpy(frame).movedim(-1, -3)[None], **settings)[0].numpy()
+        def preprocess_frame(frame: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+            out = None if out is None else torch.from_numpy(out)[None]
+            return preprocess_frames(torch.from_numpy(frame).movedim(-1, -3)[None], out=out, **settings)[0].numpy()
 
         frames, self.metadata = decode_video(
             self.source, self.sample_indices, convert_frame=preprocess_frame, choose_region=region, limits=limits
