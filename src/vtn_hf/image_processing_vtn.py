@@ -131,7 +131,6 @@ def rescale_and_normalize(
     rescale_factor: float | None,
     image_mean: tuple[float, ...] | float | None,
     image_std: tuple[float, ...] | float | None,
-    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Computes `(frames * rescale_factor - image_mean) / image_std`.
@@ -141,7 +140,6 @@ def rescale_and_normalize(
         rescale_factor (`float`, *optional*): `None` leaves the scale as it is.
         image_mean, image_std (`tuple[float]` or `float`, *optional*): Per channel or for all; `None` does not
             normalise.
-        out (`torch.Tensor`, *optional*): Memory for the result, which takes its shape.
 
     Returns:
         `torch.Tensor`: Of dtype float32, or that of `frames` if they are float already; `frames` themselves, also
@@ -152,22 +150,26 @@ def rescale_and_normalize(
     """
     if rescale_factor is None and image_mean is None:
         return frames
-    dtype = frames.dtype if frames.is_floating_point() else torch.float32
-    # Bytes are put in order before they take four times the room.
-    frames = frames.contiguous()
-    out = torch.empty_like(frames, dtype=dtype) if out is None else out.resize_(frames.shape)
-    out.copy_(frames)
     factor = 1.0 if rescale_factor is None else rescale_factor
     if image_mean is None:
-        return out.mul_(factor)
+        image_mean, image_std = 0.0, 1.0
     means, stds = ([numbers] if isinstance(numbers, (int, float)) else numbers for numbers in (image_mean, image_std))
     for name, numbers in (("image_mean", means), ("image_std", stds)):
         if len(numbers) not in (1, frames.shape[-3]):
             raise ValueError(f"`{name}` has {len(numbers)} entries for frames of {frames.shape[-3]} channels.")
     means, stds = (torch.tensor(numbers, dtype=torch.float64).reshape(-1, 1, 1) for numbers in (means, stds))
+    dtype = frames.dtype if frames.is_floating_point() else torch.float32
     scale, shift = (numbers.to(frames.device, dtype) for numbers in (factor / stds, -means / stds))
-    # Two steps, as `addcmul` is slow where its factors are broadcast.
-    return out.mul_(scale).add_(shift)
+    # Bytes are put in order before they take four times the room.
+    frames = frames.contiguous()
+    if frames.device.type != "cpu":
+        return (frames * scale).add_(shift)
+    # Several times faster picture by picture, which stays in the cache, into large pages, which NumPy asks for.
+    pixel_values = torch.from_numpy(np.empty(frames.shape, dtype=np.float32)).to(dtype)
+    picture_shape = (-1, *frames.shape[-3:])
+    for picture, result in zip(frames.view(picture_shape), pixel_values.view(picture_shape), strict=True):
+        result.copy_(picture).mul_(scale).add_(shift)
+    return pixel_values
 
 
 def preprocess_frames(
@@ -185,13 +187,12 @@ def preprocess_frames(
     image_std: tuple[float, ...] | float,
     pixel_protocol: str,
     do_flip_channel_order: bool,
-    out: torch.Tensor | None = None,
     **kwargs,
 ) -> torch.Tensor:
     """
     Frames `(frames, channels, height, width)` of one video, uint8 or float, to `pixel_values` of the same layout,
-    float, or uint8 if they are neither rescaled nor normalised. The arguments are those of [`VTNImageProcessor`], and
-    `out`, memory for floats; others, which transformers passes as well, have no part here.
+    float, or uint8 if they are neither rescaled nor normalised. The arguments are those of [`VTNImageProcessor`];
+    others, which transformers passes as well, have no part here.
     """
     if pixel_protocol not in PIXEL_PROTOCOLS:
         raise ValueError(f"`pixel_protocol` must be one of {', '.join(PIXEL_PROTOCOLS)}, got {pixel_protocol!r}.")
@@ -209,7 +210,6 @@ def preprocess_frames(
         rescale_factor if do_rescale else None,
         image_mean if do_normalize else None,
         image_std if do_normalize else None,
-        out,
     )
 
 

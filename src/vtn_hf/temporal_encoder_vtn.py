@@ -64,7 +64,7 @@ def make_local_mask(
     is_frame = is_frame.unfold(1, block_size + window, block_size)
     # (B, blocks, block_size, 1 + block_size + window)
     is_hidden = nn.functional.pad(~(in_window & is_frame[:, :, None, :]), (1, 0), value=False)
-    return torch.zeros_like(is_hidden, dtype=like.dtype).masked_fill(is_hidden, -torch.inf)
+    return torch.zeros_like(is_hidden, dtype=like.dtype).masked_fill_(is_hidden, -torch.inf)
 
 
 def count_blocks(num_frames: int, block_size: int) -> int:

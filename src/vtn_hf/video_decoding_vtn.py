@@ -36,7 +36,7 @@ VideoSource = str | os.PathLike | bytes | BinaryIO
 # A part of a file, as FFmpeg writes it: tar files hold other files as they are.
 _PART_OF_FILE = re.compile(r"subfile,,start,(\d+),end,(\d+),,:(.+)")
 SampleIndices = Callable[[VideoMetadata], Sequence[int]]
-ConvertFrame = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+ConvertFrame = Callable[[np.ndarray], np.ndarray]
 
 # Containers that store a presentation timestamp with each packet, and codecs that show one frame per packet.
 _TIMED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
@@ -107,9 +107,8 @@ def decode_video(
         sample_indices: Called with the metadata (still without `width` and `height`, which only a decoded frame
             tells); returns frame numbers, in any order and with repetitions. It is called again if the number of
             frames turns out to be another one. `None` takes all frames.
-        convert_frame: Called with each frame, uint8 (height, width, 3), valid until the next, and with memory for the
-            result, which need not be used (None for the first frame); returns the array that takes the frame's place.
-            What makes frames smaller belongs here: no two large ones are kept.
+        convert_frame: Called with each frame, uint8 (height, width, 3), valid until the next; returns the array that
+            takes its place. What makes frames smaller belongs here: no two large ones are kept.
         choose_region: Called with height and width of the upright picture; says which region of it libswscale turns
             into a small RGB picture. Faster than to convert whole frames and resize them, and not the same pixels.
         limits: What the video may cost; default: `DecodeLimits()`.
@@ -169,14 +168,12 @@ def _gather(
     numbers, places = np.unique(indices, return_inverse=True)
     frames = None
     for row, (_, frame) in enumerate(video.read(numbers.tolist())):
-        place = None if frames is None else frames[row]
         if convert_frame is not None:
-            frame = convert_frame(frame, place)
+            frame = convert_frame(frame)
         if frames is None:
             video.check_size(len(indices) * frame.nbytes)
             frames = np.empty((len(numbers), *frame.shape), dtype=frame.dtype)
-        if place is None or not np.may_share_memory(frame, place):
-            frames[row] = frame
+        frames[row] = frame
     return (frames if np.array_equal(numbers, indices) else frames[places]), video.metadata
 
 

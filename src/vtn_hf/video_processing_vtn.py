@@ -85,14 +85,22 @@ class EncodedVideo:
             region = partial(choose_region, **settings)
             settings = settings | {"do_resize": False}
 
-        def preprocess_frame(frame: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-            out = None if out is None else torch.from_numpy(out)[None]
-            return preprocess_frames(torch.from_numpy(frame).movedim(-1, -3)[None], out=out, **settings)[0].numpy()
+        # Bytes until all is decoded, or the threads of the arithmetic would wait for those of the decoder.
+        has_bytes = settings["pixel_protocol"] != "pyslowfast"
+        of_frame = settings | {"do_rescale": False, "do_normalize": False} if has_bytes else settings
+
+        def preprocess_frame(frame: np.ndarray) -> np.ndarray:
+            frame = torch.from_numpy(frame).movedim(-1, -3)[None]
+            return preprocess_frames(frame, **of_frame)[0].numpy()
 
         frames, self.metadata = decode_video(
             self.source, self.sample_indices, convert_frame=preprocess_frame, choose_region=region, limits=limits
         )
-        return torch.from_numpy(frames)
+        pixel_values = torch.from_numpy(frames)
+        if not has_bytes:
+            return pixel_values
+        done = {"do_resize": False, "do_center_crop": False, "do_flip_channel_order": False}
+        return preprocess_frames(pixel_values, **settings | done)
 
 
 class VTNVideoProcessor(VideoProcessorMixin):
