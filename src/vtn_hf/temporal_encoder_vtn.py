@@ -44,12 +44,11 @@ def make_local_mask(
         window (`int`): Two-sided window.
         block_size (`int`): Queries per block.
         attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for frames, 0 for padding.
-        like (`torch.Tensor`): Gives the dtype and the device.
+        like (`torch.Tensor`): Gives the device.
 
     Returns:
-        `torch.Tensor` of shape `(B or 1, blocks, block_size, 1 + block_size + window)`: What to add to the scores,
-        minus infinity for keys that may not be attended to and 0 for others. The first key is the class token, which
-        every frame may attend to.
+        `torch.BoolTensor` of shape `(B or 1, blocks, block_size, 1 + block_size + window)`: True for keys that may be
+        attended to. The first key is the class token, which every frame may attend to.
     """
     half = window // 2
     query = torch.arange(block_size, device=like.device)[:, None]
@@ -63,8 +62,7 @@ def make_local_mask(
     is_frame = nn.functional.pad(is_frame, (half, half + tail))
     is_frame = is_frame.unfold(1, block_size + window, block_size)
     # (B, blocks, block_size, 1 + block_size + window)
-    is_hidden = nn.functional.pad(~(in_window & is_frame[:, :, None, :]), (1, 0), value=False)
-    return torch.zeros_like(is_hidden, dtype=like.dtype).masked_fill_(is_hidden, -torch.inf)
+    return nn.functional.pad(in_window & is_frame[:, :, None, :], (1, 0), value=True)
 
 
 def count_blocks(num_frames: int, block_size: int) -> int:
@@ -206,7 +204,7 @@ class VTNAttention(nn.Module):
         key, value = (self._split_heads(layer(hidden_states)).transpose(1, 2) for layer in (self.key, self.value))
         # One block holds the whole video: drop the keys beyond its two ends.
         local_mask = torch.cat([local_mask[..., :1], local_mask[..., 1 + self.window // 2 :][..., :num_frames]], -1)
-        local_scores = torch.matmul(query, key.transpose(2, 3)) + local_mask
+        local_scores = torch.matmul(query, key.transpose(2, 3)).masked_fill(~local_mask, -torch.inf)
         scores = torch.cat([self.score_globally(hidden_states, attention_mask)[:, :, None], local_scores], dim=2)
         weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
         dropped = nn.functional.dropout(weights, p=self.attention_dropout, training=self.training)
