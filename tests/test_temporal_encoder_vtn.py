@@ -39,8 +39,8 @@ def make_mask(masked):
 def test_blocks_of_three_frames():
     # The class token is 9, the frames are 1, 2, 3, whose first and last repeat beyond the ends of the video.
     states = torch.tensor([9, 1, 2, 3])[None, :, None]
-    assert split_into_blocks(states, block_size=2).squeeze().tolist() == [[1, 2], [3, 3]]
-    blocks = split_into_blocks(states, block_size=2, half_window=1)
+    assert split_into_blocks(states, num_blocks=2, block_size=2).squeeze().tolist() == [[1, 2], [3, 3]]
+    blocks = split_into_blocks(states, num_blocks=2, block_size=2, half_window=1)
     assert blocks.squeeze().tolist() == [[9, 1, 1, 2, 3], [9, 2, 3, 3, 3]]
 
 
@@ -63,7 +63,9 @@ def test_mask_of_three_frames(attention_mask, expected):
 @pytest.mark.parametrize("num_frames, window", [(1, 2), (5, 2), (9, 6), (10, 18), (130, 18)])
 def test_blocks_cover_every_pair_in_the_window_once(num_frames, window, block_size):
     mask = make_local_mask(num_frames, window, block_size, None, torch.empty(()))[0, :, :, 1:]
-    blocks = split_into_blocks(torch.arange(num_frames + 1)[None, :, None], block_size, window // 2)
+    blocks = split_into_blocks(
+        torch.arange(num_frames + 1)[None, :, None], mask.shape[0], block_size, half_window=window // 2
+    )
     numbers = blocks[0, :, 1:, 0] - 1
     pairs = [(block * block_size + query, numbers[block, key].item()) for block, query, key in mask.nonzero().tolist()]
     expected = [

@@ -52,17 +52,23 @@ def _multiply(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     if torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (input, weight, bias)
     ):
-        return _LinearFunction.apply(input, weight, bias)
+        stand_in = _LinearGradients.apply(input, weight, bias)
+        return _LinearOutput.apply(stand_in, *(None if x is None else x.detach() for x in (input, weight, bias)))
     return _run(input, weight, bias)
 
 
-class _LinearFunction(torch.autograd.Function):
-    """The products of a linear layer and of its backward pass, `(…, in)` to `(…, out)`."""
+class _LinearGradients(torch.autograd.Function):
+    """
+    The backward products of a linear layer, `(…, in)` to `(…, out)`. The output only has the shape of the layer's.
+
+    It keeps what they need before [`_LinearOutput`] is computed: activation checkpointing stops to compute again as
+    soon as everything is there that was kept, and then leaves out the last product.
+    """
 
     @staticmethod
     def forward(ctx, input, weight, bias):
         ctx.save_for_backward(input, weight)
-        return _run(input, weight, bias)
+        return input.new_zeros(()).expand(*input.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -74,6 +80,18 @@ class _LinearFunction(torch.autograd.Function):
         grad_weight = _multiply(grad_rows.T, rows.T) if needs_weight else None
         grad_bias = grad_rows.sum(0) if needs_bias else None
         return grad_input, grad_weight, grad_bias
+
+
+class _LinearOutput(torch.autograd.Function):
+    """The product of a linear layer, whose gradient goes to [`_LinearGradients`]."""
+
+    @staticmethod
+    def forward(ctx, stand_in, input, weight, bias):
+        return _run(input, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return grad_output, None, None, None
 
 
 def _run(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -10,6 +10,7 @@ https://huggingface.co/papers/2102.00719, section 3.2), but only what VTN needs 
 
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -73,19 +74,19 @@ def count_blocks(num_frames: int, block_size: int) -> int:
     return (num_frames + block_size - 1) // block_size
 
 
-def split_into_blocks(states: torch.Tensor, block_size: int, half_window: int | None = None) -> torch.Tensor:
+def split_into_blocks(
+    states: torch.Tensor, num_blocks: int, block_size: int, before: int = 0, half_window: int | None = None
+) -> torch.Tensor:
     """
-    Cuts the frames of queries `(B, N, H)` into blocks `(B, blocks, block_size, H)`. With `half_window`, cuts those of
-    keys or values into overlapping blocks `(B, blocks, 1 + block_size + 2 * half_window, H)`, each with that many more
-    frames on either side and the class token before them. Where the video has no frame, there is some other, which the
-    mask hides.
+    Cuts the frames of queries `(B, N, H)` into blocks `(B, blocks, block_size, H)`, leaving out `before` frames before
+    them. With `half_window`, cuts those of keys or values into overlapping blocks `(B, blocks, 1 + block_size + 2 *
+    half_window, H)`, each with that many more frames on either side and the class token before them. Where there is no
+    frame, there is some other, which the mask hides.
     """
-    num_frames = states.shape[1] - 1
-    num_blocks = count_blocks(num_frames, block_size)
     reach = half_window or 0
-    first = torch.arange(num_blocks, device=states.device)[:, None] * block_size
+    first = before + torch.arange(num_blocks, device=states.device)[:, None] * block_size
     row = first + torch.arange(1 - reach, 1 + block_size + reach, device=states.device)
-    row = row.clamp(1, num_frames)
+    row = row.clamp(1, states.shape[1] - 1)
     if half_window is not None:
         row = nn.functional.pad(row, (1, 0))
     if torch.compiler.is_compiling():
@@ -96,13 +97,32 @@ def split_into_blocks(states: torch.Tensor, block_size: int, half_window: int | 
 
 
 def count_slabs(num_frames: int) -> int:
-    """The number of slabs in a video, 1 for a graph that is compiled for videos of any length."""
-    return 1 if torch.compiler.is_compiling() else max(1, round(num_frames / SLAB_SIZE))
+    """
+    The number of slabs in a video; 1 for a graph that is compiled for videos of any length, and where everything is
+    kept for the backward pass anyway.
+    """
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and num_frames < MIN_FRAMES_TO_RECOMPUTE):
+        return 1
+    return max(1, round(num_frames / SLAB_SIZE))
 
 
 def split_into_slabs(states: torch.Tensor, num_slabs: int) -> tuple[torch.Tensor, ...]:
-    """Slabs of equal size, the last may be smaller, along dimension 1."""
+    """At most so many slabs of equal size, the last may be smaller, along dimension 1."""
     return (states,) if num_slabs == 1 else states.chunk(num_slabs, dim=1)
+
+
+def split_into_overlapping_slabs(states: torch.Tensor, sizes: list[int], reach: int) -> tuple[torch.Tensor, ...]:
+    """
+    Cuts the frames of `(B, N, H)` into slabs `(B, 1 + reach + size + reach, H)`: as many frames as the sizes say,
+    `reach` more on either side, and the class token before them. Where there is no frame, there is some other.
+    """
+    first = accumulate(sizes[:-1], initial=0)
+    rows = [
+        nn.functional.pad(torch.arange(start - reach, start + size + reach).clamp(0, states.shape[1] - 2) + 1, (1, 0))
+        for start, size in zip(first, sizes, strict=True)
+    ]
+    # In one go, as the gradient of a slice is as large as what it was cut from.
+    return states.index_select(1, torch.cat(rows).to(states.device)).split([len(row) for row in rows], dim=1)
 
 
 def recompute_if_long(function: Callable, num_frames: int) -> Callable:
@@ -168,16 +188,22 @@ class VTNAttention(nn.Module):
             return output, None, global_weights
         if self.config._attn_implementation == "eager":
             class_token, frames, weights = self.attend_eagerly(hidden_states, local_mask, attention_mask)
-            global_weights = weights[:, :, 0]
+            return self._project(class_token, frames, attention_mask), weights, weights[:, :, 0]
+        class_token, global_weights = self.attend_globally(hidden_states, attention_mask)
+        if isinstance(local_mask, BlockMask):
+            output = self._project(class_token, self.attend_flexibly(hidden_states, local_mask), attention_mask)
         else:
-            weights = None
-            class_token, global_weights = self.attend_globally(hidden_states, attention_mask)
-            attend = self.attend_flexibly if isinstance(local_mask, BlockMask) else self.attend_locally
-            frames = attend(hidden_states, local_mask)
+            output = self.attend_locally(class_token, hidden_states, local_mask, attention_mask)
+        return output, None, global_weights
+
+    def _project(
+        self, class_token: torch.Tensor | None, frames: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What the class token, if it is given, and the frames attended to, through the output projection."""
         if attention_mask is not None:
             # As Longformer does: nothing is attended to from padding.
             frames = frames * attention_mask[..., None].to(frames.dtype)
-        return self.output(torch.cat([class_token, frames], dim=1)), weights, global_weights
+        return self.output(frames if class_token is None else torch.cat([class_token, frames], dim=1))
 
     def _zero_from_unused(self) -> torch.Tensor | float:
         """
@@ -212,20 +238,31 @@ class VTNAttention(nn.Module):
         frames = torch.matmul(dropped[:, :, 1:], value).transpose(1, 2).flatten(2)
         return class_token, frames, weights
 
-    def attend_locally(self, hidden_states: torch.Tensor, local_mask: torch.Tensor) -> torch.Tensor:
-        """Output `(B, T, H)` of the frames."""
+    def attend_locally(
+        self,
+        class_token: torch.Tensor,
+        hidden_states: torch.Tensor,
+        local_mask: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Projected output `(B, N, H)` of the class token, which has attended already, and of the frames."""
         num_frames = hidden_states.shape[1] - 1
-        block_size, half_window = local_mask.shape[2], self.window // 2
-        query = split_into_blocks(self.query(hidden_states), block_size)
-        key, value = (
-            split_into_blocks(layer(hidden_states), block_size, half_window) for layer in (self.key, self.value)
-        )
-        num_slabs = count_slabs(num_frames)
-        attend = recompute_if_long(self._attend_in_blocks, num_frames)
-        slabs = zip(*(split_into_slabs(states, num_slabs) for states in (query, key, value, local_mask)), strict=True)
-        outputs = torch.cat([attend(*slab) for slab in slabs], dim=1)
+        num_blocks, block_size = local_mask.shape[1:3]
+        tail = num_blocks * block_size - num_frames
+        masks = split_into_slabs(local_mask, count_slabs(num_frames))
+        slabs, before = (hidden_states,), 0
+        frame_masks = (None if attention_mask is None else nn.functional.pad(attention_mask, (0, tail)),)
+        if len(masks) > 1:
+            sizes = [mask.shape[1] * block_size for mask in masks]
+            before = self.window // 2
+            slabs = split_into_overlapping_slabs(hidden_states, sizes, before)
+            frame_masks = frame_masks * len(masks) if attention_mask is None else frame_masks[0].split(sizes, dim=1)
+        class_tokens = [class_token] + [None] * (len(masks) - 1)
+        attend = recompute_if_long(partial(self._attend_in_blocks, before), num_frames)
+        outputs = [attend(*slab) for slab in zip(class_tokens, slabs, masks, frame_masks, strict=True)]
         # Not a slice: a compiler cannot tell that there are this many whatever the number of frames.
-        return nn.functional.pad(outputs, (0, 0, 0, num_frames - count_blocks(num_frames, block_size) * block_size))
+        outputs[-1] = nn.functional.pad(outputs[-1], (0, 0, 0, -tail))
+        return torch.cat(outputs, dim=1)
 
     def attend_flexibly(self, hidden_states: torch.Tensor, local_mask: BlockMask) -> torch.Tensor:
         """Output `(B, T, H)` of the frames, by flex attention, which needs no blocks laid out in memory."""
@@ -234,16 +271,31 @@ class VTNAttention(nn.Module):
         )
         return self._attend(query[:, :, 1:], key, value, local_mask).flatten(2)
 
+    @through_onednn
     def _attend_in_blocks(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, local_mask: torch.Tensor
+        self,
+        before: int,
+        class_token: torch.Tensor | None,
+        hidden_states: torch.Tensor,
+        local_mask: torch.Tensor,
+        frame_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Output `(B, blocks * block_size, H)` of some blocks."""
-        batch_size = query.shape[0]
+        """
+        Projected output `(B, blocks * block_size, H)` of the frames after the first `before` of `(B, N, H)`, with that
+        of the class token, if given, before them. Long videos keep none of what is in between.
+        """
+        batch_size = hidden_states.shape[0]
+        num_blocks, block_size = local_mask.shape[1:3]
+        query = split_into_blocks(self.query(hidden_states), num_blocks, block_size, before)
+        key, value = (
+            split_into_blocks(layer(hidden_states), num_blocks, block_size, before, self.window // 2)
+            for layer in (self.key, self.value)
+        )
         # (B * blocks, h, block_size or 1 + block_size + window, d)
         query, key, value = (self._split_heads(states.flatten(0, 1)).transpose(1, 2) for states in (query, key, value))
         local_mask = local_mask.expand(batch_size, -1, -1, -1).flatten(0, 1)[:, None]
-        output = self._attend(query, key, value, local_mask)
-        return output.flatten(2).unflatten(0, (batch_size, -1)).flatten(1, 2)
+        frames = self._attend(query, key, value, local_mask).flatten(2).unflatten(0, (batch_size, -1)).flatten(1, 2)
+        return self._project(class_token, frames, frame_mask)
 
     def _attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | BlockMask
