@@ -203,6 +203,8 @@ class TestFrames:
             ("mm_part.mp4", (32, 256, 340, 3)),
             ("mm_det.mp4", (57, 256, 340, 3)),
             ("mm_test.avi", (164, 240, 320, 3)),
+            ("mm_test.mp4", (300, 256, 340, 3)),
+            pytest.param("ntu.avi", (103, 1080, 1920, 3), marks=pytest.mark.slow),
             ("tc_nasa_13013.mp4", (390, 270, 480, 3)),
             ("tc_h264_10bits.mp4", (30, 200, 200, 3)),
             ("tc_h265_video.mp4", (10, 128, 128, 3)),
@@ -415,6 +417,20 @@ class TestDamage:
         for number in (20, 40, NUM_FRAMES - 1):
             with pytest.raises(VideoDecodeError, match=rf"{number} of {NUM_FRAMES} frames are left"):
                 decode_video(data[: ends[number] - 1])
+        for number in (20, 40):  # no packet is cut, but the file is shorter than it says
+            with pytest.raises(VideoDecodeError, match=rf"{number + 1} of {NUM_FRAMES} frames are left"):
+                decode_video(data[: ends[number] + 6])
+
+    def test_cut_fragment(self, clip):
+        data = Path(clip("fragmented.mp4")).read_bytes()
+        start = data.rindex(b"moof") - 4
+        for number_of_bytes in (3, 8, 60):
+            with pytest.raises(VideoDecodeError, match="cut short"):
+                decode_video(data[: start + number_of_bytes])
+
+    def test_what_follows_the_last_fragment_may_be_cut(self, clip):
+        data = Path(clip("fragmented.mp4")).read_bytes() + b"\0\0\1\0free"
+        assert len(decode_video(data)[0]) == NUM_FRAMES
 
     def test_cut_mp4_tells_how_much_is_left(self, clip):
         data = Path(clip("faststart.mp4")).read_bytes()

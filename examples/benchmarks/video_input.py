@@ -234,7 +234,7 @@ def measure_prepared(path: str, num_clips: int) -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.mp4"
-        prepare_video((Path(path), prepared), short_side=256, key_frame_distance=8, crf=18, limits=DecodeLimits())
+        prepare_video((Path(path), prepared), short_side=256, key_frame_distance=4, crf=20, limits=DecodeLimits())
         total = count_frames(path)
         result = {"source_bytes": Path(path).stat().st_size, "prepared_bytes": prepared.stat().st_size}
         for name, each in (("source", path), ("prepared", str(prepared))):

@@ -296,7 +296,7 @@ class _VideoReader:
         """Open the container, or open it again, with its best video stream, as FFmpeg chooses it."""
         self.close()
         # Now, as FFmpeg relies on the file's place from here on.
-        self._is_short_matroska = _is_short_matroska(self._file)
+        self._is_short = _is_short(self._file)
         self._file.seek(0)
         file = self._file if self._limits.max_decode_sec is None else _TimedFile(self._file, self._check_time)
         # The limit holds for the frame that FFmpeg decodes to learn about the stream, too.
@@ -318,7 +318,7 @@ class _VideoReader:
         """Read all packets without decoding them, to learn which frames there are."""
         packets = _Packets()
         time_base = self._stream.time_base
-        max_ticks = self._limits.max_duration_sec / time_base
+        max_ticks = float(self._limits.max_duration_sec / time_base)
         for packet in self._demux():
             packets.append(packet)
             if abs(packets.times[-1] - packets.times[0]) > max_ticks:
@@ -483,9 +483,11 @@ class _VideoReader:
     def _check_complete(self, packets: _Packets) -> None:
         """Refuse a file that was cut short, as far as its container can tell."""
         num_listed = len(self._stream.index_entries)
-        if packets.num_whole < max(len(packets.times), num_listed) or self._is_short_matroska:
-            promised = max(self._stream.frames, num_listed)
-            num_whole = packets.num_whole
+        promised = max(self._stream.frames, num_listed)
+        num_whole = packets.num_whole
+        # The header may count frames that the encoder left out, so that alone is no proof.
+        is_cut = self._is_short and num_whole < (self._stream.frames or num_whole + 1)
+        if num_whole < max(len(packets.times), num_listed) or is_cut:
             left = f"{num_whole} of {promised}" if promised > num_whole else f"only {num_whole}"
             raise self._error(f"the file is damaged or cut short; {left} frames are left")
 
@@ -581,11 +583,19 @@ def _is_disposable(packet: Any, nal_length_size: int) -> bool:
     return start == len(data)
 
 
-def _is_short_matroska(file: BinaryIO) -> bool:
-    """Tell whether a Matroska or WebM file is shorter than it declares; FFmpeg takes such an end for a proper one."""
+def _is_short(file: BinaryIO) -> bool:
+    """Tell whether a file is shorter than its parts declare, where FFmpeg takes such an end for a proper one."""
+    num_bytes_there = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(4096)
-    num_bytes_there = file.seek(0, os.SEEK_END)
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return _is_short_matroska(head, num_bytes_there)
+    if head[:4] == b"RIFF":
+        return num_bytes_there < 8 + int.from_bytes(head[4:8], "little")
+    return head[4:8] == b"ftyp" and _is_short_fragmented_mp4(file, num_bytes_there)
+
+
+def _is_short_matroska(head: bytes, num_bytes_there: int) -> bool:
     end = 0
     # The file is two elements: identifier, size, body. The leading zeros of a size tell how many bytes it takes.
     for identifier in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):
@@ -597,6 +607,22 @@ def _is_short_matroska(file: BinaryIO) -> bool:
         size = int.from_bytes(head[start : start + num_bytes], "big") & unknown
         end = start + num_bytes + size
     return size != unknown and num_bytes_there < end
+
+
+def _is_short_fragmented_mp4(file: BinaryIO, num_bytes_there: int) -> bool:
+    """Whether the last fragment, whose frames no table lists before it, is cut."""
+    start, is_fragmented = 0, False
+    while num_bytes_there - start >= 8:
+        file.seek(start)
+        header = file.read(16)
+        # A size of 1 stands for one of eight bytes behind the type, and 0 for all that is left.
+        size = int.from_bytes(header[:4], "big")
+        size = int.from_bytes(header[8:], "big") if size == 1 else size
+        is_fragmented |= header[4:8] == b"moof"
+        if size < 8 or start + size > num_bytes_there:
+            return is_fragmented and size != 0 and header[4:8] in (b"moof", b"mdat")
+        start += size
+    return is_fragmented and start < num_bytes_there
 
 
 @contextlib.contextmanager
