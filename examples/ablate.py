@@ -226,6 +226,30 @@ def predict(trainer: Trainer, clips: Clips) -> torch.Tensor:
     return torch.from_numpy(trainer.predict(clips).predictions).softmax(dim=-1)
 
 
+def evaluate(trainer: Trainer, name: str, videos: Videos) -> dict[str, float]:
+    """Top-1 of a trained variant under each protocol that it can be tested by."""
+    variant = VARIANTS[name]
+    top1 = {}
+
+    def score(protocol: str, probabilities: torch.Tensor):
+        top1[protocol] = (probabilities.argmax(dim=-1) == videos.labels).double().mean().item()
+
+    if variant.span is None:
+        score("whole video", predict(trainer, Clips(videos, variant, is_training=False)))
+    if variant.model is VTNForVideoClassification and variant.starts_from is None:
+        span = variant.span or CLIP_SPAN
+        clip = Variant(num_frames=CLIP_NUM_FRAMES if variant.span is None else variant.num_frames, span=span)
+        views = [
+            predict(trainer, Clips(videos, clip, is_training=False, place=place))
+            for place in np.linspace(0, 1, NUM_CLIPS)
+        ]
+        score("clips", torch.stack(views).mean(dim=0))
+    if name == "250 frames":
+        for num_frames in FRAME_COUNTS:
+            score(f"{num_frames} frames", predict(trainer, Clips(videos, Variant(num_frames=num_frames), False)))
+    return top1
+
+
 def run_cell(
     name: str, task: str, seed: int, splits: dict[str, Videos], backbone: PreTrainedModel, output_dir: Path
 ) -> None:
@@ -261,27 +285,8 @@ def run_cell(
     start = time.monotonic()
     trainer.train()
     train_sec = time.monotonic() - start
-
-    labels = splits["val"].labels
-    result = {"task": task, "variant": name, "seed": seed, "train_sec": train_sec, "top1": {}}
-
-    def score(protocol: str, probabilities: torch.Tensor):
-        result["top1"][protocol] = (probabilities.argmax(dim=-1) == labels).double().mean().item()
-
-    if variant.span is None:
-        score("whole video", predict(trainer, Clips(splits["val"], variant, is_training=False)))
-    if variant.model is VTNForVideoClassification and variant.starts_from is None:
-        span = variant.span or CLIP_SPAN
-        clip = Variant(num_frames=CLIP_NUM_FRAMES if variant.span is None else variant.num_frames, span=span)
-        views = [
-            predict(trainer, Clips(splits["val"], clip, is_training=False, place=place))
-            for place in np.linspace(0, 1, NUM_CLIPS)
-        ]
-        score("clips", torch.stack(views).mean(dim=0))
-    if name == "250 frames":
-        for num_frames in FRAME_COUNTS:
-            fewer = Variant(num_frames=num_frames)
-            score(f"{num_frames} frames", predict(trainer, Clips(splits["val"], fewer, is_training=False)))
+    top1 = evaluate(trainer, name, splits["val"])
+    result = {"task": task, "variant": name, "seed": seed, "train_sec": train_sec, "top1": top1}
 
     model.save_pretrained(cell_dir)
     processor = splits["val"].processor
