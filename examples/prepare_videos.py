@@ -85,7 +85,7 @@ def prepare_videos(
     target_root: Path,
     short_side: int = 256,
     key_frame_distance: int = 4,
-    crf: int = 20,
+    crf: int = 23,
     num_workers: int | None = None,
     time_limit_sec: float = 600,
 ) -> dict[Path, str]:
@@ -127,7 +127,7 @@ def main():
     parser.add_argument("target_root", type=Path, help="folder to write")
     parser.add_argument("--short_side", type=int, default=256, help="pixels of the shorter side")
     parser.add_argument("--key_frame_distance", type=int, default=4, help="frames from key frame to key frame")
-    parser.add_argument("--crf", type=int, default=20, help="x264's constant rate factor; lower is better")
+    parser.add_argument("--crf", type=int, default=23, help="x264's constant rate factor; lower is better")
     parser.add_argument("--num_workers", type=int, help="videos at a time; default: one per CPU")
     parser.add_argument("--time_limit_sec", type=float, default=600, help="seconds for one video")
     failed = prepare_videos(**vars(parser.parse_args()))
