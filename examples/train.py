@@ -406,4 +406,7 @@ def train(
 
 
 if __name__ == "__main__":
-    train(*parse_arguments(sys.argv[1:]))
+    accelerator = train(*parse_arguments(sys.argv[1:])).accelerator
+    # Others have nothing to do while the first one writes the report; one that ends alone may end with an error.
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
