@@ -13,7 +13,7 @@ from transformers.image_utils import SizeDict
 from transformers.utils import is_torchvision_available
 
 from vtn_hf import VTNImageProcessor
-from vtn_hf.image_processing_vtn import crop_frames, resize_frames
+from vtn_hf.image_processing_vtn import choose_part, crop_frames, resize_frames
 
 
 needs_torchvision = pytest.mark.skipif(not is_torchvision_available(), reason="compares with torchvision")
@@ -357,6 +357,39 @@ def test_pixels_equal_the_backbones_processor(tmp_path, height, width):
     frames = draw_frames(2, height, width)
     pixel_values = VTNImageProcessor.from_backbone_pretrained(tmp_path)(frames, return_tensors="pt").pixel_values[0]
     torch.testing.assert_close(pixel_values, clip(to_pil(frames), return_tensors="pt").pixel_values)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "crop", "left_out"),
+    [
+        (1080, 1920, 256, 224, (0, 384)),
+        (1920, 1080, 256, 224, (384, 0)),
+        (720, 1280, 256, 224, (0, 256)),
+        (480, 854, 232, 112, (60, 0)),
+        (200, 200, 300, 224, (20, 20)),  # larger
+        (256, 340, 256, 224, (12, 52)),  # not resized
+        (240, 320, 256, 224, (0, 0)),  # 341 columns are no ratio to cut at
+        (240, 320, 128, 160, (0, 0)),  # padded
+        (360, 640, 225, 200, (8, 152)),
+    ],
+)
+@pytest.mark.parametrize("resample", [2, 3])
+def test_a_part_gives_the_same_pixels(height, width, size, crop, left_out, resample):
+    frames = torch.randint(256, (1, height, width, 3), dtype=torch.uint8).movedim(-1, -3)
+    size, crop = SizeDict(shortest_edge=size), SizeDict(height=crop, width=crop)
+    settings = {"do_resize": True, "size": size, "resample": resample, "do_center_crop": True, "crop_size": crop}
+    part = choose_part(height, width, **settings)
+    assert (part.top, part.left) == left_out
+    small = frames[..., part.top : part.top + part.height, part.left : part.left + part.width]
+    small = resize_frames(small, SizeDict(height=part.new_height, width=part.new_width), resample)
+    assert torch.equal(crop_frames(small, crop), crop_frames(resize_frames(frames, size, resample), crop))
+
+
+@pytest.mark.parametrize("settings", [{"do_center_crop": False}, {"resample": 0}])
+def test_a_part_is_the_whole(settings):
+    crop = SizeDict(height=64, width=64)
+    settings = {"do_resize": False, "size": None, "resample": 2, "do_center_crop": True, "crop_size": crop} | settings
+    assert choose_part(96, 128, **settings) == (0, 0, 96, 128, 96, 128)
 
 
 def test_pyslowfast_crops_equal_the_original(reference_dir):

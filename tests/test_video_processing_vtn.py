@@ -555,6 +555,22 @@ def test_frames_chosen_by_the_caller(processor, expected, clip):
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["ntu.avi", "arm_wrestling_k400.mp4", "tc_nasa_13013.mp4", "tc_h264_10bits.mp4", "decord_video_90.mov"],
+)
+@pytest.mark.parametrize("settings", [{}, {"size": 300}, {"do_resize": False, "crop_size": 96}, {"resample": 3}])
+def test_only_a_part_of_each_frame_is_converted(videos_dir, name, settings):
+    """The pixels are those of whole frames, resized and cropped."""
+    processor = VTNVideoProcessor(num_frames=2, **settings, **UINT8)
+    path = str(videos_dir / name)
+    frames, _ = decode_video(path, lambda metadata: processor.sample_frames(metadata, 2))
+    assert torch.equal(
+        processor(path, return_tensors="pt").pixel_values,
+        processor(frames, do_sample_frames=False, return_tensors="pt").pixel_values,
+    )
+
+
+@pytest.mark.parametrize(
     "settings", [{}, {"do_center_crop": False}, {"size": 8}, {"size": {"height": 9, "width": 30}}]
 )
 def test_libswscale_gives_pictures_of_the_same_size(clip, settings):

@@ -56,7 +56,9 @@ class FrameConverter:
     Args:
         av: The module PyAV, which is imported where a video is decoded only.
         choose_region: Called with height and width of the upright picture; says which region to take and what to
-            resize it to (bilinear, antialiased). `None` takes the whole picture as it is.
+            resize it to (bilinear, antialiased). `None` takes the whole picture as it is. A region that keeps its size
+            has the pixels of the whole picture there, if it begins and ends at multiples of 4, as colours are coded
+            for up to 4 pixels at once.
 
     Attributes:
         height, width: Of the upright picture, before resizing; `None` until a frame has been seen.
@@ -89,14 +91,12 @@ class FrameConverter:
         if (height, width) != (self.height or height, self.width or width):
             raise ValueError(f"the resolution changes from {self.width}x{self.height} to {width}x{height}")
         self.height, self.width = height, width
-        if self._choose_region is None:
-            rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
-        else:
-            rgb = self._scale(frame, orientation)
-        return orientation.turn(rgb.to_ndarray())
+        if self._choose_region is not None:
+            frame = self._take_region(frame, orientation)
+        return orientation.turn(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
 
-    def _scale(self, frame: Any, orientation: _Orientation) -> Any:
-        """Crop, resize and convert in one pass; the crop moves pointers only."""
+    def _take_region(self, frame: Any, orientation: _Orientation) -> Any:
+        """Crop, which moves pointers only; where the size changes, resize and convert in one pass."""
         graph_input = (frame.format.name, frame.colorspace, frame.color_range, orientation)
         if graph_input != self._graph_input:
             region = orientation.turn_back(self._choose_region(self.height, self.width), self.height, self.width)
@@ -118,12 +118,13 @@ def _read_orientation(frame: Any) -> _Orientation:
 
 
 def _fill_graph(graph: Any, frame: Any, region: Region) -> Any:
-    """Make a filter graph take frames like this one to the region's RGB picture."""
+    """Make a filter graph take frames like this one to the region, which is RGB where it is resized."""
     graph.threads = 1
     time_base = frame.time_base or 1
     buffer = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=time_base)
-    crop = graph.add("crop", f"{region.width}:{region.height}:{region.left}:{region.top}:exact=1")
-    scale = graph.add("scale", f"{region.new_width}:{region.new_height}:flags=bilinear")
-    rgb = graph.add("format", "rgb24")
-    graph.link_nodes(buffer, crop, scale, rgb, graph.add("buffersink")).configure()
+    nodes = [buffer, graph.add("crop", f"{region.width}:{region.height}:{region.left}:{region.top}:exact=1")]
+    if (region.height, region.width) != (region.new_height, region.new_width):
+        nodes.append(graph.add("scale", f"{region.new_width}:{region.new_height}:flags=bilinear"))
+        nodes.append(graph.add("format", "rgb24"))
+    graph.link_nodes(*nodes, graph.add("buffersink")).configure()
     return graph

@@ -1,5 +1,6 @@
 """From decoded frames to `pixel_values`. The pixel maths of both processors lives here, once, in plain torch."""
 
+import math
 import os
 
 import numpy as np
@@ -88,8 +89,7 @@ def crop_frames(frames: torch.Tensor, size: SizeDict, position: float = 0.5, rou
             top) to 1 (right or bottom); along the shorter side it is in the centre.
         round_up (`bool`, *optional*, defaults to `False`): Round odd margins up, as PySlowFast does, instead of down.
     """
-    if not (size.height and size.width):
-        raise ValueError(f"`crop_size` must have the keys `height` and `width`, got {dict(size)}.")
+    _check_crop_size(size)
     height, width = frames.shape[-2:]
     if size.height > height or size.width > width:
         extra_height, extra_width = max(size.height - height, 0), max(size.width - width, 0)
@@ -103,6 +103,11 @@ def crop_frames(frames: torch.Tensor, size: SizeDict, position: float = 0.5, rou
     return frames[..., top : top + size.height, left : left + size.width]
 
 
+def _check_crop_size(size: SizeDict):
+    if not (size.height and size.width):
+        raise ValueError(f"`crop_size` must have the keys `height` and `width`, got {dict(size)}.")
+
+
 def choose_region(
     height: int, width: int, *, do_resize: bool, size: SizeDict, do_center_crop: bool, crop_size: SizeDict, **kwargs
 ) -> Region:
@@ -110,6 +115,8 @@ def choose_region(
     Says which part of a picture `(height, width)` is left after resizing and cropping it, and in which size; it is
     still to be padded where it is smaller than the crop.
     """
+    if do_center_crop:
+        _check_crop_size(crop_size)
     new_height, new_width = _find_new_size(height, width, size) if do_resize else (height, width)
     left_height, left_width = (
         (min(crop_size.height, new_height), min(crop_size.width, new_width))
@@ -124,6 +131,47 @@ def choose_region(
         new_height=left_height,
         new_width=left_width,
     )
+
+
+def choose_part(
+    height: int,
+    width: int,
+    *,
+    do_resize: bool,
+    size: SizeDict,
+    resample: int,
+    do_center_crop: bool,
+    crop_size: SizeDict,
+    **kwargs,
+) -> Region:
+    """
+    Says which part of a picture `(height, width)` is enough where the centre is cropped after resizing bytes with
+    antialiasing, and to which size this part is resized, for the same pixels: three fifths of the width of a 1080p
+    picture of which 224 of 256 rows remain.
+    """
+    new_height, new_width = _find_new_size(height, width, size) if do_resize else (height, width)
+    # The nearest pixel is found in floating point, which rounds another way in another place.
+    if not do_center_crop or _INTERPOLATION.get(resample) == "nearest-exact":
+        return Region(0, 0, height, width, new_height, new_width)
+    _check_crop_size(crop_size)
+    top, new_top = _find_margin(height, new_height, crop_size.height)
+    left, new_left = _find_margin(width, new_width, crop_size.width)
+    return Region(top, left, height - 2 * top, width - 2 * left, new_height - 2 * new_top, new_width - 2 * new_left)
+
+
+def _find_margin(length: int, new_length: int, crop_length: int) -> tuple[int, int]:
+    """
+    How many pixels of a row or column can be left out at each end, and how many that is after resizing.
+
+    Both are whole numbers in the ratio of the lengths, so that every pixel that is left has its place among the others
+    unchanged; 4 pixels, of the larger of the two pictures, are within the reach of the filters.
+    """
+    divisor = math.gcd(length, new_length)
+    step = math.lcm(length // divisor, 4)  # colours may be coded for 4 pixels at once
+    new_step = step * new_length // length
+    reach = 4 * math.ceil(new_length / length)
+    num_steps = max(0, (new_length - crop_length) // 2 - reach) // new_step
+    return num_steps * step, num_steps * new_step
 
 
 def rescale_and_normalize(

@@ -4,12 +4,11 @@ import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import ChannelDimension, is_pil_image
+from transformers.image_utils import ChannelDimension, SizeDict, is_pil_image
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.utils import TensorType
 from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata
@@ -20,12 +19,14 @@ try:
 except ImportError:  # transformers before 5.20 has it fused with the torchvision backend
     from transformers.video_processing_utils import BaseVideoProcessor as VideoProcessorMixin
 
+from .frame_conversion_vtn import Region
 from .frame_sampling_vtn import sample_pyslowfast_full_video, sample_uniform
 from .image_processing_vtn import (
     NORMALIZE_SETTINGS,
     VTNImageProcessor,
     batch_videos,
     check_has_bytes,
+    choose_part,
     choose_region,
     normalize_uint8,
     preprocess_frames,
@@ -80,21 +81,29 @@ class EncodedVideo:
         if self.device.type != "cpu":
             frames, self.metadata = decode_video(self.source, self.sample_indices, limits=limits)
             return preprocess_frames(torch.as_tensor(frames, device=self.device).movedim(-1, -3), **settings)
-        region = None
-        if settings["pixel_protocol"] == "libswscale":
-            region = partial(choose_region, **settings)
-            settings = settings | {"do_resize": False}
-
         # Bytes until all is decoded, or the threads of the arithmetic would wait for those of the decoder.
         has_bytes = settings["pixel_protocol"] != "pyslowfast"
         of_frame = settings | {"do_rescale": False, "do_normalize": False} if has_bytes else settings
+
+        def choose_pixels(height: int, width: int) -> Region:
+            """Have as much as possible of a frame left out, or resized, before there is a whole RGB picture of it."""
+            if settings["pixel_protocol"] == "libswscale":
+                of_frame["do_resize"] = False
+                return choose_region(height, width, **settings)
+            part = choose_part(height, width, **settings)
+            of_frame["size"] = SizeDict(height=part.new_height, width=part.new_width)
+            return part._replace(new_height=part.height, new_width=part.width)
 
         def preprocess_frame(frame: np.ndarray) -> np.ndarray:
             frame = torch.from_numpy(frame).movedim(-1, -3)[None]
             return preprocess_frames(frame, **of_frame)[0].numpy()
 
         frames, self.metadata = decode_video(
-            self.source, self.sample_indices, convert_frame=preprocess_frame, choose_region=region, limits=limits
+            self.source,
+            self.sample_indices,
+            convert_frame=preprocess_frame,
+            choose_region=choose_pixels if has_bytes else None,
+            limits=limits,
         )
         pixel_values = torch.from_numpy(frames)
         if not has_bytes:
