@@ -35,6 +35,12 @@ def through_onednn(function: Callable) -> Callable:
     return run
 
 
+@through_onednn
+def run_linear(module: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """A linear layer, or a module of few parts beside some, as the context looks at each call that is made in it."""
+    return module(states)
+
+
 class OneDNNLinear(TorchFunctionMode):
     """
     While this context is entered, linear layers that are large enough run through oneDNN: float32 on an x86 CPU,

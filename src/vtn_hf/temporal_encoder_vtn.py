@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_vtn import VTNConfig
 from .flex_attention_vtn import make_flex_mask
-from .onednn_vtn import through_onednn
+from .onednn_vtn import run_linear
 
 
 # Frames that attend together. Two to eight windows cost the same; below, the overlap of neighbours' keys weighs in,
@@ -49,19 +49,22 @@ def make_local_mask(
 
     Returns:
         `torch.BoolTensor` of shape `(B or 1, blocks, block_size, 1 + block_size + window)`: True for keys that may be
-        attended to. The first key is the class token, which every frame may attend to.
+        attended to. The first key is the class token, which every frame may attend to. If there is one block, its keys
+        are the class token and its frames, as nothing is beyond them.
     """
+    num_blocks = count_blocks(num_frames, block_size)
     half = window // 2
+    reach = 0 if num_blocks == 1 else half
     query = torch.arange(block_size, device=like.device)[:, None]
-    key = torch.arange(block_size + window, device=like.device)[None, :] - half
+    key = torch.arange(block_size + 2 * reach, device=like.device)[None, :] - reach
     in_window = (key - query).abs() <= half
     if attention_mask is None:
         is_frame = torch.ones(1, num_frames, dtype=torch.bool, device=like.device)
     else:
         is_frame = attention_mask.bool()
-    tail = count_blocks(num_frames, block_size) * block_size - num_frames
-    is_frame = nn.functional.pad(is_frame, (half, half + tail))
-    is_frame = is_frame.unfold(1, block_size + window, block_size)
+    tail = num_blocks * block_size - num_frames
+    is_frame = nn.functional.pad(is_frame, (reach, reach + tail))
+    is_frame = is_frame.unfold(1, block_size + 2 * reach, block_size)
     # (B, blocks, block_size, 1 + block_size + window)
     return nn.functional.pad(in_window & is_frame[:, :, None, :], (1, 0), value=True)
 
@@ -160,7 +163,6 @@ class VTNAttention(nn.Module):
         self.value_global = nn.Linear(config.hidden_size, config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    @through_onednn
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -182,7 +184,7 @@ class VTNAttention(nn.Module):
         """
         if class_token_only:
             class_token, global_weights = self.attend_globally(hidden_states, attention_mask)
-            output = self.output(class_token)
+            output = run_linear(self.output, class_token)
             if torch.is_grad_enabled():
                 output = output + self._zero_from_unused()
             return output, None, global_weights
@@ -196,6 +198,10 @@ class VTNAttention(nn.Module):
             output = self.attend_locally(class_token, hidden_states, local_mask, attention_mask)
         return output, None, global_weights
 
+    def _project_locally(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value `(B, N, H)` of what attends within the window."""
+        return tuple(run_linear(layer, hidden_states) for layer in (self.query, self.key, self.value))
+
     def _project(
         self, class_token: torch.Tensor | None, frames: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
@@ -203,7 +209,7 @@ class VTNAttention(nn.Module):
         if attention_mask is not None:
             # As Longformer does: nothing is attended to from padding.
             frames = frames * attention_mask[..., None].to(frames.dtype)
-        return self.output(frames if class_token is None else torch.cat([class_token, frames], dim=1))
+        return run_linear(self.output, frames if class_token is None else torch.cat([class_token, frames], dim=1))
 
     def _zero_from_unused(self) -> torch.Tensor | float:
         """
@@ -225,12 +231,9 @@ class VTNAttention(nn.Module):
         Output `(B, 1, H)` of the class token, output `(B, T, H)` of the frames and all weights `(B, h, N, N)`, which
         the outputs come from, so that gradients with respect to them exist.
         """
-        num_frames = hidden_states.shape[1] - 1
-        query = self._split_heads(self.query(hidden_states)[:, 1:]).transpose(1, 2) * self.scaling
-        key, value = (self._split_heads(layer(hidden_states)).transpose(1, 2) for layer in (self.key, self.value))
-        # One block holds the whole video: drop the keys beyond its two ends.
-        local_mask = torch.cat([local_mask[..., :1], local_mask[..., 1 + self.window // 2 :][..., :num_frames]], -1)
-        local_scores = torch.matmul(query, key.transpose(2, 3)).masked_fill(~local_mask, -torch.inf)
+        query, key, value = self._project_locally(hidden_states)
+        query, key, value = (self._split_heads(states).transpose(1, 2) for states in (query[:, 1:], key, value))
+        local_scores = torch.matmul(query * self.scaling, key.transpose(2, 3)).masked_fill(~local_mask, -torch.inf)
         scores = torch.cat([self.score_globally(hidden_states, attention_mask)[:, :, None], local_scores], dim=2)
         weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
         dropped = nn.functional.dropout(weights, p=self.attention_dropout, training=self.training)
@@ -267,11 +270,10 @@ class VTNAttention(nn.Module):
     def attend_flexibly(self, hidden_states: torch.Tensor, local_mask: BlockMask) -> torch.Tensor:
         """Output `(B, T, H)` of the frames, by flex attention, which needs no blocks laid out in memory."""
         query, key, value = (
-            self._split_heads(layer(hidden_states)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+            self._split_heads(states).transpose(1, 2) for states in self._project_locally(hidden_states)
         )
         return self._attend(query[:, :, 1:], key, value, local_mask).flatten(2)
 
-    @through_onednn
     def _attend_in_blocks(
         self,
         before: int,
@@ -286,13 +288,17 @@ class VTNAttention(nn.Module):
         """
         batch_size = hidden_states.shape[0]
         num_blocks, block_size = local_mask.shape[1:3]
-        query = split_into_blocks(self.query(hidden_states), num_blocks, block_size, before)
-        key, value = (
-            split_into_blocks(layer(hidden_states), num_blocks, block_size, before, self.window // 2)
-            for layer in (self.key, self.value)
-        )
-        # (B * blocks, h, block_size or 1 + block_size + window, d)
-        query, key, value = (self._split_heads(states.flatten(0, 1)).transpose(1, 2) for states in (query, key, value))
+        query, key, value = self._project_locally(hidden_states)
+        if num_blocks == 1:
+            query = query[:, 1 + before : 1 + before + block_size]
+        else:
+            query = split_into_blocks(query, num_blocks, block_size, before).flatten(0, 1)
+            key, value = (
+                split_into_blocks(states, num_blocks, block_size, before, self.window // 2).flatten(0, 1)
+                for states in (key, value)
+            )
+        # (B * blocks, h, block_size or keys, d)
+        query, key, value = (self._split_heads(states).transpose(1, 2) for states in (query, key, value))
         local_mask = local_mask.expand(batch_size, -1, -1, -1).flatten(0, 1)[:, None]
         frames = self._attend(query, key, value, local_mask).flatten(2).unflatten(0, (batch_size, -1)).flatten(1, 2)
         return self._project(class_token, frames, frame_mask)
@@ -323,7 +329,7 @@ class VTNAttention(nn.Module):
 
     def score_globally(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Scores `(B, h, N)` of all tokens for the class token."""
-        query = self._split_heads(self.query_global(hidden_states[:, 0])) * self.scaling
+        query = self._split_heads(run_linear(self.query_global, hidden_states[:, 0])) * self.scaling
         scores = self._score_globally(query, hidden_states)
         if attention_mask is None:
             return scores
@@ -413,11 +419,10 @@ class VTNLayer(GradientCheckpointingLayer):
             outputs.append(self.mlp_norm(slab + self.dropout(update)))
         return torch.cat(outputs, dim=1)
 
-    @through_onednn
     def _feed_forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The normalised states and what the feed-forward network adds to them."""
         hidden_states = self.attention_norm(hidden_states)
-        return hidden_states, self.mlp(hidden_states)
+        return hidden_states, run_linear(self.mlp, hidden_states)
 
 
 class VTNEmbeddings(nn.Module):
