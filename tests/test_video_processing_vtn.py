@@ -554,20 +554,41 @@ def test_frames_chosen_by_the_caller(processor, expected, clip):
     assert inputs["video_metadata"][1].frames_indices == inputs.position_ids.tolist()[1]
 
 
+def assert_only_a_part_is_converted(path, **settings):
+    """Of each frame, and the pixels are those of whole frames, resized and cropped."""
+    processor = VTNVideoProcessor(num_frames=2, **settings, **UINT8)
+    frames, _ = decode_video(path, lambda metadata: processor.sample_frames(metadata, 2))
+    assert torch.equal(
+        processor(str(path), return_tensors="pt").pixel_values,
+        processor(frames, do_sample_frames=False, return_tensors="pt").pixel_values,
+    )
+
+
 @pytest.mark.parametrize(
     "name",
     ["ntu.avi", "arm_wrestling_k400.mp4", "tc_nasa_13013.mp4", "tc_h264_10bits.mp4", "decord_video_90.mov"],
 )
 @pytest.mark.parametrize("settings", [{}, {"size": 300}, {"do_resize": False, "crop_size": 96}, {"resample": 3}])
-def test_only_a_part_of_each_frame_is_converted(videos_dir, name, settings):
-    """The pixels are those of whole frames, resized and cropped."""
-    processor = VTNVideoProcessor(num_frames=2, **settings, **UINT8)
-    path = str(videos_dir / name)
-    frames, _ = decode_video(path, lambda metadata: processor.sample_frames(metadata, 2))
-    assert torch.equal(
-        processor(path, return_tensors="pt").pixel_values,
-        processor(frames, do_sample_frames=False, return_tensors="pt").pixel_values,
-    )
+def test_a_part_of_real_frames(videos_dir, name, settings):
+    assert_only_a_part_is_converted(videos_dir / name, **settings)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format"),
+    [("libx264", name) for name in ("yuv420p", "yuvj420p", "yuv422p", "yuv444p")]
+    + [("ffv1", name) for name in ("yuv411p", "yuv410p", "gray16le")]
+    + [("png", name) for name in ("rgb24", "monob")],
+)
+def test_a_part_of_frames_of_any_format(tmp_path, codec, pixel_format):
+    picture = np.random.default_rng(0).integers(256, size=(45, 80, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    path = tmp_path / ("clip.mkv" if codec == "ffv1" else "clip.mov")
+    with av.open(path, "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], pixel_format
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    assert_only_a_part_is_converted(path, size={"height": 90, "width": 160}, crop_size=64)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,11 @@ class FrameConverter:
         graph_input = (frame.format.name, frame.colorspace, frame.color_range, orientation)
         if graph_input != self._graph_input:
             region = orientation.turn_back(self._choose_region(self.height, self.width), self.height, self.width)
-            self._graph, self._graph_input = _fill_graph(self._make_empty_graph(), frame, region), graph_input
+            is_whole = region == (0, 0, frame.height, frame.width, frame.height, frame.width)
+            self._graph = None if is_whole else _fill_graph(self._make_empty_graph(), frame, region)
+            self._graph_input = graph_input
+        if self._graph is None:
+            return frame
         self._graph.push(frame)
         return self._graph.pull()
 

@@ -37,7 +37,7 @@ def through_onednn(function: Callable) -> Callable:
 
 @through_onednn
 def run_linear(module: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """A linear layer, or a module of few parts beside some, as the context looks at each call that is made in it."""
+    """A linear layer, or a module of little else: the context looks at every call that is made in it."""
     return module(states)
 
 

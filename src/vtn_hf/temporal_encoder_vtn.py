@@ -289,7 +289,7 @@ class VTNAttention(nn.Module):
         batch_size = hidden_states.shape[0]
         num_blocks, block_size = local_mask.shape[1:3]
         query, key, value = self._project_locally(hidden_states)
-        if num_blocks == 1:
+        if num_blocks == 1:  # its keys are all there are
             query = query[:, 1 + before : 1 + before + block_size]
         else:
             query = split_into_blocks(query, num_blocks, block_size, before).flatten(0, 1)
