@@ -18,18 +18,23 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
 
+from vtn_hf import VTNVideoProcessor
 from vtn_hf.video_decoding_vtn import DecodeLimits, VideoDecodeError, decode_video, iter_video_frames
+from vtn_hf.video_processing_vtn import EncodedVideo
 
 
 TIME_LIMIT_SEC = 20
 MEMORY_LIMIT_BYTES = 2**30
 LIMITS = DecodeLimits(max_pixels=2**22, max_duration_sec=3600, max_bytes=2**28, max_decode_sec=15)
+# Leaves out a part of each frame before it becomes RGB.
+PROCESSOR = VTNVideoProcessor(size={"height": 48, "width": 64}, crop_size=24, decode_limits=asdict(LIMITS))
 MAX_FILE_BYTES = 400_000
 # Formats that cannot tell that something was cut off at their end.
 OPEN_ENDED = (".ts", ".flv", ".h264", ".mpg", ".wmv")
@@ -147,6 +152,11 @@ def decode_damaged(name: str, mutation: str, data: bytes, intact: np.ndarray) ->
         try:
             frames, metadata = decode_video(data, sample, limits=LIMITS)
             assert len(frames) == len(metadata.frames_indices)
+        except VideoDecodeError:
+            pass
+        try:
+            video = EncodedVideo(data, sample)
+            assert len(PROCESSOR(video)["pixel_values"][0]) == len(video.metadata.frames_indices)
         except VideoDecodeError:
             pass
     try:
