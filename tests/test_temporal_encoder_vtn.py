@@ -13,6 +13,7 @@ from vtn_hf.temporal_encoder_vtn import VTNAttention, make_local_mask, split_int
 
 
 WIDTH = 16
+SMALL_SIZES = {"BLOCK_SIZE": 8, "MAX_FRAMES_IN_ONE_BLOCK": 8, "SLAB_SIZE": 9, "MIN_FRAMES_TO_RECOMPUTE": 9}
 
 
 def make_encoder(attention="sdpa"):
@@ -59,15 +60,17 @@ def test_mask_of_three_frames(attention_mask, expected):
     assert mask.int().tolist() == [expected]
 
 
+def test_mask_of_one_block():
+    mask = make_local_mask(3, 2, block_size=None, attention_mask=torch.tensor([[1, 1, 0]]), like=torch.empty(()))
+    assert mask.int().tolist() == [[[[1, 1, 1, 0], [1, 1, 1, 0], [1, 0, 1, 0]]]]
+
+
 @pytest.mark.parametrize("block_size", [1, 2, 3, 7, 64])
 @pytest.mark.parametrize("num_frames, window", [(1, 2), (5, 2), (9, 6), (10, 18), (130, 18)])
 def test_blocks_cover_every_pair_in_the_window_once(num_frames, window, block_size):
     mask = make_local_mask(num_frames, window, block_size, None, torch.empty(()))[0, :, :, 1:]
     blocks = split_into_blocks(
-        torch.arange(num_frames + 1)[None, :, None],
-        mask.shape[0],
-        block_size,
-        half_window=0 if len(mask) == 1 else window // 2,
+        torch.arange(num_frames + 1)[None, :, None], mask.shape[0], block_size, half_window=window // 2
     )
     numbers = blocks[0, :, 1:, 0] - 1
     pairs = [(block * block_size + query, numbers[block, key].item()) for block, query, key in mask.nonzero().tolist()]
@@ -105,7 +108,7 @@ def compute_gradients(encoder, features, mask):
 
 
 def cut_into_slabs(monkeypatch):
-    for name, value in {"SLAB_SIZE": 9, "BLOCK_SIZE": 8, "MIN_FRAMES_TO_RECOMPUTE": 9}.items():
+    for name, value in SMALL_SIZES.items():
         monkeypatch.setattr(temporal_encoder_vtn, name, value)
 
 
@@ -136,6 +139,14 @@ def test_slabs_draw_the_same_dropout_again(monkeypatch):
     monkeypatch.setattr(temporal_encoder_vtn, "recompute_if_long", lambda function, num_frames: function)
     for ours, theirs in zip(recomputed, compute_gradients(encoder, features, None), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_eager_attention_compiles():
+    encoder, _ = make_encoder("eager")
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True, dynamic=True)
+    for num_frames in (70, 16):
+        inputs = torch.randn(2, num_frames, WIDTH), torch.arange(num_frames)[None], make_mask(True)[:, :num_frames]
+        torch.testing.assert_close(compiled(*inputs), encoder(*inputs), atol=1e-5, rtol=1e-5)
 
 
 def test_one_compiled_graph_serves_all_lengths():
