@@ -1,5 +1,5 @@
 """
-The paper's ablations on videos that must be seen whole (`vtn_hf.data.event_videos`), as one grid that can be resumed.
+The paper's ablations on videos that must be seen whole (`drawn_videos.event_videos`), as one grid that can be resumed.
 
     make quickstart                 # trains the backbone, on short clips
     python examples/ablate.py       # computes features, trains whatever is not there yet, reports
@@ -33,9 +33,9 @@ from tqdm import tqdm
 from transformers import Trainer, TrainingArguments, default_data_collator, set_seed
 from transformers.modeling_utils import PreTrainedModel
 
+from drawn_videos.drawing import SPLITS, make_generator
+from drawn_videos.event_videos import CLASS_NAMES, draw_event_video
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.data.drawn_videos import SPLITS, make_generator
-from vtn_hf.data.event_videos import CLASS_NAMES, draw_event_video
 from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo, hash_weights, write_shard
 
 

@@ -1,5 +1,5 @@
 """
-Trains the backbone of the ablations on single frames of the same kind as in `vtn_hf.data.event_videos`.
+Trains the backbone of the ablations on single frames of the same kind as in `drawn_videos.event_videos`.
 
 What it learns to tell of a picture are the shape, the place and the size of the largest object: what there is to see
 in one frame of an event, and nothing of time.
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from tqdm import trange
 
+from drawn_videos.drawing import SHAPES, draw_canvas, paint, to_pictures
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.data.drawn_videos import SHAPES, draw_canvas, paint, to_pictures
 
 
 PICTURE_SIDE = 64

@@ -9,7 +9,7 @@ video, averaged, as in the paper's figure, and for each layer and head; `maps.pn
 attention rollout (https://arxiv.org/abs/2005.00928) for a backbone with a class token and by Grad-CAM
 (https://arxiv.org/abs/1610.02391) for a convolutional one; and `overlay.mp4`: all frames with their maps, and the
 attention below them. The second asks how much of the attention falls on the frames of the events in videos of
-`vtn_hf.data.event_videos`, and writes `event_attention.json`.
+`drawn_videos.event_videos`, and writes `event_attention.json`.
 """
 
 import argparse
@@ -28,10 +28,10 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402 - the backend comes first
 
+from drawn_videos.drawing import encode  # noqa: E402
+from drawn_videos.event_videos import read_schedule  # noqa: E402
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor  # noqa: E402
 from vtn_hf.backbone_vtn import has_class_token  # noqa: E402
-from vtn_hf.data.drawn_videos import encode  # noqa: E402
-from vtn_hf.data.event_videos import read_schedule  # noqa: E402
 from vtn_hf.inference.whole_video import VideoFeatures, to_scores  # noqa: E402
 
 

@@ -1,7 +1,7 @@
 """
 Makes videos, trains a Video Transformer Network on them from scratch and classifies videos with it: `make quickstart`.
 
-The ten classes of the videos come in pairs that are each other played backwards (`vtn_hf.data.motion_clips`), so the
+The ten classes of the videos come in pairs that are each other played backwards (`drawn_videos.motion_clips`), so the
 run also says what is left without time: the same model on shuffled frames, and the same backbone trained with the mean
 over frames instead of the temporal encoder. Leaves runs/quickstart/summary.json, the training curves as curves.png,
 and the model in runs/quickstart/model.
@@ -27,10 +27,10 @@ from tqdm import tqdm  # noqa: E402
 from train import make_model, parse_arguments, train  # noqa: E402
 from transformers import pipeline  # noqa: E402
 
+from drawn_videos.motion_clips import write_motion_clips  # noqa: E402
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor  # noqa: E402
 from vtn_hf.data.clips import ClipTransform, collate_videos  # noqa: E402
 from vtn_hf.data.kinetics import load_class_folders  # noqa: E402
-from vtn_hf.data.motion_clips import write_motion_clips  # noqa: E402
 from vtn_hf.training.report import plot_curves  # noqa: E402
 
 

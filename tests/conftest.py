@@ -1,11 +1,12 @@
 """
-What the tests share: where the reference material lies, and a torchvision that can be imported.
+What the tests share: the examples' modules, where the reference material lies, and a torchvision that can be imported.
 
-The second must happen before anything imports torchvision, so subprocesses that tests start import this module too.
+The last must happen before anything imports torchvision, so subprocesses that tests start import this module too.
 """
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import torch
 
 
 SHARED = Path(__file__).parents[2] / "shared"
+# At the end: the folder has a file that is named like the library `evaluate`.
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
 
 
 def declare_torchvision_operators():

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.data.motion_clips import CLASS_NAMES, write_motion_clips
 
 
 gradio = pytest.importorskip("gradio")

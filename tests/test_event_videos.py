@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from vtn_hf.data import event_videos
-from vtn_hf.data.event_videos import CLASS_NAMES, draw_event_video, read_schedule, write_event_videos
+from drawn_videos import event_videos
+from drawn_videos.event_videos import CLASS_NAMES, draw_event_video, read_schedule, write_event_videos
 
 
 @pytest.fixture(scope="module", params=list(CLASS_NAMES))

@@ -9,8 +9,8 @@ from example_runs import as_flags, launch
 from tiny_models import RESNET_VTN
 from transformers import pipeline
 
+from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
 from vtn_hf import VTNForVideoClassification
-from vtn_hf.data.motion_clips import CLASS_NAMES, write_motion_clips
 
 
 SETTINGS = example_runs.SETTINGS | {"max_steps": 2}

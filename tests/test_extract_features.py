@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, ViTImageProcessor, pipeline
 from video_files import write_shards
 
+from drawn_videos.motion_clips import write_motion_clips
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.feature_cache import CachedClips, read_shard_paths
-from vtn_hf.data.motion_clips import write_motion_clips
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import torch
 from datasets import ClassLabel, List, Video
 from video_files import write_shard
 
+from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
 from vtn_hf import VTNVideoProcessor
 from vtn_hf.data.clips import ClipTransform
 from vtn_hf.data.coverage import drop_missing
 from vtn_hf.data.kinetics import VIDEO_EXTENSIONS, load_class_folders, load_videos, read_kinetics_labels
-from vtn_hf.data.motion_clips import CLASS_NAMES, write_motion_clips
 
 
 LABEL_MAP = Path(__file__).parents[2] / "shared" / "kinetics" / "label_map_k400.txt"

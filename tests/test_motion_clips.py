@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from vtn_hf.data import drawn_videos, motion_clips
-from vtn_hf.data.motion_clips import CLASS_NAMES, TIME_REVERSED, draw_clip, write_motion_clips
+from drawn_videos import drawing, motion_clips
+from drawn_videos.motion_clips import CLASS_NAMES, TIME_REVERSED, draw_clip, write_motion_clips
 
 
 NUM_TRAIN, NUM_VAL, SEED = 23, 10, 5
@@ -143,8 +143,8 @@ def test_unknown_class_is_refused():
 
 def test_encoding_keeps_no_trace_of_the_direction(tmp_path):
     frames, frame_rate = draw("moving up", 3)
-    drawn_videos.encode(tmp_path / "up.mp4", frames, frame_rate)
-    drawn_videos.encode(tmp_path / "down.mp4", frames[::-1], frame_rate)
+    drawing.encode(tmp_path / "up.mp4", frames, frame_rate)
+    drawing.encode(tmp_path / "down.mp4", frames[::-1], frame_rate)
     np.testing.assert_array_equal(decode(tmp_path / "up.mp4"), decode(tmp_path / "down.mp4")[::-1])
 
 
@@ -204,7 +204,7 @@ def test_interrupted_run_is_finished(tmp_path, monkeypatch):
 
     expected = file_bytes(write_motion_clips(tmp_path / "whole", 12, 4, num_workers=1))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(drawn_videos, "tqdm", interrupt)
+        patch.setattr(drawing, "tqdm", interrupt)
         write_motion_clips(tmp_path / "cut", 12, 4, num_workers=1)
     (tmp_path / "cut" / "train" / "growing" / "train_000001.mp4").write_bytes(b"half a file")
     assert file_bytes(write_motion_clips(tmp_path / "cut", 12, 4, num_workers=1)) == expected

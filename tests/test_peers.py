@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
+from drawn_videos.event_videos import write_event_videos
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.data.event_videos import write_event_videos
 
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples/benchmarks"))

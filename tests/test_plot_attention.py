@@ -10,8 +10,8 @@ import torch
 from tiny_models import RESNET
 from video_files import write_video
 
+from drawn_videos.event_videos import write_event_videos
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.data.event_videos import write_event_videos
 
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))

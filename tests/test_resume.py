@@ -17,8 +17,8 @@ from tiny_models import RESNET_VTN
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from drawn_videos.motion_clips import write_motion_clips
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.data.motion_clips import write_motion_clips
 from vtn_hf.training.trainer import VTNTrainer
 
 

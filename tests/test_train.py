@@ -9,9 +9,9 @@ import pytest
 from example_runs import EXAMPLES, SETTINGS, as_flags, launch
 from video_files import write_shards
 
+from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
 from vtn_hf import VTNForVideoClassification
 from vtn_hf.data.coverage import NO_LABEL
-from vtn_hf.data.motion_clips import CLASS_NAMES, write_motion_clips
 from vtn_hf.data.scan import scan_videos
 
 

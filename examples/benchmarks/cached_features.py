@@ -29,10 +29,14 @@ from transformers import AutoConfig, AutoModel, ViTImageProcessor
 
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo, hash_weights, write_shard
-from vtn_hf.data.motion_clips import write_motion_clips
 
 
 EXAMPLES = Path(__file__).parent.parent
+sys.path.append(str(EXAMPLES))
+
+from drawn_videos.motion_clips import write_motion_clips  # noqa: E402 - lies in the folder above
+
+
 WORK = Path("runs/cached_features_benchmark")
 NUM_CLIPS, CLIP_FRAMES, NUM_CACHED_EPOCHS = 8, 16, 20
 NUM_VIDEOS, NUM_HELD_OUT, NUM_FRAMES, NUM_CLASSES = 1000, 100, 250, 10

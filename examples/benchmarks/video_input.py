@@ -279,7 +279,7 @@ def measure_waiting(clips: Dataset) -> float:
 
 def soak(num_clips: int) -> dict[int, float]:
     """MB of resident memory, by the number of clips loaded so far; tiny clips, made here."""
-    from vtn_hf.data.motion_clips import write_motion_clips
+    from drawn_videos.motion_clips import write_motion_clips
 
     def resident() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

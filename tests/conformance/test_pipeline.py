@@ -9,8 +9,8 @@ import shared_suites
 from huggingface_hub import VideoClassificationOutputElement
 from transformers import VideoClassificationPipeline
 
+from drawn_videos.motion_clips import write_motion_clips
 from vtn_hf import VTNForVideoClassification, VTNImageProcessor
-from vtn_hf.data.motion_clips import write_motion_clips
 
 
 TASK = "video-classification"

@@ -8,7 +8,7 @@ frame, nor all frames in unknown order, tells them apart. For `order`, a clip of
 most; what is left to it is a guess from where in the clip that shape is, as no clip reaches beyond its video. A folder
 is written by
 
-    python -m vtn_hf.data.event_videos moment ROOT --num_train 600 --num_val 200 --seed 0
+    PYTHONPATH=examples python -m drawn_videos.event_videos moment ROOT --num_train 600 --num_val 200 --seed 0
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .drawn_videos import SHAPES, draw_canvas, make_generator, paint, place, to_pictures, write_videos
+from .drawing import SHAPES, draw_canvas, make_generator, paint, place, to_pictures, write_videos
 
 
 # What stands between the two shapes in the name of a class.
@@ -74,7 +74,7 @@ def write_event_videos(
 ) -> Path:
     """
     Writes a folder of the videos of a task; the other arguments, result and errors are those of
-    [`vtn_hf.data.drawn_videos.write_videos`].
+    [`drawn_videos.drawing.write_videos`].
     """
     draw = partial(draw_event_video, task)
     return write_videos(root, draw, CLASS_NAMES[task], f"{task}_videos.json", num_train, num_val, seed, num_workers)

@@ -4,7 +4,7 @@ The ten classes come in five pairs, and one class of a pair is the other played 
 nor all its frames in unknown order can tell the two apart, so a model that ignores time gets at most half of the clips
 right. Mirroring swaps some classes as well: train without horizontal flips. The folder is written by
 
-    python -m vtn_hf.data.motion_clips ROOT --num_train 2000 --num_val 600 --seed 0
+    PYTHONPATH=examples python -m drawn_videos.motion_clips ROOT --num_train 2000 --num_val 600 --seed 0
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .drawn_videos import SHAPES, draw_canvas, paint, place, to_pictures, write_videos
+from .drawing import SHAPES, draw_canvas, paint, place, to_pictures, write_videos
 
 
 _FRAME_RATES = (10, 12, 15, 20, 24, 25, 30)
@@ -61,7 +61,7 @@ def draw_clip(class_name: str, rng: np.random.Generator) -> tuple[np.ndarray, in
 def write_motion_clips(
     root: str | os.PathLike, num_train: int, num_val: int, seed: int = 0, num_workers: int | None = None
 ) -> Path:
-    """Writes a folder of clips: arguments, result and errors as of [`vtn_hf.data.drawn_videos.write_videos`]."""
+    """Writes a folder of clips: arguments, result and errors as of [`drawn_videos.drawing.write_videos`]."""
     return write_videos(root, draw_clip, CLASS_NAMES, "motion_clips.json", num_train, num_val, seed, num_workers)
 
 

@@ -1,0 +1,1 @@
+"""Videos drawn by a program, on which the quickstart, the ablations and the tests train."""
