@@ -23,8 +23,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.inference.quantization import measure_quantization, quantize_backbone
 from vtn_hf.inference.whole_video import Segment, VideoClassification, classify_video
+from vtn_hf.optimization.quantization import measure_quantization, quantize_backbone
 from vtn_hf.video_decoding_vtn import iter_video_frames
 
 

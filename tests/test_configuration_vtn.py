@@ -44,7 +44,7 @@ def test_defaults_are_those_of_the_main_model():
         "classifier_hidden_size": 768,
         "classifier_dropout": 0.5,
         "num_frames": 250,
-        "frames_per_chunk": None,
+        "frames_per_chunk": "auto",
     }
     assert {name: getattr(config, name) for name in expected} == expected
     assert config.model_type == "vtn"
@@ -152,7 +152,8 @@ def test_one_window_per_layer():
         ({"hidden_size": 30}, r"`hidden_size` \(30\) must be a multiple of `num_attention_heads` \(4\)"),
         ({"position_overflow": "stop"}, "must be one of wrap, spread, got 'stop'"),
         ({"position_embedding_type": "rotary"}, "must be one of learned, sinusoidal, none, got 'rotary'"),
-        ({"frames_per_chunk": 0}, "`frames_per_chunk` must be at least 1 or None, got 0"),
+        ({"frames_per_chunk": 0}, '`frames_per_chunk` must be "auto", at least 1, or None, got 0'),
+        ({"frames_per_chunk": "all"}, "`frames_per_chunk` must be \"auto\", at least 1, or None, got 'all'"),
         ({"num_frames": 0}, "`num_frames` must be at least 1, got 0"),
         ({"hidden_size": 0}, "`hidden_size` must be at least 1, got 0"),
         ({"num_attention_heads": 0}, "`num_attention_heads` must be at least 1, got 0"),

@@ -414,6 +414,36 @@ def test_chunks_bound_the_frames_per_call_and_change_nothing():
     assert calls == [7, 3, 3, 1]
 
 
+@pytest.mark.parametrize("name, chunk", [("vit", 8), ("resnet", 4), ("convnext", 4)])
+def test_chunks_that_suit_the_backbone(name, chunk):
+    convolutional = {"resnet": {"embedding_size": 4}, "convnext": {"num_stages": 2}}
+    sizes = {"hidden_sizes": [4, 8], "depths": [1, 2]}
+    backbone = BACKBONE if name == "vit" else {"model_type": name, **sizes, **convolutional[name]}
+    model = make_model(attention={"": "sdpa"}, backbone_config=backbone)
+    calls = count_backbone_frames(model)
+    pixel_values = torch.rand(1, 9, 3, *([8, 8] if name == "vit" else [32, 32]))
+    with torch.no_grad():
+        model(pixel_values)
+    assert (model.vtn.frames_per_chunk, calls) == (chunk, [chunk] * (9 // chunk) + [1])
+    calls.clear()
+    model.train()(pixel_values)
+    assert calls == [9]
+    for setting in (3, None):
+        model.config.frames_per_chunk = setting
+        assert model.vtn.frames_per_chunk == setting
+    model.config.frames_per_chunk = "auto"
+    assert model.to("meta").vtn.frames_per_chunk == 64
+
+
+def test_checkpointing_without_a_number_of_frames_is_that_of_the_layers():
+    model = make_model(**NO_DROPOUT).train()
+    model.activation_checkpointing_enable({"use_reentrant": True})  # the other kind stops before the last module
+    calls, layer_calls = count_backbone_frames(model), []
+    model.vtn.backbone.layers[0].mlp.register_forward_hook(lambda module, args, output: layer_calls.append(1))
+    compute_gradients(model)
+    assert calls == [12] and len(layer_calls) == 2
+
+
 def test_without_recomputation_training_takes_all_frames_at_once():
     model = make_model(frames_per_chunk=3).train()
     calls = count_backbone_frames(model)

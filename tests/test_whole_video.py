@@ -10,8 +10,8 @@ import torch
 from video_files import write_video
 
 from vtn_hf import VideoDecodeError, VTNConfig, VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.inference.quantization import measure_quantization, quantize_backbone
 from vtn_hf.inference.whole_video import classify_video, encode_video, make_timeline
+from vtn_hf.optimization.quantization import measure_quantization, quantize_backbone
 
 
 BACKBONE = {

@@ -25,7 +25,7 @@ import torch
 from transformers import TorchAoConfig
 
 from vtn_hf import VTNConfig, VTNForVideoClassification
-from vtn_hf.inference.quantization import measure_quantization, quantize_backbone
+from vtn_hf.optimization.quantization import measure_quantization, quantize_backbone
 
 
 sys.path.append(str(Path(__file__).parents[1]))

@@ -25,8 +25,8 @@ import torch
 from original import OriginalVTN, add_round, make_vit_b_vtn, measure_memory_growth, measure_seconds
 
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.inference.quantization import quantize_backbone
 from vtn_hf.inference.whole_video import classify_video
+from vtn_hf.optimization.quantization import quantize_backbone
 from vtn_hf.video_decoding_vtn import iter_video_frames
 
 

@@ -19,6 +19,7 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from .configuration_vtn import VTNConfig
 from .image_processing_vtn import VTNImageProcessor
 from .modeling_vtn import VTNForVideoClassification, VTNModel
+from .optimization import optimize
 from .video_decoding_vtn import VideoDecodeError
 from .video_processing_vtn import VTNVideoProcessor
 
@@ -42,4 +43,5 @@ __all__ = [
     "VTNModel",
     "VTNVideoProcessor",
     "VideoDecodeError",
+    "optimize",
 ]

@@ -81,6 +81,25 @@ def load_backbone(backbone_name_or_path: str | os.PathLike) -> PreTrainedModel:
     return backbone
 
 
+def choose_frames_per_chunk(frames_per_chunk: int | str | None, backbone: PreTrainedModel) -> int | None:
+    """
+    Frames per call of the backbone at inference, for what [`VTNConfig`] allows: a number or `None`, all at once, as it
+    is; for `"auto"`, on a CPU 4 for convolutional networks and 8 for transformers, whose activations then stay in its
+    caches, and 64 on other devices.
+    """
+    if frames_per_chunk != "auto":
+        return frames_per_chunk
+    if next(backbone.parameters()).device.type != "cpu":
+        return 64
+    return 4 if is_convolutional(backbone) else 8
+
+
+def is_convolutional(backbone: PreTrainedModel) -> bool:
+    """Whether most of its layers convolve; a ConvNeXt has two linear layers for each convolution, a ViT 72 for one."""
+    num_convolutions = sum(isinstance(module, nn.Conv2d) for module in backbone.modules())
+    return 2 * num_convolutions >= sum(isinstance(module, nn.Linear) for module in backbone.modules())
+
+
 def encode_frames(
     backbone: PreTrainedModel,
     frames: torch.Tensor,

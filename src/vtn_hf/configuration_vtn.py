@@ -95,9 +95,11 @@ class VTNConfig(PreTrainedConfig):
             Dropout probability inside the classification head.
         num_frames (`int`, *optional*, defaults to 250):
             Frames taken from a video at inference: what `pipeline()` asks the processor for.
-        frames_per_chunk (`int`, *optional*):
-            Frames per call of the backbone, which bounds the memory at inference, and in training with activation
-            checkpointing, where each call is then computed again in the backward pass; `None` passes all at once.
+        frames_per_chunk (`int` or `str`, *optional*, defaults to `"auto"`):
+            Frames per call of the backbone, which bounds the memory: `"auto"` is what suits the backbone and its
+            device at inference (4 to 64) and all frames in training; a number holds at inference, and in training
+            with activation checkpointing, where each call is then computed again in the backward pass; `None` passes
+            all at once.
 
     Raises:
         ValueError: If fields contradict each other (a `StrictDataclassClassValidationError` that quotes them).
@@ -139,7 +141,7 @@ class VTNConfig(PreTrainedConfig):
     classifier_hidden_size: int | None = None
     classifier_dropout: float | int = 0.5
     num_frames: int = 250
-    frames_per_chunk: int | None = None
+    frames_per_chunk: int | str | None = "auto"
 
     def __post_init__(self, **kwargs):
         if self.backbone_config is None:
@@ -187,8 +189,9 @@ class VTNConfig(PreTrainedConfig):
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"`{field}` must be at least 1, got {getattr(self, field)}.")
-        if self.frames_per_chunk is not None and self.frames_per_chunk < 1:
-            raise ValueError(f"`frames_per_chunk` must be at least 1 or None, got {self.frames_per_chunk}.")
+        chunk = self.frames_per_chunk
+        if chunk not in (None, "auto") and (not isinstance(chunk, int) or chunk < 1):
+            raise ValueError(f'`frames_per_chunk` must be "auto", at least 1, or None, got {chunk!r}.')
         if self.hidden_size % self.num_attention_heads != 0:
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "

@@ -19,6 +19,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .backbone_vtn import (
+    choose_frames_per_chunk,
     encode_frames,
     has_attention_heads,
     load_backbone,
@@ -117,7 +118,7 @@ class VTNPreTrainedModel(PreTrainedModel):
 
     def _set_gradient_checkpointing(self, *args, **kwargs):
         super()._set_gradient_checkpointing(*args, **kwargs)
-        if self.config.frames_per_chunk is not None:
+        if isinstance(self.config.frames_per_chunk, int):
             # Chunks are computed again as a whole, so the layers inside of them need not be, a third time.
             for module in self.base_model.backbone.modules():
                 if hasattr(module, "gradient_checkpointing"):
@@ -196,12 +197,18 @@ class VTNModel(VTNPreTrainedModel):
             self.backbone.eval()
         return self
 
+    @property
+    def frames_per_chunk(self) -> int | None:
+        """Frames per call of the backbone at inference; `None` is all at once."""
+        return choose_frames_per_chunk(self.config.frames_per_chunk, self.backbone)
+
     def get_frame_features(
         self, pixel_values: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """
-        Runs the backbone on each frame, `config.frames_per_chunk` frames at a time: in eval mode, and in training mode
-        with activation checkpointing, which then computes each chunk again in the backward pass.
+        Runs the backbone on each frame, `frames_per_chunk` frames at a time: in eval mode, and, where the
+        configuration gives a number, in training mode with activation checkpointing, which then computes each chunk
+        again in the backward pass.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, frames, channels, height, width)`):
@@ -233,11 +240,14 @@ class VTNModel(VTNPreTrainedModel):
         # Which frames are padding is known at run time only, so a compiled or exported graph encodes them all.
         is_graph = attention_mask is None or torch.compiler.is_compiling()
         is_frame = None if is_graph else attention_mask.bool()
+        # In training a chunk is computed twice, which nobody pays for without having asked.
+        is_automatic = self.config.frames_per_chunk == "auto"
+        chunk_size = None if self.backbone.training and is_automatic else self.frames_per_chunk
         features = encode_frames(
             self.backbone,
             pixel_values.flatten(0, 1),
             None if is_frame is None else is_frame.flatten(),
-            chunk_size=self.config.frames_per_chunk,
+            chunk_size=chunk_size,
             recompute=self.gradient_checkpointing,
         )
         if is_frame is not None:

@@ -161,7 +161,7 @@ def encode_video(
     if repeat_threshold is not None and repeat_threshold < 0:
         raise ValueError(f"`repeat_threshold` must not be negative, got {repeat_threshold}.")
     frames, metadata = _open_frames(processor, video, num_frames, fps)
-    chunk_size = frames_per_chunk or model.config.frames_per_chunk or FRAMES_PER_CHUNK
+    chunk_size = frames_per_chunk or model.base_model.frames_per_chunk or FRAMES_PER_CHUNK
     features, places, chunk = [], [], []
     with (
         tqdm(unit="frame", disable=not progress) as bar,
