@@ -145,7 +145,7 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
 
 
 def remove_unfinished(path: str | Path):
-    """Removes what processes that were killed left of [`writing`] or [`writing_folder`] a path; nobody may be at it."""
+    """Removes what killed processes left of [`writing`] or [`writing_folder`] a path, which nobody may be writing."""
     target = Path(path).resolve()
     for unfinished in target.parent.glob(f"{glob.escape(_begin_name(target))}.*.part"):
         shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
