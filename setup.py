@@ -46,6 +46,7 @@ setup(
         "av>=18,<19",
         "safetensors",
         "huggingface-hub",
+        "filelock",
         # transformers' image and video processors exist only where PIL does.
         "pillow",
         "numpy",
