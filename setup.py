@@ -1,4 +1,4 @@
-"""Packaging. To release: set the version in src/vtn_hf/__init__.py, run `make quality test`, tag, upload."""
+"""Packaging. To release: set the version in configuration_vtn.py, run `make quality test`, tag, upload."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,8 @@ from setuptools import find_packages, setup
 
 
 root = Path(__file__).parent
-version = re.search(r'__version__ = "(.+)"', (root / "src/vtn_hf/__init__.py").read_text(encoding="utf-8")).group(1)
+code = (root / "src/vtn_hf/configuration_vtn.py").read_text(encoding="utf-8")
+version = re.search(r'__version__ = "(.+)"', code).group(1)
 
 extras = {
     # `AutoVideoProcessor` exists only where torchvision does, in the version made for the installed torch.

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, ResNetConfig, ViTConfig
+from transformers import AutoConfig, AutoModelForVideoClassification, ResNetConfig, ViTConfig
 
-from vtn_hf import VTNConfig
+import vtn_hf
+from vtn_hf import VTNConfig, VTNForVideoClassification
 from vtn_hf.configuration_vtn import get_backbone_feature_size
 
 
@@ -154,6 +156,26 @@ def test_one_window_per_layer():
         ({"position_embedding_type": "rotary"}, "must be one of learned, sinusoidal, none, got 'rotary'"),
         ({"frames_per_chunk": 0}, '`frames_per_chunk` must be "auto", at least 1, or None, got 0'),
         ({"frames_per_chunk": "all"}, "`frames_per_chunk` must be \"auto\", at least 1, or None, got 'all'"),
+        ({"frames_per_chunk": -1}, '`frames_per_chunk` must be "auto", at least 1, or None, got -1'),
+        ({"num_frames": -1}, "`num_frames` must be at least 1, got -1"),
+        ({"num_labels": 0}, "`num_labels` must be at least 1, got 0"),
+        ({"num_labels": -1}, "`num_labels` must be at least 1, got -1"),
+        ({"num_labels": 2.5}, "`num_labels` must be at least 1, got 2.5"),
+        ({"num_labels": True}, "`num_labels` must be at least 1, got True"),
+        ({"num_labels": "3"}, "`num_labels` must be at least 1, got '3'"),
+        ({"hidden_size": -24}, "`hidden_size` must be at least 1, got -24"),
+        ({"hidden_dropout_prob": 1.5}, "`hidden_dropout_prob` must be between 0 and 1, got 1.5"),
+        ({"attention_probs_dropout_prob": -1}, "`attention_probs_dropout_prob` must be between 0 and 1, got -1"),
+        ({"classifier_dropout": float("nan")}, "`classifier_dropout` must be between 0 and 1, got nan"),
+        ({"layer_norm_eps": -1e-5}, "`layer_norm_eps` must be at least 0, got -1e-05"),
+        ({"layer_norm_eps": float("nan")}, "`layer_norm_eps` must be at least 0, got nan"),
+        ({"initializer_range": float("inf")}, "`initializer_range` must be at least 0, got inf"),
+        ({"hidden_act": "gelo"}, "`hidden_act` must be one of gelu, .*, got 'gelo'"),
+        ({"problem_type": "classification"}, "`problem_type` must be one of .*, got 'classification'"),
+        ({"id2label": {}}, "`id2label` must be the names of the classes 0, 1, …, got {}"),
+        ({"id2label": {"1": "up", "2": "down"}}, "`id2label` must be the names of the classes 0, 1, …, got {1: 'up'"),
+        ({"id2label": {"up": 0, "down": 1}}, "`id2label` must be the names of the classes 0, 1, …, got {'up'"),
+        ({"id2label": ["up", "down"]}, "`id2label` must be the names of the classes 0, 1, …, got \\['up'"),
         ({"num_frames": 0}, "`num_frames` must be at least 1, got 0"),
         ({"hidden_size": 0}, "`hidden_size` must be at least 1, got 0"),
         ({"num_attention_heads": 0}, "`num_attention_heads` must be at least 1, got 0"),
@@ -176,7 +198,11 @@ def test_contradictions_are_refused_with_the_numbers(fields, message):
     [
         {"attention_window": "18"},
         {"attention_window": 4.0},
+        {"attention_window": [2, True, 4]},
         {"num_frames": 2.5},
+        {"num_frames": True},
+        {"hidden_size": True},
+        {"hidden_dropout_prob": "0.1"},
         {"position_embedding_type": None},
         {"backbone_config": "google/vit-base-patch16-224"},
     ],
@@ -185,3 +211,121 @@ def test_contradictions_are_refused_with_the_numbers(fields, message):
 def test_wrong_types_are_refused_with_the_field(fields):
     with pytest.raises(StrictDataclassError, match=f"field '{next(iter(fields))}'"):
         make_config(**fields)
+
+
+@pytest.mark.parametrize(
+    "width, num_heads",
+    [(768, 12), (384, 12), (192, 12), (1152, 12), (1024, 16), (1280, 20), (2048, 32), (1408, 22), (320, 5)]
+    # 64 does not divide these: heads of 40, 50, 40 features, and one where there are fewer than 64 in all.
+    + [(1000, 25), (100, 2), (40, 1), (16, 1)],
+)
+def test_number_of_heads_suits_the_width(width, num_heads, tmp_path):
+    VTNConfig(hidden_size=width).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["num_attention_heads"] == num_heads
+    assert VTNConfig.from_pretrained(tmp_path).num_attention_heads == num_heads
+    assert VTNConfig(hidden_size=width, num_attention_heads=1).num_attention_heads == 1
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("num_atention_heads", "did you mean num_attention_heads"),
+        ("hiddensize", "did you mean hidden_size"),
+        ("n_frames", "did you mean num_frames"),
+        ("attention_windows", "did you mean attention_window"),
+        ("num_label", "did you mean num_labels"),
+        ("id2labels", "did you mean id2label"),
+        ("banana", "its fields are backbone_config, hidden_size, .*, problem_type"),
+    ],
+)
+def test_unknown_fields_are_refused_with_the_closest(name, hint):
+    with pytest.raises(ValueError, match=f"VTNConfig has no field '{name}'; {hint}"):
+        make_config(**{name: 6})
+
+
+def test_a_misspelt_override_is_refused(tmp_path):
+    model = VTNForVideoClassification(make_config())
+    model.save_pretrained(tmp_path)
+    mistake = {"num_atention_heads": 6}
+    message = "no field 'num_atention_heads'; did you mean num_attention_heads"
+    for load in (
+        VTNConfig.from_pretrained,
+        AutoConfig.from_pretrained,
+        VTNForVideoClassification.from_pretrained,
+        AutoModelForVideoClassification.from_pretrained,
+        VTNForVideoClassification.from_backbone_pretrained,
+    ):
+        model.vtn.backbone.save_pretrained(tmp_path / "backbone")
+        path = tmp_path / "backbone" if load.__name__ == "from_backbone_pretrained" else tmp_path
+        with pytest.raises(ValueError, match=message):
+            load(path, **mistake)
+    with pytest.raises(ValueError, match="`num_frames` must be at least 1, got -1"):
+        AutoModelForVideoClassification.from_pretrained(tmp_path, num_frames=-1)
+    with pytest.raises(StrictDataclassError, match="must be a multiple of `num_attention_heads`"):
+        VTNConfig.from_pretrained(tmp_path, num_attention_heads=5)
+    # What `from_pretrained` of a model takes is none of the configuration's fields.
+    _, unused = VTNConfig.from_pretrained(tmp_path, ignore_mismatched_sizes=True, return_unused_kwargs=True)
+    assert unused == {"ignore_mismatched_sizes": True}
+
+
+TRANSFORMERS_FIELDS = {
+    "attn_implementation": "eager",
+    "torch_dtype": "float16",
+    "quantization_config": {"quant_method": "torchao"},
+    "task_specific_params": {"video": {"num_beams": 2}},
+    "auto_map": {"AutoConfig": "configuration_vtn.VTNConfig"},
+    "architectures": ["VTNModel"],
+    "name_or_path": "me/vtn",
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS_FIELDS)
+def test_fields_of_transformers_are_accepted(name):
+    config = make_config(**{name: TRANSFORMERS_FIELDS[name]})
+    if name != "attn_implementation":
+        assert str(getattr(config, name)).removeprefix("torch.") == str(TRANSFORMERS_FIELDS[name])
+
+
+def test_a_file_of_another_release_is_read(tmp_path, caplog):
+    """What is unknown in it is kept; what looks like a mistake is told, for files are written by hand, too."""
+    make_config().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    # Of a trainer, of older and of later releases of transformers.
+    others = {"my_run": "a", "pruned_heads": {}, "tie_word_embeddings": True, "is_causal": [1]}
+    path.write_text(json.dumps(stored | others))
+    transformers.logging.enable_propagation()
+    try:
+        with caplog.at_level("WARNING"):
+            config = VTNConfig.from_pretrained(tmp_path)
+            assert VTNConfig(**config.to_dict()).my_run == "a"
+        assert caplog.messages == []
+        config.save_pretrained(tmp_path)
+        assert json.loads(path.read_text()) == stored | others
+        path.write_text(json.dumps(stored | {"num_atention_heads": 6}))
+        with caplog.at_level("WARNING"):
+            assert VTNConfig.from_pretrained(tmp_path).num_attention_heads == 4
+        assert caplog.messages == ["VTNConfig has no field 'num_atention_heads'; did you mean num_attention_heads?"]
+    finally:
+        transformers.logging.disable_propagation()
+
+
+def test_a_handwritten_file_with_a_mistake_is_refused(tmp_path):
+    (tmp_path / "vtn.json").write_text('{"model_type": "vtn", "num_atention_heads": 6}')
+    with pytest.raises(ValueError, match="did you mean num_attention_heads"):
+        VTNConfig.from_pretrained(tmp_path / "vtn.json")
+
+
+def test_class_indices_are_integers_however_they_are_given(tmp_path):
+    names = {"0": "up", "1": "down", "2": "still"}
+    config = make_config(id2label=names)
+    assert config.id2label == {0: "up", 1: "down", 2: "still"}
+    make_config().save_pretrained(tmp_path)
+    assert VTNConfig.from_pretrained(tmp_path, id2label=names).id2label == config.id2label
+    config.id2label = names
+    assert config.id2label == {0: "up", 1: "down", 2: "still"}
+
+
+def test_the_version_that_wrote_it_stands_in_the_file(tmp_path):
+    make_config(vtn_hf_version="0.0.1").save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["vtn_hf_version"] == vtn_hf.__version__

@@ -17,14 +17,13 @@ from transformers import (
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from .configuration_vtn import VTNConfig
+from .configuration_vtn import __version__ as __version__
 from .image_processing_vtn import VTNImageProcessor
 from .modeling_vtn import VTNForVideoClassification, VTNModel
 from .optimization import optimize
 from .video_decoding_vtn import VideoDecodeError
 from .video_processing_vtn import VTNVideoProcessor
 
-
-__version__ = "0.1.0"
 
 AutoConfig.register("vtn", VTNConfig)
 AutoModel.register(VTNConfig, VTNModel)

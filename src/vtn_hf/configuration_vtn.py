@@ -1,15 +1,32 @@
 """The configuration of a Video Transformer Network: fields, defaults and the rules that tie them together."""
 
+import difflib
 import importlib
 import os
+from dataclasses import fields
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
 
 
-POSITION_EMBEDDING_TYPES = ("learned", "sinusoidal", "none")
-POSITION_OVERFLOWS = ("wrap", "spread")
+# Travels with every checkpoint, and stands in its config.json as `vtn_hf_version`.
+__version__ = "0.1.0"
+
+logger = logging.get_logger(__name__)
+
+_CHOICES = {
+    "position_embedding_type": ("learned", "sinusoidal", "none"),
+    "position_overflow": ("wrap", "spread"),
+    "hidden_act": tuple(ACT2FN),
+    "problem_type": ("single_label_classification", "multi_label_classification", "regression"),
+}
+# What transformers takes beside the attributes of `PreTrainedConfig`.
+_TRANSFORMERS_FIELDS = {"attn_implementation", "experts_implementation", "auto_map", "quantization_config"}
+_TRANSFORMERS_FIELDS |= {"custom_pipelines", "task_specific_params", "per_layer_config"}
 
 # Where most vision configs keep the width of their pooled output. The order matters: MobileViT has `hidden_sizes` too,
 # but pools after its neck.
@@ -49,6 +66,43 @@ def get_backbone_feature_size(backbone_config: PreTrainedConfig) -> int:
     return measure_feature_size(backbone_config)
 
 
+def choose_num_attention_heads(hidden_size: int) -> int:
+    """
+    Returns how many attention heads a temporal encoder of this width has if none are asked for: the 12 of the paper
+    where they divide it, else one per 64 features, else as many as leave at least 32 features to each.
+    """
+    if hidden_size % 12 == 0:
+        return 12
+    if hidden_size % 64 == 0:
+        return hidden_size // 64
+    return max((number for number in range(1, hidden_size // 32 + 1) if hidden_size % number == 0), default=1)
+
+
+def _check_value(name: str, value: Any):
+    """Raises ValueError if a field may not have this value, whose type is checked already."""
+    if name in ("backbone_config", "label2id", "vtn_hf_version"):
+        return
+    if name in _CHOICES:
+        is_right, rule = value in _CHOICES[name], f"one of {', '.join(_CHOICES[name])}"
+    elif name == "id2label":
+        is_right = isinstance(value, dict) and len(value) > 0 and sorted(value) == list(range(len(value)))
+        rule = "the names of the classes 0, 1, …"
+    elif name == "attention_window":
+        windows = [value] if isinstance(value, int) else value
+        is_right, rule = all(window > 0 and window % 2 == 0 for window in windows), "even and positive"
+    elif name == "frames_per_chunk":
+        is_right, rule = value == "auto" or (isinstance(value, int) and value > 0), '"auto", at least 1, or None'
+    elif "dropout" in name:
+        is_right, rule = 0 <= value <= 1, "between 0 and 1"
+    elif name in ("layer_norm_eps", "initializer_range"):
+        is_right, rule = 0 <= value < float("inf"), "at least 0"
+    else:
+        least = 3 if name == "max_position_embeddings" else 1
+        is_right, rule = type(value) is int and value >= least, f"at least {least}"
+    if not is_right:
+        raise ValueError(f"`{name}` must be {rule}, got {value!r}.")
+
+
 @strict
 class VTNConfig(PreTrainedConfig):
     r"""
@@ -64,8 +118,9 @@ class VTNConfig(PreTrainedConfig):
             projection joins them.
         num_hidden_layers (`int`, *optional*, defaults to 3):
             Number of layers of the temporal encoder.
-        num_attention_heads (`int`, *optional*, defaults to 12):
-            Number of attention heads in each layer; must divide `hidden_size`.
+        num_attention_heads (`int`, *optional*):
+            Number of attention heads in each layer; must divide `hidden_size`. Defaults to the 12 of the paper where
+            they divide it, else to one per 64 features, else to as many as leave at least 32 features to each.
         intermediate_size (`int`, *optional*, defaults to 3072):
             Width of the feed-forward network in each layer.
         attention_window (`int` or `list[int]`, *optional*, defaults to 18):
@@ -102,17 +157,18 @@ class VTNConfig(PreTrainedConfig):
             all at once.
 
     Raises:
-        ValueError: If fields contradict each other (a `StrictDataclassClassValidationError` that quotes them).
+        ValueError: If there is no such field, with the closest one.
+        StrictDataclassError: If a field has the wrong type or is out of bounds, or fields contradict each other.
 
     Example:
 
     ```python
     >>> from vtn_hf import VTNConfig, VTNModel
 
-    >>> backbone = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 16, 24]}
-    >>> config = VTNConfig(backbone_config=backbone, num_attention_heads=4, intermediate_size=48)
-    >>> config.hidden_size
-    24
+    >>> backbone = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 16, 128]}
+    >>> config = VTNConfig(backbone_config=backbone, intermediate_size=48)
+    >>> config.hidden_size, config.num_attention_heads
+    (128, 2)
     >>> model = VTNModel(config)
     >>> len(model.temporal_encoder.layers)
     3
@@ -127,7 +183,7 @@ class VTNConfig(PreTrainedConfig):
     backbone_config: dict | PreTrainedConfig | None = None
     hidden_size: int | None = None
     num_hidden_layers: int = 3
-    num_attention_heads: int = 12
+    num_attention_heads: int | None = None
     intermediate_size: int = 3072
     attention_window: int | list[int] | tuple[int, ...] = 18
     max_position_embeddings: int = 288
@@ -142,8 +198,16 @@ class VTNConfig(PreTrainedConfig):
     classifier_dropout: float | int = 0.5
     num_frames: int = 250
     frames_per_chunk: int | str | None = "auto"
+    vtn_hf_version: str = __version__
 
     def __post_init__(self, **kwargs):
+        # What a file holds may come from another release.
+        is_stored = self.transformers_version is not None
+        for name in kwargs:
+            if mistake := self._find_mistake(name, cutoff=0.8 if is_stored else 0.0):
+                if not is_stored:
+                    raise ValueError(mistake)
+                logger.warning(mistake)
         if self.backbone_config is None:
             # ViT-B/16 as timm, and so the original, builds it: its layer norms have epsilon 1e-6.
             self.backbone_config = AutoConfig.for_model("vit", layer_norm_eps=1e-6)
@@ -155,12 +219,50 @@ class VTNConfig(PreTrainedConfig):
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         if self.hidden_size is None:
             self.hidden_size = get_backbone_feature_size(self.backbone_config)
+        if self.num_attention_heads is None:
+            self.num_attention_heads = choose_num_attention_heads(self.hidden_size)
         if self.classifier_hidden_size is None:
             self.classifier_hidden_size = self.hidden_size
         super().__post_init__(**kwargs)
 
+    def __setattr__(self, name: str, value: Any):
+        if name == "id2label" and isinstance(value, dict):
+            value = {int(label) if str(label).isdecimal() else label: text for label, text in value.items()}
+        if value is not None and name in self._list_fields():
+            _check_value(name, value)
+        super().__setattr__(name, value)
+
+    @classmethod
+    def _list_fields(cls) -> list[str]:
+        """The fields that are not the same in every model."""
+        own = [field.name for field in fields(cls) if not hasattr(PreTrainedConfig, field.name)]
+        return [*own, "num_labels", "id2label", "label2id", "problem_type"]
+
+    @classmethod
+    def _find_mistake(cls, name: str, cutoff: float) -> str | None:
+        """What is wrong with the name of a field: if it is unknown, and a known one is as similar as `cutoff`."""
+        is_of_transformers = name in _TRANSFORMERS_FIELDS or name.startswith("_") or hasattr(PreTrainedConfig, name)
+        names = cls._list_fields()
+        if name in names or is_of_transformers or not difflib.get_close_matches(name, names, cutoff=cutoff):
+            return None
+        close = difflib.get_close_matches(name, names)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"its fields are {', '.join(names)}."
+        return f"{cls.__name__} has no field {name!r}; {hint}"
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers, but overrides are checked: their names, their values, and how these go together."""
+        is_tuple = kwargs.pop("return_unused_kwargs", False)
+        for name in kwargs:  # those of `from_pretrained` are among them, which are none of the configuration's
+            if mistake := cls._find_mistake(name, cutoff=0.8):
+                raise ValueError(mistake)
+        config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
+        config.validate()
+        return (config, unused) if is_tuple else config
+
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """As in transformers, with the code that the Auto classes need where this package is not installed."""
+        self.vtn_hf_version = __version__  # of the code that goes with it
         # transformers itself names the class that is saved only, so that another `AutoModel…` would not find its own.
         self.auto_map = {
             "AutoConfig": "configuration_vtn.VTNConfig",
@@ -179,19 +281,6 @@ class VTNConfig(PreTrainedConfig):
     def validate_architecture(self):
         """Part of `@strict`-powered validation. Checks the rules that tie fields together."""
         super().validate_architecture()
-        for field in (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "classifier_hidden_size",
-            "num_frames",
-        ):
-            if getattr(self, field) < 1:
-                raise ValueError(f"`{field}` must be at least 1, got {getattr(self, field)}.")
-        chunk = self.frames_per_chunk
-        if chunk not in (None, "auto") and (not isinstance(chunk, int) or chunk < 1):
-            raise ValueError(f'`frames_per_chunk` must be "auto", at least 1, or None, got {chunk!r}.')
         if self.hidden_size % self.num_attention_heads != 0:
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
@@ -200,20 +289,6 @@ class VTNConfig(PreTrainedConfig):
         if len(self.attention_windows) != self.num_hidden_layers:
             raise ValueError(
                 f"`attention_window` has {len(self.attention_windows)} entries for {self.num_hidden_layers} layers."
-            )
-        for window in self.attention_windows:
-            if window < 2 or window % 2 != 0:
-                raise ValueError(f"`attention_window` must be even and positive, got {self.attention_window}.")
-        if self.max_position_embeddings < 3:
-            raise ValueError(f"`max_position_embeddings` must be at least 3, got {self.max_position_embeddings}.")
-        if self.position_embedding_type not in POSITION_EMBEDDING_TYPES:
-            raise ValueError(
-                f"`position_embedding_type` must be one of {', '.join(POSITION_EMBEDDING_TYPES)}, "
-                f"got {self.position_embedding_type!r}."
-            )
-        if self.position_overflow not in POSITION_OVERFLOWS:
-            raise ValueError(
-                f"`position_overflow` must be one of {', '.join(POSITION_OVERFLOWS)}, got {self.position_overflow!r}."
             )
 
 

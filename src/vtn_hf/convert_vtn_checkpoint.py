@@ -159,7 +159,7 @@ def convert_config(
         )
     except KeyError as error:
         raise ConversionError(f"This is not a VTN checkpoint: it lacks {error}.") from error
-    except StrictDataclassError as error:
+    except (StrictDataclassError, ValueError) as error:
         raise ConversionError(f"Its cfg and its weights are not those of one VTN: {error}") from error
 
 
