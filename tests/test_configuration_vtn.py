@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForVideoClassification, ResNetConf
 
 import vtn_hf
 from vtn_hf import VTNConfig, VTNForVideoClassification
-from vtn_hf.configuration_vtn import get_backbone_feature_size
+from vtn_hf.backbone_vtn import get_backbone_feature_size
 
 
 TINY_VIT = {

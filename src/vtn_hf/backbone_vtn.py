@@ -1,5 +1,6 @@
 """The 2D backbone: any vision model of transformers, made to give one vector per frame."""
 
+import importlib
 import os
 from collections.abc import Sequence
 
@@ -17,6 +18,10 @@ from .onednn_vtn import through_onednn
 
 
 _CLASS_TOKEN_NAMES = ("cls_token", "class_token", "class_embedding")
+
+# Where most vision configs keep the width of their pooled output. The order matters: MobileViT has `hidden_sizes` too,
+# but pools after its neck.
+_FEATURE_SIZE_FIELDS = ("neck_hidden_sizes", "hidden_size", "hidden_sizes", "hidden_dim", "num_features")
 
 
 def make_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
@@ -48,6 +53,35 @@ def make_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
             f"{type(backbone).__name__} is no backbone: it has a decoder, whose queries are not features of the frame."
         )
     return backbone
+
+
+def get_backbone_feature_size(backbone_config: PreTrainedConfig) -> int:
+    """
+    Returns the width of the one vector that a backbone gives per frame.
+
+    Args:
+        backbone_config (`PreTrainedConfig`):
+            The configuration of a vision model that `AutoModel` can build.
+
+    Returns:
+        `int`: The number of features per frame.
+
+    Raises:
+        ValueError: If that model does not turn an image into a feature vector.
+    """
+    if backbone_config.model_type == "timm_wrapper":
+        # An import statement would make timm a requirement of every published checkpoint.
+        timm = importlib.import_module("timm")
+        model_args = backbone_config.model_args or {}
+        # On the meta device, which takes no time. Where a layer follows the pooling, `num_features` is its input.
+        with torch.device("meta"):
+            return timm.create_model(backbone_config.architecture, pretrained=False, **model_args).head_hidden_size
+    for field in _FEATURE_SIZE_FIELDS:
+        size = getattr(backbone_config, field, None)
+        if size is not None:
+            return size if isinstance(size, int) else size[-1]
+    # Where no field tells (MobileNet, MobileViTV2, SwiftFormer), building the model does.
+    return measure_feature_size(backbone_config)
 
 
 @torch.no_grad()

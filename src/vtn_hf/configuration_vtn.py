@@ -1,7 +1,6 @@
 """The configuration of a Video Transformer Network: fields, defaults and the rules that tie them together."""
 
 import difflib
-import importlib
 import os
 from dataclasses import fields
 from typing import Any
@@ -27,43 +26,6 @@ _CHOICES = {
 # What transformers takes beside the attributes of `PreTrainedConfig`.
 _TRANSFORMERS_FIELDS = {"attn_implementation", "experts_implementation", "auto_map", "quantization_config"}
 _TRANSFORMERS_FIELDS |= {"custom_pipelines", "task_specific_params", "per_layer_config"}
-
-# Where most vision configs keep the width of their pooled output. The order matters: MobileViT has `hidden_sizes` too,
-# but pools after its neck.
-_FEATURE_SIZE_FIELDS = ("neck_hidden_sizes", "hidden_size", "hidden_sizes", "hidden_dim", "num_features")
-
-
-def get_backbone_feature_size(backbone_config: PreTrainedConfig) -> int:
-    """
-    Returns the width of the one vector that a backbone gives per frame.
-
-    Args:
-        backbone_config (`PreTrainedConfig`):
-            The configuration of a vision model that `AutoModel` can build.
-
-    Returns:
-        `int`: The number of features per frame.
-
-    Raises:
-        ValueError: If that model does not turn an image into a feature vector.
-    """
-    if backbone_config.model_type == "timm_wrapper":
-        import torch
-
-        # An import statement would make timm a requirement of every published checkpoint.
-        timm = importlib.import_module("timm")
-        model_args = backbone_config.model_args or {}
-        # On the meta device, which takes no time. Where a layer follows the pooling, `num_features` is its input.
-        with torch.device("meta"):
-            return timm.create_model(backbone_config.architecture, pretrained=False, **model_args).head_hidden_size
-    for field in _FEATURE_SIZE_FIELDS:
-        size = getattr(backbone_config, field, None)
-        if size is not None:
-            return size if isinstance(size, int) else size[-1]
-    # Where no field tells (MobileNet, MobileViTV2, SwiftFormer), building the model does.
-    from .backbone_vtn import measure_feature_size
-
-    return measure_feature_size(backbone_config)
 
 
 def choose_num_attention_heads(hidden_size: int) -> int:
@@ -218,6 +180,8 @@ class VTNConfig(PreTrainedConfig):
                 )
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         if self.hidden_size is None:
+            from .backbone_vtn import get_backbone_feature_size
+
             self.hidden_size = get_backbone_feature_size(self.backbone_config)
         if self.num_attention_heads is None:
             self.num_attention_heads = choose_num_attention_heads(self.hidden_size)

@@ -21,12 +21,13 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .backbone_vtn import (
     choose_frames_per_chunk,
     encode_frames,
+    get_backbone_feature_size,
     has_attention_heads,
     load_backbone,
     load_backbone_config,
     make_backbone,
 )
-from .configuration_vtn import VTNConfig, get_backbone_feature_size
+from .configuration_vtn import VTNConfig
 from .model_card_vtn import make_model_card, replace_generic_card
 from .temporal_encoder_vtn import VTNAttention, VTNEmbeddings, VTNLayer, VTNTemporalEncoder
 
