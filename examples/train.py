@@ -34,6 +34,7 @@ from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo
 from vtn_hf.data.kinetics import load_videos, read_kinetics_labels
 from vtn_hf.data.scan import drop_bad_videos
 from vtn_hf.training.arguments import VTNTrainingArguments
+from vtn_hf.training.checkpoints import load_to_fine_tune
 from vtn_hf.training.metrics import compute_average_precision, compute_top_accuracy, keep_top_classes
 from vtn_hf.training.report import write_report
 from vtn_hf.training.trainer import SetEpoch, VTNTrainer
@@ -166,9 +167,7 @@ def make_model(model_args: ModelArguments, data_args: DataArguments, labels: lis
         "label2id": {label: index for index, label in enumerate(labels)},
     }
     if model_args.model_name_or_path is not None:
-        return VTNForVideoClassification.from_pretrained(
-            model_args.model_name_or_path, ignore_mismatched_sizes=True, **fields
-        )
+        return load_to_fine_tune(model_args.model_name_or_path, **fields)
     if model_args.backbone_name_or_path is not None:
         return VTNForVideoClassification.from_backbone_pretrained(model_args.backbone_name_or_path, **fields)
     if model_args.model_config is None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from gradient_run import PROBLEM_TYPES, TRAINERS, measure
 from torch import nn
 from transformers import TrainingArguments
 
@@ -53,9 +54,15 @@ def make_model(backbone, num_labels=3, **kwargs):
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-1.0, 3.0, 1.0]])
 
 
+def make_loss(problem_type, label_smoothing=0.0):
+    return VideoClassificationLoss(
+        VTNConfig(backbone_config=VIT, num_attention_heads=2, num_labels=3, problem_type=problem_type), label_smoothing
+    )
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_of_classes(smoothing):
-    loss = VideoClassificationLoss(multi_label=False, label_smoothing=smoothing)
+    loss = make_loss("single_label_classification", smoothing)
     labels = torch.tensor([0, 2, 1])
     expected = nn.functional.cross_entropy(LOGITS, labels, label_smoothing=smoothing)
     torch.testing.assert_close(loss({"logits": LOGITS}, labels), expected)
@@ -66,20 +73,29 @@ def test_loss_of_classes(smoothing):
     torch.testing.assert_close(loss({"logits": LOGITS}, torch.eye(3)[labels], 18), expected / 2)
 
 
-def test_loss_of_several_labels():
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_of_several_labels(smoothing):
     labels = torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 1]])
-    loss = VideoClassificationLoss(multi_label=True)
-    expected = nn.functional.binary_cross_entropy_with_logits(LOGITS, labels)
+    loss = make_loss("multi_label_classification", smoothing)
+    targets = labels * (1 - smoothing) + smoothing / 2
+    expected = nn.functional.binary_cross_entropy_with_logits(LOGITS, targets)
     torch.testing.assert_close(loss({"logits": LOGITS}, labels), expected)
     torch.testing.assert_close(loss({"logits": LOGITS}, labels, 18), expected / 2)
 
 
-@pytest.mark.parametrize("multi_label", [False, True])
-@pytest.mark.parametrize("as_vectors", [False, True])
-def test_videos_without_label_take_no_part(multi_label, as_vectors):
-    if multi_label and not as_vectors:
-        pytest.skip("several labels are always vectors")
-    loss = VideoClassificationLoss(multi_label)
+def test_loss_of_targets():
+    labels = torch.randn(3, 3)
+    expected = nn.functional.mse_loss(LOGITS, labels)
+    torch.testing.assert_close(make_loss("regression")({"logits": LOGITS}, labels), expected)
+    torch.testing.assert_close(make_loss("regression", 0.1)({"logits": LOGITS}, labels, 18), expected / 2)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "as_vectors"),
+    [("single_label_classification", False), *((problem_type, True) for problem_type in PROBLEM_TYPES[:3])],
+)
+def test_videos_without_label_take_no_part(problem_type, as_vectors):
+    loss = make_loss(problem_type)
     labels = torch.eye(3)[[0, 2]] if as_vectors else torch.tensor([0, 2])
     nothing = torch.full_like(labels[:1], -100)
     expected = loss({"logits": LOGITS[:2]}, labels)
@@ -91,6 +107,28 @@ def test_videos_without_label_take_no_part(multi_label, as_vectors):
         total.backward()
         assert total == 0
         assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_labels_that_are_not_known_take_no_part():
+    """Of several labels per video, some."""
+    labels = torch.tensor([[1.0, -100, 1], [0, 0, -100], [1, 1, 1]])
+    is_known = labels != -100
+    expected = nn.functional.binary_cross_entropy_with_logits(LOGITS[is_known], labels[is_known])
+    loss = make_loss("multi_label_classification")
+    torch.testing.assert_close(loss({"logits": LOGITS}, labels), expected)
+    torch.testing.assert_close(loss({"logits": LOGITS}, labels, is_known.sum()), expected)
+
+
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
+@pytest.mark.parametrize("trainer_class", TRAINERS)
+def test_eight_videos_give_one_gradient_however_they_are_cut(trainer_class, problem_type):
+    """For several processes, see test_training_distributed.py."""
+    loss, gradient = measure(trainer_class, problem_type, num_batches=1)
+    assert max(map(abs, gradient)) > 1e-3
+    for num_batches in (2, 4):
+        other_loss, other_gradient = measure(trainer_class, problem_type, num_batches)
+        assert other_loss == pytest.approx(loss, rel=1e-5)
+        np.testing.assert_allclose(other_gradient, gradient, rtol=1e-4, atol=1e-7)
 
 
 def test_decay_of_the_original():

@@ -13,38 +13,42 @@ import pytest
 import torch
 from example_runs import EXAMPLES, ROOT, SETTINGS, as_flags, make_launcher
 from safetensors.torch import load_file
-from tiny_models import RESNET_VTN
+from tiny_models import make_vit_vtn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from drawn_videos.motion_clips import write_motion_clips
-from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.training.trainer import VTNTrainer
 
 
 class Clips(torch.utils.data.Dataset):
-    """Features of clips, without videos; dropout makes the training random."""
+    """Pixels of clips, without videos; dropout makes the training random."""
 
     def __len__(self) -> int:
         return 8
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(index)
-        return {"inputs_embeds": torch.randn(4, 8, generator=generator), "labels": torch.tensor(index % 2)}
+        return {"pixel_values": torch.randn(4, 3, 16, 16, generator=generator), "labels": torch.tensor(index % 2)}
 
 
-def make_trainer(output_dir: Path, compute_metrics=None, **arguments) -> VTNTrainer:
-    torch.manual_seed(0)
+def make_trainer(output_dir: Path, compute_metrics=None, seed: int = 0, **arguments) -> VTNTrainer:
+    """With a ViT, whose weights have other names in files; `seed` is that of its first weights."""
     settings = {"per_device_train_batch_size": 2, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 1}
     settings |= {"logging_steps": 1, "disable_tqdm": True, "use_cpu": True, "learning_rate": 1e-2} | arguments
     return VTNTrainer(
-        model=VTNForVideoClassification(VTNConfig(**RESNET_VTN, num_labels=2)),
+        model=make_vit_vtn(seed, num_labels=2),
         args=TrainingArguments(str(output_dir), **settings),
         train_dataset=Clips(),
         eval_dataset=Clips(),
         processing_class=VTNVideoProcessor(),
         compute_metrics=compute_metrics,
     )
+
+
+def read_module_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return VTNForVideoClassification.from_pretrained(folder).state_dict()
 
 
 def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]):
@@ -56,7 +60,7 @@ def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.
 def test_any_checkpoint_leads_to_the_same_weights(tmp_path: Path, step: int):
     whole = make_trainer(tmp_path / "run")
     whole.train()
-    resumed = make_trainer(tmp_path / "resumed")
+    resumed = make_trainer(tmp_path / "resumed", seed=1)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"run/checkpoint-{step}"))
 
     assert_same_weights(whole.model.state_dict(), resumed.model.state_dict())
@@ -94,7 +98,7 @@ def test_a_failed_save_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypat
 
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
     monkeypatch.undo()
-    resumed = make_trainer(tmp_path)
+    resumed = make_trainer(tmp_path, seed=1)
     resumed.train(resume_from_checkpoint=True)
     whole = make_trainer(tmp_path / "whole")
     whole.train()
@@ -125,13 +129,14 @@ def test_a_checkpoint_that_was_being_written_is_not_the_last_one(tmp_path: Path,
 
 def test_the_best_checkpoint_is_kept_and_found(tmp_path: Path):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss", "save_total_limit": 1}
+    # The last steps destroy the model: the best one is not the last.
     trainer = make_trainer(tmp_path, load_best_model_at_end=True, **settings)
     trainer.train()
 
     best = tmp_path / f"checkpoint-{trainer.state.best_global_step}"
     assert trainer.state.best_model_checkpoint == str(best)
     assert json.loads((best / "trainer_state.json").read_text())["best_model_checkpoint"] == str(best)
-    assert_same_weights(load_file(best / "model.safetensors"), trainer.model.state_dict())
+    assert_same_weights(read_module_weights(best), trainer.model.state_dict())
     assert {path.name for path in tmp_path.iterdir()} <= {best.name, "checkpoint-12"}
 
 

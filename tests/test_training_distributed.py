@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
@@ -13,6 +14,7 @@ from accelerate.utils import DeepSpeedPlugin, DistributedType
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from datasets import Dataset, IterableDataset
 from distributed_run import NUM_EVALUATED
+from gradient_run import PROBLEM_TYPES, TRAINERS, measure
 from safetensors.torch import load_file
 
 
@@ -64,6 +66,20 @@ def test_any_way_to_a_batch_of_8_gives_the_same_losses_and_weights(
     assert weights.keys() == one_process["weights"].keys()
     for name, weight in weights.items():
         torch.testing.assert_close(weight, one_process["weights"][name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_two_processes_give_the_gradient_of_one_for_all_kinds_of_labels(tmp_path: Path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(TESTS / "gradient_run.py"), str(tmp_path / "result.json")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-4000:]
+    found = iter(json.loads((tmp_path / "result.json").read_text()))
+    for trainer_class in TRAINERS:
+        for problem_type in PROBLEM_TYPES:
+            loss, gradient = measure(trainer_class, problem_type, num_batches=1)
+            other_loss, other_gradient = next(found)
+            assert other_loss == pytest.approx(loss, rel=1e-5)
+            np.testing.assert_allclose(other_gradient, gradient, rtol=1e-4, atol=1e-7)
 
 
 def test_an_evaluation_by_two_processes_sees_each_video_once(one_process: dict, tmp_path: Path):

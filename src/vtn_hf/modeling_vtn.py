@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
+from functools import reduce, wraps
 from pathlib import Path
 
 import torch
@@ -110,6 +110,32 @@ class VTNPreTrainedModel(PreTrainedModel):
         if isinstance(attn_implementation, str) and not has_attention_heads(self.config.backbone_config):
             attn_implementation = {"": attn_implementation}
         super().set_attn_implementation(attn_implementation, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor], strict: bool = True, assign: bool = False):
+        """
+        As in torch, under the names of `state_dict()` or those in the files of [`~PreTrainedModel.save_pretrained`]:
+        there, transformers gives the weights of many backbones other names, under which `Trainer` loads them.
+        """
+        if not state_dict.keys() <= self.state_dict().keys():
+            state_dict = self._rename_weights(state_dict)
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _rename_weights(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Gives weights the names of `state_dict()`, by way of a model that transformers loads them into."""
+        # One that holds the values of all, whatever they are stored in.
+        dtype = reduce(torch.promote_types, (tensor.dtype for tensor in state_dict.values()), torch.bfloat16)
+        model, info = self.from_pretrained(
+            None,
+            config=self.config,
+            state_dict=dict(state_dict),
+            dtype=dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+        renamed = {name: tensor for name, tensor in model.state_dict().items() if name not in info["missing_keys"]}
+        # What is wrong stays wrong, for torch to say so.
+        renamed |= {name: torch.empty(found) for name, found, _ in info["mismatched_keys"]}
+        return renamed | {name: state_dict[name] for name in info["unexpected_keys"]}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -371,6 +397,7 @@ class VTNForVideoClassification(VTNPreTrainedModel):
         self.num_labels = config.num_labels
         self.vtn = VTNModel(config)
         self.classifier = VTNClassificationHead(config)
+        self.loss_function = compute_loss
         self.post_init()
 
     def freeze_backbone(self):
@@ -421,9 +448,9 @@ class VTNForVideoClassification(VTNPreTrainedModel):
             pixel_values, inputs_embeds, position_ids, attention_mask:
                 As in [`VTNModel.forward`].
             labels (`torch.Tensor` of shape `(batch,)` or `(batch, num_labels)`, *optional*):
-                Class indices in `[0, num_labels)` for `problem_type="single_label_classification"`, with -100 for a
-                video that takes no part in the loss; 0.0 and 1.0 per class for `"multi_label_classification"`;
-                targets for `"regression"`.
+                Class indices in `[0, num_labels)`, or the share of each class, for
+                `problem_type="single_label_classification"`; 0.0 and 1.0 per class for `"multi_label_classification"`;
+                targets for `"regression"`. -100 takes no part in the loss.
             kwargs:
                 As in [`VTNModel.forward`]; `num_items_in_batch` goes to the loss.
 
@@ -470,6 +497,69 @@ class VTNForVideoClassification(VTNPreTrainedModel):
             attentions=outputs.attentions,
             global_attentions=outputs.global_attentions,
         )
+
+
+def compute_loss(
+    labels: torch.Tensor,
+    logits: torch.Tensor,
+    config: VTNConfig,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    **kwargs,
+) -> torch.Tensor:
+    """
+    The mean loss over all labels other than -100. Unlike transformers' losses for several labels and for regression,
+    it is the same however videos are cut into batches.
+
+    Args:
+        labels, logits: As in [`VTNForVideoClassification.forward`].
+        config ([`VTNConfig`]): Its `problem_type`, where it is `None`, is found from the labels, and set.
+        num_items_in_batch (`int`, *optional*): Number of labels that the mean goes over, where this batch is one of
+            several whose losses are summed up. Defaults to those of this batch.
+    """
+    if config.problem_type is None:
+        config.problem_type = find_problem_type(labels, config.num_labels)
+    losses, is_labelled = compute_losses(logits, labels, config.problem_type)
+    if num_items_in_batch is None:
+        return losses.sum() / is_labelled.sum()
+    return losses.sum() / (num_items_in_batch * is_labelled.numel() / labels.numel())
+
+
+def find_problem_type(labels: torch.Tensor, num_labels: int) -> str:
+    """What kind of labels these are, by the rule of transformers."""
+    if num_labels == 1:
+        return "regression"
+    if labels.ndim == 1 and not labels.is_floating_point():
+        return "single_label_classification"
+    return "multi_label_classification"
+
+
+def compute_losses(
+    logits: torch.Tensor, labels: torch.Tensor, problem_type: str, label_smoothing: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The loss of each label, 0 where the label is -100, and whether it is another one.
+
+    Returns:
+        Two `torch.Tensor`s of shape `(batch,)` for `"single_label_classification"`, else `(batch, num_labels)`.
+    """
+    logits = logits.float()
+    labels = labels.to(logits.device)
+    if problem_type == "single_label_classification":
+        if labels.shape == logits.shape:  # shares of classes
+            is_labelled, labels = (labels != -100).all(dim=1), labels.to(logits.dtype).clamp(min=0)
+        else:
+            labels = labels.flatten() if labels.is_floating_point() else labels.flatten().long()
+            is_labelled = labels != -100
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+        return losses * is_labelled, is_labelled
+    labels = labels.reshape(logits.shape).to(logits.dtype)
+    is_labelled = labels != -100
+    if problem_type == "regression":
+        losses = nn.functional.mse_loss(logits, labels, reduction="none")
+    else:
+        labels = labels * (1 - label_smoothing) + label_smoothing / 2
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return losses.where(is_labelled, 0.0), is_labelled
 
 
 def _check_shape(name: str, tensor: torch.Tensor | None, shape: torch.Size):

@@ -11,25 +11,26 @@ from torch.optim.swa_utils import AveragedModel
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.coverage import NO_LABEL
+from ..configuration_vtn import VTNConfig
+from ..modeling_vtn import compute_losses, find_problem_type
 
 
 _AVERAGE_NAME = "ema.pt"
-_CLASSIFICATIONS = ("single_label_classification", "multi_label_classification")
 
 
 class VideoClassificationLoss:
     """
-    For `Trainer(compute_loss_func=…)`: the mean over the videos that have a label, of all devices and accumulated
-    batches; 0 if none has.
+    For `Trainer(compute_loss_func=…)`: the mean over all labels other than -100, of all devices and accumulated
+    batches; 0 if there are none.
 
     Args:
-        multi_label (`bool`): Each class for itself, instead of one class per video.
+        config ([`VTNConfig`]): Says by its `problem_type` what the labels are; where that is `None`, the first labels
+            decide, as in the model.
         label_smoothing (`float`, *optional*, defaults to 0.0): Share of the targets that goes to all classes alike.
     """
 
-    def __init__(self, multi_label: bool, label_smoothing: float = 0.0):
-        self.multi_label = multi_label
+    def __init__(self, config: VTNConfig, label_smoothing: float = 0.0):
+        self.config = config
         self.label_smoothing = label_smoothing
 
     def __call__(
@@ -38,29 +39,22 @@ class VideoClassificationLoss:
         """
         Args:
             outputs (`dict`): With `logits` of shape `(batch, classes)`.
-            labels (`torch.Tensor` of shape `(batch,)` or `(batch, classes)`): Classes, or their shares; -100 for a
-                video that takes no part.
+            labels (`torch.Tensor` of shape `(batch,)` or `(batch, classes)`): As in
+                [`VTNForVideoClassification.forward`].
             num_items_in_batch (`int`, *optional*): Number of entries of all `labels` over which the mean goes, without
                 those that take no part. Defaults to those of this batch.
         """
         losses, is_labelled = self.compute_each(outputs["logits"], labels)
-        count = is_labelled.sum() if num_items_in_batch is None else num_items_in_batch / labels[0].numel()
-        return losses.sum() / torch.as_tensor(count).clamp(min=1)
+        count = is_labelled.sum()
+        if num_items_in_batch is not None:
+            count = torch.as_tensor(num_items_in_batch) * is_labelled.numel() / labels.numel()
+        return losses.sum() / count.clamp(min=1)
 
     def compute_each(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of each video `(batch,)`, 0 where it takes no part, and whether it takes part `(batch,)`."""
-        logits = logits.float()
-        is_labelled = labels != NO_LABEL if labels.ndim == 1 else (labels != NO_LABEL).all(dim=1)
-        if labels.ndim > 1:
-            labels = labels.to(logits.dtype).clamp(min=0)
-        if self.multi_label:
-            labels = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
-            losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
-        else:
-            losses = nn.functional.cross_entropy(
-                logits, labels, reduction="none", ignore_index=NO_LABEL, label_smoothing=self.label_smoothing
-            )
-        return losses * is_labelled, is_labelled
+        """As [`compute_losses`]."""
+        if self.config.problem_type is None:
+            self.config.problem_type = find_problem_type(labels, self.config.num_labels)
+        return compute_losses(logits, labels, self.config.problem_type, self.label_smoothing)
 
 
 class RecipeTrainer(Trainer):
@@ -68,18 +62,15 @@ class RecipeTrainer(Trainer):
     A `Trainer` that knows the recipes of [`VTNTrainingArguments`]; with plain `TrainingArguments` it does what every
     `Trainer` does.
 
-    Where the model's configuration has a `problem_type` of classification, the loss is [`VideoClassificationLoss`],
-    which mixed labels and videos without a label need; else it is the model's own. An evaluation then means the loss
-    over the videos that have a label, each once. (`Trainer` means over batches, of which the last may be filled up
-    with videos that were there already, differently for each number of processes.)
+    The loss is [`VideoClassificationLoss`], unless `compute_loss_func` is given. The loss of an evaluation is its mean
+    over all labels, each counted once. (`Trainer` averages the losses of batches, of which the last may repeat videos
+    to be full, so that the result depends on the number of processes.)
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        problem_type = getattr(self.model.config, "problem_type", None)
-        if self.compute_loss_func is None and problem_type in _CLASSIFICATIONS:
-            multi_label = problem_type == "multi_label_classification"
-            self.compute_loss_func = VideoClassificationLoss(multi_label, self.args.label_smoothing_factor)
+        if self.compute_loss_func is None:
+            self.compute_loss_func = VideoClassificationLoss(self.model.config, self.args.label_smoothing_factor)
         self._average: WeightAverage | None = None
         if self._get_recipe("ema_decay") is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -87,14 +78,15 @@ class RecipeTrainer(Trainer):
                     "`ema_decay` needs whole weights on each device, which FSDP and DeepSpeed do not have."
                 )
             self.add_callback(_KeepAverage(self))
-        # (videos, 2): of each evaluated video the loss, and 1 or, where it has no label, 0.
+        # (videos, 2): of each evaluated video the sum of the losses of its labels, and their number.
         self._eval_losses: list[torch.Tensor] = []
 
     def prediction_step(self, *args, **kwargs) -> tuple:
         loss, logits, labels = super().prediction_step(*args, **kwargs)
         if isinstance(self.compute_loss_func, VideoClassificationLoss) and logits is not None and labels is not None:
             each = self.compute_loss_func.compute_each(logits[0] if isinstance(logits, tuple) else logits, labels)
-            self._eval_losses.append(self.gather_function(torch.stack(each, dim=1)))
+            sums = [values.flatten(1).sum(dim=1) if values.ndim > 1 else values for values in each]
+            self._eval_losses.append(self.gather_function(torch.stack(sums, dim=1)))
         return loss, logits, labels
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:

@@ -12,6 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from ..data.clips import ClipTransform
 from ..data.feature_cache import CachedClips
 from ..model_card_vtn import make_model_card
+from .checkpoints import check_adapters, load_weights
 from .optimization import RecipeTrainer
 from .progress import ProgressMeter
 
@@ -45,6 +46,8 @@ class VTNTrainer(RecipeTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if hasattr(self.model, "peft_config"):
+            check_adapters(self.model)
         self._meter = ProgressMeter()
         self.add_callback(self._meter)
         self._is_saving_checkpoint = False
@@ -59,6 +62,22 @@ class VTNTrainer(RecipeTrainer):
         if "loss" in logs:
             logs |= self._meter.read(self.state)
         super().log(logs, start_time)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None):
+        if self._has_own_format():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_weights(self.model, resume_from_checkpoint)
+
+    def _load_best_model(self):
+        if self._has_own_format():
+            super()._load_best_model()
+        else:
+            load_weights(self.model, self.state.best_model_checkpoint)
+
+    def _has_own_format(self) -> bool:
+        """FSDP and DeepSpeed write the weights once more, under the names of the model, and load these strictly."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _get_output_dir(self, trial) -> str:
         output_dir = super()._get_output_dir(trial)
