@@ -322,6 +322,57 @@ class TestMetadata:
             assert len(frames) == metadata.total_num_frames == NUM_FRAMES
 
 
+class TestTimes:
+    """The time of each frame is that of its own timestamp, from the first frame on."""
+
+    # One has no timestamps, and those of the other are not in the order of its frames.
+    @pytest.mark.parametrize("name", sorted({*RECIPES, *REMUXED} - {"raw.h264", "decoding_order.mp4"}))
+    def test_times_are_those_of_the_frames(self, clip, name):
+        with av.open(clip(name)) as container:
+            stream = container.streams.best("video")
+            stream.codec_context.thread_count = 1
+            ticks = np.array([frame.dts if frame.pts is None else frame.pts for frame in container.decode(stream)])
+            expected = (ticks - ticks[0]) * float(stream.time_base)
+        _, metadata = decode_video(clip(name), lambda metadata: [0, metadata.total_num_frames - 1])
+        assert metadata.frame_times.dtype == np.float64
+        np.testing.assert_allclose(metadata.frame_times, expected, rtol=0, atol=1e-9)
+        assert metadata.timestamps == [0, metadata.frame_times[-1]]
+        assert not metadata.is_joined
+
+    def test_no_timestamps(self, clip):
+        _, metadata = decode_video(clip("raw.h264"), lambda metadata: [3])
+        np.testing.assert_array_equal(metadata.frame_times, np.arange(NUM_FRAMES) / 30)
+
+    @pytest.mark.parametrize(
+        ("name", "settings"),
+        [
+            ("part.vob", {"codec": "mpeg2video"}),
+            ("part.mkv", {"options": {"bf": "2"}}),
+            ("part.flv", {"options": {"bf": "2"}}),
+            ("part.mjpeg.mkv", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}),
+        ],
+    )
+    @pytest.mark.parametrize("num_frames", [5, 40])
+    def test_timestamps_start_again(self, tmp_path, name, settings, num_frames):
+        path = tmp_path / name
+        encode(str(path), num_frames=num_frames, **settings)
+        data = path.read_bytes()
+        frames, metadata = decode_video(data + data[13 if name.endswith("flv") else 0 :])
+        assert len(frames) == 2 * num_frames
+        assert metadata.is_joined
+        np.testing.assert_allclose(metadata.frame_times, np.arange(2 * num_frames) / 30, atol=0.0021)
+        assert metadata.fps == 30
+        assert metadata.duration == pytest.approx(2 * num_frames / 30)
+
+    def test_what_cannot_be_decoded_takes_no_time(self, clip, tmp_path):
+        """The first packets need frames that are not there."""
+        remux(clip("short_gop.mkv"), tmp_path / "headless.ts", skip=5)
+        frames, metadata = decode_video(tmp_path / "headless.ts")
+        assert len(frames) == NUM_FRAMES - 12
+        assert (metadata.fps, metadata.duration) == (30, pytest.approx((NUM_FRAMES - 12) / 30))
+        assert metadata.frame_times[[0, -1]].tolist() == pytest.approx([0, (NUM_FRAMES - 13) / 30], abs=1e-3)
+
+
 class TestFrameCount:
     """A clip that begins between two key frames: its first packets are no frames, and no error is reported."""
 
@@ -365,7 +416,7 @@ class TestFrameCount:
 
     def test_more_frames_than_counted(self, clip):
         with video_decoding_vtn._open_video(clip("mpeg4.avi")) as video:
-            video._set_num_frames(NUM_FRAMES - 2)
+            video.metadata.total_num_frames = NUM_FRAMES - 2
             with pytest.raises(VideoDecodeError, match=f"{NUM_FRAMES} frames decoded, .* {NUM_FRAMES - 2} packets"):
                 list(video.read(list(range(NUM_FRAMES - 2))))
             assert video.metadata.total_num_frames == NUM_FRAMES

@@ -11,6 +11,8 @@ before them to the last of them, without the frames in between that no other fra
 
 import contextlib
 import io
+import itertools
+import math
 import operator
 import os
 import re
@@ -20,9 +22,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from itertools import chain, dropwhile
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -43,6 +44,13 @@ _TIMED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _ONE_FRAME_PER_PACKET = ("h264", "hevc", "vp9", "av1")
 # Containers in which going back to the start is sure to bring the same packets again; others are opened again.
 _REWINDABLE_FORMATS = (*_TIMED_FORMATS, "avi")
+
+# The n-th packet may precede at most this many earlier ones in the order of display: more pictures no decoder keeps.
+_MAX_REORDER = 16
+# In containers made to be cut and joined (FFmpeg's AVFMT_TS_DISCONT), a longer step is no pause, as FFmpeg has it.
+_MAX_TICKS = 2**52
+_FORMAT_OF_JOINED_FILES = 0x200
+_MAX_STEP_SEC = 10
 
 # A seek empties the decoder's threads; decoding fewer frames than this, only to pass over them, is cheaper. One thread
 # loses nothing but the seek itself.
@@ -91,6 +99,30 @@ class DecodeLimits:
     max_decode_sec: float | None = None
 
 
+@dataclass
+class TimedVideoMetadata(VideoMetadata):
+    """
+    The metadata of a decoded video, which know the time of each frame.
+
+    Args:
+        frame_times (`np.ndarray` of shape `(total_num_frames,)`, float64):
+            Seconds from the first frame to each, by the timestamps of the frames themselves; never decreasing. `None`
+            where neither timestamps nor a frame rate are known.
+        is_joined (`bool`):
+            Whether timestamps start again or jump on the way, as in files joined end to end; `frame_times` go on.
+    """
+
+    frame_times: np.ndarray | None = field(default=None, repr=False, compare=False)
+    is_joined: bool = False
+
+    @property
+    def timestamps(self) -> list[float]:
+        """Seconds from the first frame of the video to each of `frames_indices`."""
+        if self.frame_times is None or self.frames_indices is None:
+            return super().timestamps
+        return self.frame_times[self.frames_indices].tolist()
+
+
 def decode_video(
     source: VideoSource,
     sample_indices: SampleIndices | None = None,
@@ -98,7 +130,7 @@ def decode_video(
     convert_frame: ConvertFrame | None = None,
     choose_region: ChooseRegion | None = None,
     limits: DecodeLimits | None = None,
-) -> tuple[np.ndarray, VideoMetadata]:
+) -> tuple[np.ndarray, TimedVideoMetadata]:
     """Decode the frames of a video that `sample_indices` chooses.
 
     Args:
@@ -116,8 +148,8 @@ def decode_video(
     Returns:
         The frames as uint8 RGB of shape (number of indices, height, width, 3), or what `convert_frame` made of them,
         in the order asked for and turned and mirrored as the container says; and the metadata, with `fps` in frames
-        per second, `duration` in seconds, `height` and `width` of the video, and the frame numbers as
-        `frames_indices`.
+        per second, `duration` in seconds, `frame_times` of all frames, `height` and `width` of the video, and the
+        frame numbers as `frames_indices`.
 
     Raises:
         VideoDecodeError: If the source cannot be read, is no video, is damaged where it is needed for the frames
@@ -162,7 +194,7 @@ def iter_video_frames(
 
 def _gather(
     video: "_VideoReader", sample_indices: SampleIndices | None, convert_frame: ConvertFrame | None
-) -> tuple[np.ndarray, VideoMetadata]:
+) -> tuple[np.ndarray, TimedVideoMetadata]:
     """Read the chosen frames into one array, decoding each of them once."""
     indices = video.choose(sample_indices)
     numbers, places = np.unique(indices, return_inverse=True)
@@ -177,15 +209,74 @@ def _gather(
     return (frames if np.array_equal(numbers, indices) else frames[places]), video.metadata
 
 
+class _Timestamps:
+    """Timestamps of the frames that are shown: of their packets, in the order of decoding, or of decoded frames."""
+
+    def __init__(self):
+        self.pts = array("q")  # in the time base of the stream
+        self.dts = array("q")
+        self.durations = array("q")
+        self.are_keys = array("b")
+        self.has_pts = self.has_dts = True
+
+    def append(self, pts: int | None, dts: int | None, duration: int | None, is_key: bool = False) -> None:
+        self.has_pts &= pts is not None
+        self.has_dts &= dts is not None
+        self.pts.append(pts or 0)
+        self.dts.append(dts or 0)
+        self.durations.append(duration or 0)
+        self.are_keys.append(is_key)
+
+    def line_up(self, orders_by_dts: bool, max_step: float) -> tuple[np.ndarray | None, bool]:
+        """
+        Make one time line: where timestamps start again or jump, the next part begins where the last one ends.
+
+        Args:
+            orders_by_dts: Whether decoding timestamps are as stored, so that they tell a new start by going back.
+            max_step: Ticks between two frames of which more is a jump.
+
+        Returns:
+            Ticks from the first frame to each, in order of display, or `None`; whether there is more than one part.
+        """
+        times = np.asarray(self.pts if self.has_pts else self.dts)
+        # Also those that only damage can make so long are none.
+        if not (self.has_pts or self.has_dts) or int(times.max()) - int(times.min()) > _MAX_TICKS:
+            return None, False
+        durations = np.asarray(self.durations)
+        starts = [0, *self._find_starts(times, orders_by_dts, max_step), len(times)]
+        line, end = np.empty_like(times), 0
+        for start, stop in itertools.pairwise(starts):
+            order = start + np.argsort(times[start:stop], kind="stable")
+            line[start:stop] = times[order] - times[order[0]] + end
+            mean_step = (line[stop - 1] - line[start]) // max(1, stop - start - 1)
+            end = line[stop - 1] + (durations[order[-1]] or mean_step)
+        return line, len(starts) > 2
+
+    def _find_starts(self, times: np.ndarray, orders_by_dts: bool, max_step: float) -> list[int]:
+        """Tell which frames begin a new part; the first one is not listed."""
+        if orders_by_dts and self.has_dts:
+            steps = np.diff(np.asarray(self.dts))
+            # A slide show has long steps, too, but more than one.
+            jumps = (steps > max_step) & (steps > 10 * np.r_[0, steps[:-1]])
+            return (np.flatnonzero((steps < 0) | jumps) + 1).tolist()
+        # All that is decoded before a key frame is shown before it.
+        starts = [0]
+        latest = np.maximum.accumulate(times)
+        goes_back = np.r_[False, times[1:] < latest[:-1]]
+        for number in np.flatnonzero(goes_back & np.asarray(self.are_keys, bool)).tolist():
+            part = times[starts[-1] : number]
+            if len(part) and times[number] <= part[-_MAX_REORDER - 1 :].min() and times[number] < part.max():
+                starts.append(number)
+        return starts[1:]
+
+
 class _Packets:
     """What is kept of the packets when they are counted: a few bytes of each, for there may be millions."""
 
     def __init__(self):
         self.times = array("q")  # presentation timestamps, in the time base of the stream
-        self.shown_times = array("q")
-        self.key_times = array("q")
+        self.shown = _Timestamps()
         self.are_timed = True
-        self.num_shown = 0
         self.num_whole = 0
         self.first: tuple | None = None
         self.starts_with_key_frame = False
@@ -194,15 +285,13 @@ class _Packets:
         if self.first is None:
             self.first = _identify(packet)
             self.starts_with_key_frame = packet.is_keyframe
-        if packet.pts is None:
+        pts = packet.pts
+        if pts is None:
             self.are_timed = False
-        self.times.append(packet.pts or 0)
+        self.times.append(pts or 0)
         self.num_whole += not packet.is_corrupt
         if not packet.is_discard:
-            self.num_shown += 1
-            self.shown_times.append(packet.pts or 0)
-            if packet.is_keyframe:
-                self.key_times.append(packet.pts or 0)
+            self.shown.append(pts, packet.dts, packet.duration, packet.is_keyframe)
 
 
 class _VideoReader:
@@ -233,7 +322,7 @@ class _VideoReader:
         with self._reporting_errors():
             self._open_container()
             packets = self._count_packets()
-            self._set_num_frames(packets.num_shown)
+            self._set_num_frames(len(packets.shown.pts), packets.shown)
             self._check_complete(packets)
             self._set_threads()
 
@@ -317,14 +406,10 @@ class _VideoReader:
     def _count_packets(self) -> _Packets:
         """Read all packets without decoding them, to learn which frames there are."""
         packets = _Packets()
-        time_base = self._stream.time_base
-        max_ticks = float(self._limits.max_duration_sec / time_base)
         for packet in self._demux():
             packets.append(packet)
-            if abs(packets.times[-1] - packets.times[0]) > max_ticks:
-                self._refuse_duration(abs(packets.times[-1] - packets.times[0]) * time_base)
-        times = array("q", sorted(packets.shown_times)) if packets.are_timed else array("q")
-        self._span_sec = float((times[-1] - times[0]) * time_base) if times else 0.0
+        times = array("q", sorted(packets.shown.pts)) if packets.are_timed else array("q")
+        self._has_unique_times = packets.are_timed and len(set(times)) == len(times)
         self._header_fps = float(self._stream.guessed_rate or self._stream.average_rate or 0)
         self._first_packet = packets.first
         # Presentation timestamp of each frame, where it is certain, and the frames where decoding may start.
@@ -335,8 +420,8 @@ class _VideoReader:
         codec = self._codec.codec.canonical_name
         self._has_frame_threads = codec in _ONE_FRAME_PER_PACKET and codec != "hevc"
         if self._times:
-            numbers = (bisect_left(times, key_time) for key_time in packets.key_times)
-            self._key_frames += sorted(number for number in numbers if number)
+            key_times = itertools.compress(packets.shown.pts, packets.shown.are_keys)
+            self._key_frames += sorted(filter(None, (bisect_left(times, key_time) for key_time in key_times)))
         return packets
 
     def _set_threads(self) -> None:
@@ -395,11 +480,14 @@ class _VideoReader:
         have been read already."""
         with self._reporting_errors():
             self._position = 0
+            decoded = _Timestamps()
             wanted = set(numbers[num_read:])
             total = self.metadata.total_num_frames
-            for packet in chain(self._packets_from(0), [None]):
+            for packet in itertools.chain(self._packets_from(0), [None]):
                 for frame in self._codec.decode(packet):
                     self._check_frame(frame)
+                    frame_time = frame.dts if frame.pts is None else frame.pts
+                    decoded.append(frame_time, frame_time, frame.duration)
                     if self._position in wanted:
                         yield self._position, self._to_array(frame)
                     self._position += 1
@@ -409,7 +497,7 @@ class _VideoReader:
             if self._position != total:
                 if self._has_frame_threads:
                     raise self._error("frames are missing")
-                self._set_num_frames(self._position)
+                self._set_num_frames(self._position, decoded)
                 raise _FrameCountError(
                     f"{self.name}: {self._position} frames decoded, where there are {total} packets."
                 )
@@ -418,12 +506,11 @@ class _VideoReader:
         """Yield the packets from frame 0 or a key frame to the end."""
         if start:
             self._container.seek(self._times[start], stream=self._stream)
-            yield from dropwhile(lambda packet: packet.pts != self._times[start], self._demux())
+            yield from itertools.dropwhile(lambda packet: packet.pts != self._times[start], self._demux())
             return
         packets = iter(())
-        pts, dts, _ = self._first_packet or (None, None, None)
-        if self._container.format.name in _REWINDABLE_FORMATS and (pts, dts) != (None, None):
-            self._container.seek(dts if pts is None else pts, stream=self._stream)
+        if self._has_unique_times and self._container.format.name in _REWINDABLE_FORMATS:
+            self._container.seek(self._first_packet[0], stream=self._stream)
             packets = self._demux()
         first = next(packets, None)
         if first is None or _identify(first) != self._first_packet:
@@ -458,16 +545,31 @@ class _VideoReader:
         self.metadata.height, self.metadata.width = self._converter.height, self._converter.width
         return picture
 
-    def _set_num_frames(self, total: int) -> None:
-        """Describe the video as one of `total` frames."""
+    def _set_num_frames(self, total: int, shown: _Timestamps) -> None:
+        """Describe the video as one of `total` frames with these timestamps."""
         if total == 0:
             raise self._error("the video stream has no frame that can be decoded")
+        container_format = self._container.format
+        # Matroska has none; FFmpeg makes them up, and not always in order.
+        orders_by_dts = container_format.name != "matroska,webm"
+        time_base = self._stream.time_base
+        max_step = _MAX_STEP_SEC / time_base if container_format.flags & _FORMAT_OF_JOINED_FILES else math.inf
+        ticks, is_joined = shown.line_up(orders_by_dts, float(max_step))
+        times = None if ticks is None else ticks * time_base.numerator / time_base.denominator
+        span_sec = 0.0 if times is None else float(times[-1])
         fps = self._header_fps
         # The header's rate may be a guess. Where the timestamps bear it out, it is the one without rounding errors.
-        if total > 1 and self._span_sec and abs(fps * self._span_sec - (total - 1)) > 1.5:
-            fps = (total - 1) / self._span_sec
-        self.metadata = VideoMetadata(
-            total_num_frames=total, fps=fps or None, duration=total / fps if fps else None, video_backend="pyav"
+        if total > 1 and span_sec and abs(fps * span_sec - (total - 1)) > 1.5:
+            fps = (total - 1) / span_sec
+        if times is None and fps:
+            times = np.arange(total) / fps
+        self.metadata = TimedVideoMetadata(
+            total_num_frames=total,
+            fps=fps or None,
+            duration=total / fps if fps else None,
+            video_backend="pyav",
+            frame_times=times,
+            is_joined=is_joined,
         )
         if (self.metadata.duration or 0) > self._limits.max_duration_sec:
             self._refuse_duration(self.metadata.duration)
@@ -539,7 +641,7 @@ def _is_timed(stream: Any, packets: _Packets) -> bool:
         stream.container.format.name in _TIMED_FORMATS
         and stream.codec_context.codec.canonical_name in _ONE_FRAME_PER_PACKET
         and packets.are_timed
-        and packets.num_shown > 0
+        and len(packets.shown.pts) > 0
         and len(np.unique(times)) == len(times)
         # What precedes the first key frame cannot be decoded.
         and packets.starts_with_key_frame
