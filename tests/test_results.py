@@ -2,10 +2,9 @@
 
 import csv
 import json
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ def path(tmp_path, request) -> Path:
 
 def test_a_record_is_in_the_file_at_once(path):
     with ResultFile(path, COLUMNS) as file:
-        assert read(path) == []
+        assert not path.exists()
         for number, row in enumerate(ROWS, start=1):
             file.append(row)
             assert read(path) == ROWS[:number]
@@ -83,6 +82,15 @@ def test_a_full_disk_costs_the_new_record_only(path, monkeypatch):
     assert read(path) == [ROWS[0], ROWS[2]]
 
 
+def test_no_results_are_results_but_a_run_that_was_stopped_before_is_none(path):
+    with pytest.raises(KeyboardInterrupt), ResultFile(path, COLUMNS):
+        raise KeyboardInterrupt
+    assert not path.exists()
+    with ResultFile(path, COLUMNS):
+        pass
+    assert read(path) == []
+
+
 def test_other_endings_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"scores.txt must end in .jsonl, .json, .csv"):
         ResultFile(tmp_path / "scores.txt", COLUMNS)
@@ -95,7 +103,8 @@ def test_the_same_settings_go_on(tmp_path, is_folder):
     if is_folder:
         output.mkdir()
     settings = {"fps": 5, "sizes": (1, 2), "model": "RUN"}
-    assert not begin_or_go_on(output, settings)
+    assert not begin_or_go_on(output, {"fps": 4})
+    assert not begin_or_go_on(output, settings)  # nothing has been made with the others
     content.write_text("precious")
     assert begin_or_go_on(output, settings)
     with pytest.raises(ValueError, match=r"output.csv was made with fps 5, not 10; window None, not 4\. "):
@@ -112,15 +121,23 @@ def test_what_others_made_is_refused(tmp_path):
             begin_or_go_on(output, {})
 
 
+def hold(output: Path, connection):
+    with one_run(output):
+        connection.send("in")
+        time.sleep(60)
+
+
 def test_one_run_at_a_time_even_after_one_was_killed(tmp_path):
+    context = multiprocessing.get_context("fork")
     for output in (tmp_path, tmp_path / "new/scores.csv"):
-        code = "import sys, pathlib, time; from vtn_hf.results import one_run\n"
-        code += "with one_run(pathlib.Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
-        with subprocess.Popen([sys.executable, "-c", code, output], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout.readline() == "in\n"
-            with pytest.raises(BlockingIOError, match=f"is writing {output}"), one_run(output):
-                pass
-            process.send_signal(signal.SIGKILL)
+        mine, its = context.Pipe()
+        process = context.Process(target=hold, args=(output, its))
+        process.start()
+        assert mine.recv() == "in"
+        with pytest.raises(BlockingIOError, match=f"is writing {output}"), one_run(output):
+            pass
+        process.kill()
+        process.join()
         with one_run(output), pytest.raises(BlockingIOError), one_run(output):
             pass
     assert os.listdir(tmp_path / "new") == [] and os.listdir(tmp_path) == ["new"]

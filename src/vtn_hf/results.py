@@ -12,12 +12,18 @@ from filelock import FileLock, Timeout
 from .outputs import writing
 
 
+# In an output folder.
+_SETTINGS = "settings.json"
+_LOCK = ".lock"
+
+
 class ResultFile:
     """
     A file of records, one line for each, that grows as they come.
 
     By its ending it is `.jsonl`, a JSON object per line; `.json`, a list of the same, which is complete whenever it is
-    looked at; or `.csv`. A record that a crash cut off is removed when the file is opened again.
+    looked at; or `.csv`. It is there from the first record on, or when the work ends without any. A record that a
+    crash cut off is removed when the file is opened again.
 
     Args:
         path (`Path`): A new file, or one to add to.
@@ -45,18 +51,26 @@ class ResultFile:
         self._format = {".jsonl": _JsonLines, ".json": _JsonList, ".csv": _Csv}[path.suffix](columns)
         content = _decode(path.read_bytes()) if path.exists() else ""
         self.records = self._format.read(content)
-        whole = self._format.make_whole(self.records)
-        if whole != content or not path.exists():
-            with writing(path) as unfinished:
-                unfinished.write_bytes(_encode(whole))
         self._is_empty = not self.records
-        self._file = open(path, "r+b", buffering=0)  # noqa: SIM115 - closed by `close`
+        self._path = path
+        self._file = None
+        if path.exists():
+            self._open(content)
 
     def append(self, record: dict):
         """Adds a record; it is in the file, whatever happens to the process, when this returns."""
+        if self._file is None:
+            self._open()
         end = self._file.seek(-len(self._format.TAIL), io.SEEK_END)
         self._write(self._format.make_line(record, self._is_empty) + self._format.TAIL, end)
         self._is_empty = False
+
+    def _open(self, content: str | None = None):
+        whole = self._format.make_whole(self.records)
+        if whole != content:
+            with writing(self._path) as unfinished:
+                unfinished.write_bytes(_encode(whole))
+        self._file = open(self._path, "r+b", buffering=0)  # noqa: SIM115 - closed by `__exit__`
 
     def _write(self, text: str, end: int):
         left = _encode(text)
@@ -70,14 +84,14 @@ class ResultFile:
                 self._file.write(_encode(self._format.TAIL))
             raise
 
-    def close(self):
-        self._file.close()
-
     def __enter__(self) -> "ResultFile":
         return self
 
-    def __exit__(self, *exception):
-        self.close()
+    def __exit__(self, error_type: type | None, *error):
+        if self._file is None and error_type is None:
+            self._open()
+        if self._file is not None:
+            self._file.close()
 
 
 # Names of files may be no text at all; what they are then stays.
@@ -155,9 +169,9 @@ def begin_or_go_on(output: Path, settings: dict, overwrite: bool = False) -> boo
         ValueError: If it was made with other settings; says which.
         FileExistsError: If it was made by somebody else.
     """
-    path = output / "settings.json" if output.is_dir() else output.with_name(f".{output.name}.settings")
+    path = output / _SETTINGS if output.is_dir() else output.with_name(f".{output.name}.settings")
     settings = json.loads(json.dumps(settings))
-    if not overwrite and (any(output.iterdir()) if output.is_dir() else output.exists()):
+    if not overwrite and _is_begun(output):
         if not path.is_file():
             raise FileExistsError(f"{output} exists already. Choose another output, or overwrite it (--overwrite).")
         earlier = json.loads(path.read_text(encoding="utf-8"))
@@ -175,6 +189,13 @@ def begin_or_go_on(output: Path, settings: dict, overwrite: bool = False) -> boo
     return False
 
 
+def _is_begun(output: Path) -> bool:
+    """Whether there is more than what a run leaves that was stopped before it had made anything."""
+    if output.is_dir():
+        return any(path.name not in (_SETTINGS, _LOCK) for path in output.iterdir())
+    return output.exists()
+
+
 @contextlib.contextmanager
 def one_run(output: Path) -> Iterator[None]:
     """
@@ -188,7 +209,7 @@ def one_run(output: Path) -> Iterator[None]:
     """
     output = output.resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
-    path = output / ".lock" if output.is_dir() else output.with_name(f".{output.name}.lock")
+    path = output / _LOCK if output.is_dir() else output.with_name(f".{output.name}.lock")
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
