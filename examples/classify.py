@@ -1,52 +1,86 @@
 """
 Classifies videos of any length: files, folders or globs, from start to end.
 
-    python examples/classify.py MODEL VIDEOS … --output scores.json
+    python examples/classify.py MODEL VIDEOS … --output scores.jsonl
     python examples/classify.py MODEL recording.mp4 --fps 5 --window 50 --save_video annotated.mp4
 
-Prints the best classes of each video, and which class when. `--output` also writes them, as JSON or CSV by its
-ending; `--compile` and `--int8` make the backbone faster (of the second it prints how much, and what it does to the
-logits); videos that cannot be decoded are listed at the end and make the exit status 1.
+Prints the best classes of each video, and which class when. `--output` also writes them as they are made, as JSON
+lines, a JSON list or CSV by its ending; stopped and started again, the same command goes on. `--compile` and `--int8`
+make the backbone faster (of the second it prints how much, and what it does to the logits). Videos that cannot be
+decoded are listed at the end and make the exit status 1.
 """
 
 import argparse
-import csv
+import contextlib
 import glob
 import itertools
 import json
+import os
 import sys
-from copy import deepcopy
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import torch
 from PIL import Image, ImageDraw
 
-from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf import VTNForVideoClassification, VTNVideoProcessor, optimize
+from vtn_hf.data.feature_cache import hash_weights
+from vtn_hf.data.kinetics import VIDEO_EXTENSIONS
 from vtn_hf.inference.whole_video import Segment, VideoClassification, classify_video
-from vtn_hf.optimization.quantization import measure_quantization, quantize_backbone
+from vtn_hf.optimization.quantization import measure_quantization
+from vtn_hf.outputs import check_outputs, name_outputs, remove_unfinished, writing
+from vtn_hf.results import ResultFile, begin_or_go_on, one_run
 from vtn_hf.video_decoding_vtn import iter_video_frames
 
 
 # Of the first video, to tell what int8 does to it.
 FRAMES_COMPARED = 8
-SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+# FFmpeg's names of the containers of annotated copies.
+COPY_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
+# Options that the scores depend on.
+SETTINGS = ("fps", "num_frames", "window", "stride", "repeat_threshold", "top_k", "int8")
 
 
-def find_videos(sources: list[str]) -> list[str]:
-    """Files and URLs as they are, the videos below folders, and what globs match."""
-    videos = []
+def find_videos(sources: list[str]) -> tuple[list[str], list[str]]:
+    """
+    Files and URLs as they are, the videos below folders, and what globs match, each once.
+
+    Returns:
+        The videos, and the folders that were searched.
+
+    Raises:
+        FileNotFoundError: If a source is not there or holds no videos.
+    """
+    videos, folders = {}, []
     for source in sources:
         if Path(source).is_dir():
-            found = sorted(str(path) for path in Path(source).rglob("*") if path.suffix.lower() in SUFFIXES)
-        elif glob.has_magic(source) and not Path(source).exists():
-            found = sorted(glob.glob(source, recursive=True))
-        else:
+            folders.append(source)
+            files = (path for path in Path(source).rglob("*") if path.suffix.lower() in VIDEO_EXTENSIONS)
+            found = sorted(str(path) for path in files if not path.name.startswith("."))
+        elif "://" in source or Path(source).exists():
             found = [source]
+        elif glob.has_magic(source):
+            folders.append(os.path.dirname(glob.escape(source).partition("[")[0]) or ".")
+            found = sorted(path for path in glob.glob(source, recursive=True) if not Path(path).is_dir())
+        else:
+            raise FileNotFoundError(f"{source}: no such file or folder.")
         if not found:
-            raise FileNotFoundError(f"{source}: no videos there.")
-        videos.extend(found)
-    return videos
+            raise FileNotFoundError(f"{source}: no videos there, which end in {', '.join(VIDEO_EXTENSIONS)}.")
+        videos |= {video if "://" in video else str(Path(video).absolute()): video for video in found}
+    return list(videos.values()), folders
+
+
+def plan_copies(target: Path | None, videos: list[str], folders: list[str]) -> dict[str, Path]:
+    """Where the annotated copy of each video goes: to `target`, or below it at the place that the video has."""
+    if target is None:
+        return {}
+    if target.suffix.lower() not in COPY_FORMATS:
+        return dict(zip(videos, (target / name for name in name_outputs(videos, ".mp4", folders)), strict=True))
+    if len(videos) > 1:
+        raise ValueError(f"--save_video {target} is one file for {len(videos)} videos; name a folder.")
+    return {videos[0]: target}
 
 
 def rank(scores: torch.Tensor, labels: dict[int, str], top_k: int) -> list[dict]:
@@ -79,9 +113,10 @@ def describe(path: str, result: VideoClassification, labels: dict[int, str], top
     }
 
 
-def print_summary(row: dict):
-    print(f"{row['video']}: " + ", ".join(f"{best['label']} {best['score']:.3f}" for best in row["scores"]))
-    for label, parts in itertools.groupby(row["timeline"], key=lambda part: part["scores"][0]["label"]):
+def list_stretches(timeline: list[dict]) -> list[tuple[str, str]]:
+    """From when to when a class is the best one, in words, and its name."""
+    stretches = []
+    for label, parts in itertools.groupby(timeline, key=lambda part: part["scores"][0]["label"]):
         parts = list(parts)
         start, end = parts[0]["start_sec"], parts[-1]["end_sec"]
         span = (
@@ -89,30 +124,44 @@ def print_summary(row: dict):
             if start is None
             else f"{start:.1f} s to {end:.1f} s"
         )
-        print(f"    {span}: {label}")
+        stretches.append((span, label))
+    return stretches
 
 
-def write_rows(path: Path, rows: list[dict]):
-    """JSON as it is; CSV with one line per class of the whole video (without times) and of each part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".json":
-        path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-        return
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["video", "start_sec", "end_sec", "label", "score"])
-        for row in rows:
-            for part in [{"start_sec": None, "end_sec": None, "scores": row["scores"]}, *row["timeline"]]:
-                for best in part["scores"]:
-                    writer.writerow([row["video"], part["start_sec"], part["end_sec"], best["label"], best["score"]])
+def show(text: str, file=None):
+    """Prints; names of files may hold what is no text."""
+    print(text.encode("utf-8", "backslashreplace").decode(), file=file, flush=True)
+
+
+def print_summary(row: dict):
+    show(f"{row['video']}: " + ", ".join(f"{best['label']} {best['score']:.3f}" for best in row["scores"]))
+    for span, label in list_stretches(row["timeline"]):
+        show(f"    {span}: {label}")
+
+
+def list_score_columns(num_classes: int) -> list[str]:
+    """How the best classes are called in a CSV file: label, score, label_2, score_2, …"""
+    return [
+        f"{name}_{rank}" if rank > 1 else name for rank in range(1, num_classes + 1) for name in ("label", "score")
+    ]
+
+
+def flatten_scores(scores: list[dict]) -> dict:
+    """The best classes by the names of their columns."""
+    values = [best[name] for best in scores for name in ("label", "score")]
+    return dict(zip(list_score_columns(len(scores)), values, strict=True))
+
+
+def to_table_row(row: dict) -> dict:
+    """A row of the CSV file; its timeline is JSON: from when to when, and the class."""
+    return row | flatten_scores(row["scores"]) | {"timeline": json.dumps(list_stretches(row["timeline"]))}
 
 
 def save_annotated(path: Path, source: str, timeline: list[Segment], labels: dict[int, str], fps: float | None):
     """A copy of the video, without sound, with the class of the moment written into the picture."""
     moment = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=round(fps or 25))
+    with writing(path) as unfinished, av.open(unfinished, "w", format=COPY_FORMATS[path.suffix.lower()]) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps or 25).limit_denominator(1001))
         stream.pix_fmt = "yuv420p"
         for number, frame in enumerate(iter_video_frames(source)):
             while moment < len(timeline) - 1 and number > timeline[moment].last_frame:
@@ -124,81 +173,168 @@ def save_annotated(path: Path, source: str, timeline: list[Segment], labels: dic
             draw.rectangle(draw.textbbox((4, 4), text), fill="black")
             draw.text((4, 4), text, fill="white")
             # The encoder takes even sides only.
-            height, width = (side - side % 2 for side in frame.shape[:2])
+            height, width = (max(side - side % 2, 2) for side in frame.shape[:2])
             if number == 0:
                 stream.height, stream.width = height, width
-            container.mux(stream.encode(av.VideoFrame.from_image(picture.crop((0, 0, width, height)))))
+            container.mux(stream.encode(av.VideoFrame.from_image(picture.crop((0, 0, stream.width, stream.height)))))
         container.mux(stream.encode())
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Classify videos of any length, from start to end.")
+def positive(kind: type) -> Callable[[str], float]:
+    """Says to argparse how to read a number above zero."""
+
+    def parse(text: str):
+        number = kind(text)
+        if not 0 < number < float("inf"):
+            raise ValueError
+        return number
+
+    parse.__name__ = f"positive {kind.__name__}"  # what argparse calls it in its message
+    return parse
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("classify.py", description="Classify videos of any length, from start to end.")
+    count = positive(int)
     parser.add_argument("model", help="directory or name on the Hub of a VTN with its processor")
     parser.add_argument("videos", nargs="+", help="files, URLs, folders or globs")
-    parser.add_argument("--fps", type=float, help="frames per second to look at (default: every frame)")
+    parser.add_argument("--fps", type=positive(float), help="frames per second to look at (default: every frame)")
+    parser.add_argument("--num_frames", type=count, help="frames to look at, spread over each video (default: all)")
     parser.add_argument(
-        "--num_frames", type=int, help="frames to look at, spread over each video (default: every frame)"
+        "--window", type=count, help="frames behind each moment of the timeline (default: the model's)"
     )
-    parser.add_argument("--window", type=int, help="frames behind each moment of the timeline (default: the model's)")
-    parser.add_argument("--stride", type=int, help="frames between moments of the timeline (default: half a window)")
-    parser.add_argument("--frames_per_chunk", type=int, help="frames per call of the backbone (default: 8)")
-    parser.add_argument("--repeat_threshold", type=float, help="grey levels below which a frame repeats the last one")
-    parser.add_argument("--top_k", type=int, default=5, help="classes to show and write")
-    parser.add_argument("--output", type=Path, help="file to write, .json or .csv")
-    parser.add_argument("--save_video", type=Path, help="annotated copy; a folder if there are several videos")
+    parser.add_argument("--stride", type=count, help="frames between moments of the timeline (default: half a window)")
+    parser.add_argument(
+        "--frames_per_chunk", type=count, help="frames per call of the backbone (default: the model's)"
+    )
+    parser.add_argument(
+        "--repeat_threshold", type=positive(float), help="grey levels below which a frame repeats the last one"
+    )
+    parser.add_argument("--top_k", type=count, default=5, help="classes to show and write")
+    parser.add_argument("--output", type=Path, help="file to write or to go on with, .jsonl, .json or .csv")
+    parser.add_argument("--save_video", type=Path, help="annotated copy: a folder, or a file for a single video")
+    parser.add_argument("--overwrite", action="store_true", help="replace the outputs that are there")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the backbone: pays off in long videos")
-    parser.add_argument("--int8", action="store_true", help="int8 backbone, on a CPU: about twice as fast")
-    options = parser.parse_args()
-    if options.output is not None and options.output.suffix not in (".json", ".csv"):
-        parser.error(f"--output must end in .json or .csv, got {options.output}")
-    if options.compile and options.int8:
-        parser.error("--compile and --int8 exclude each other")
-    return options
+    faster = parser.add_mutually_exclusive_group()
+    faster.add_argument("--compile", action="store_true", help="torch.compile the backbone: pays off in long videos")
+    faster.add_argument("--int8", action="store_true", help="int8 backbone, on a CPU: about twice as fast")
+    return parser
 
 
-def main() -> int:
-    options = parse_arguments()
-    videos = find_videos(options.videos)
-    model = VTNForVideoClassification.from_pretrained(options.model).to(options.device)
-    processor = VTNVideoProcessor.from_pretrained(options.model)
-    exact = None
-    if options.int8:
-        exact, model = model, quantize_backbone(deepcopy(model))
-    if options.compile:
-        model.vtn.get_frame_features = torch.compile(model.vtn.get_frame_features)
-    labels = model.config.id2label
-    rows, failures = [], []
-    for path in videos:
+class Classifier:
+    """The model as the options ask for it, and what it says of videos."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.model = VTNForVideoClassification.from_pretrained(options.model).to(options.device)
+        self.processor = VTNVideoProcessor.from_pretrained(options.model)
+        self.settings = {name: getattr(options, name) for name in SETTINGS}
+        self.settings |= {"model": options.model, "weights": hash_weights(self.model)}
+        self._exact = self.model if options.int8 else None
+        if options.int8 or options.compile:
+            self.model = optimize(self.model, int8=options.int8, compile=options.compile)
+        self.labels = self.model.config.id2label
+        classes = list_score_columns(min(options.top_k, len(self.labels)))
+        self.columns = ["video", *classes, "frames", "frames_encoded", "duration_sec", "timeline"]
+
+    def __call__(self, video: str) -> VideoClassification:
+        options = self.options
+        if self._exact is not None:
+            inputs = self.processor(video, num_frames=FRAMES_COMPARED, return_tensors="pt")
+            change = measure_quantization(self._exact, self.model, inputs)
+            show(f"int8: {change} ({FRAMES_COMPARED} frames of {video})")
+            self._exact = None
+        return classify_video(
+            self.model,
+            self.processor,
+            video,
+            num_frames=options.num_frames,
+            fps=options.fps,
+            window=options.window,
+            stride=options.stride,
+            frames_per_chunk=options.frames_per_chunk,
+            repeat_threshold=options.repeat_threshold,
+            progress=sys.stderr.isatty(),
+        )
+
+
+def classify_all(
+    classifier: Classifier,
+    videos: list[str],
+    copies: dict[str, Path],
+    results: ResultFile | None,
+    failures: list[str],
+):
+    """Classifies what is not done yet, and notes what failed."""
+    recorded = {row["video"] for row in results.records} if results else set()
+    to_do = [video for video in videos if video not in recorded or (video in copies and not copies[video].exists())]
+    if len(to_do) < len(videos):
+        show(f"{len(videos) - len(to_do)} of {len(videos)} videos are done already.")
+    for video in to_do:
         try:
-            if exact is not None:
-                inputs = processor(path, num_frames=FRAMES_COMPARED, return_tensors="pt")
-                print(f"int8: {measure_quantization(exact, model, inputs)} ({FRAMES_COMPARED} frames of {path})")
-                exact = None
-            result = classify_video(
-                model,
-                processor,
-                path,
-                num_frames=options.num_frames,
-                fps=options.fps,
-                window=options.window,
-                stride=options.stride,
-                frames_per_chunk=options.frames_per_chunk,
-                repeat_threshold=options.repeat_threshold,
-                progress=sys.stderr.isatty(),
-            )
-        except VideoDecodeError as error:
-            failures.append(str(error))
+            result = classifier(video)
+        except (ValueError, OSError) as error:
+            failures.append(str(error) if video in str(error) else f"{video}: {error}")
             continue
-        rows.append(describe(path, result, labels, options.top_k))
-        print_summary(rows[-1])
-        if options.save_video is not None:
-            copy = options.save_video / f"{Path(path).stem}.mp4" if len(videos) > 1 else options.save_video
-            save_annotated(copy, path, result.timeline, labels, result.video.fps)
-    if options.output is not None:
-        write_rows(options.output, rows)
-    if failures:
-        print(f"{len(failures)} of {len(videos)} videos cannot be decoded:", *failures, sep="\n    ", file=sys.stderr)
+        row = describe(video, result, classifier.labels, classifier.options.top_k)
+        print_summary(row)
+        if results is not None and video not in recorded:
+            results.append(to_table_row(row) if results.is_table else row)
+        if video in copies:
+            try:
+                save_annotated(copies[video], video, result.timeline, classifier.labels, result.video.fps)
+            except (ValueError, OSError, av.FFmpegError) as error:
+                failures.append(f"{copies[video]}, the copy of {video}: {error}")
+
+
+def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, Path]]:
+    """The videos and where their copies go, if all that is wanted can be had without a loss."""
+    if options.output is not None and options.output.suffix not in ResultFile.SUFFIXES:
+        raise ValueError(f"--output must end in {', '.join(ResultFile.SUFFIXES)}, got {options.output}.")
+    videos, folders = find_videos(options.videos)
+    copies = plan_copies(options.save_video, videos, folders)
+    outputs = [*copies.values(), *([] if options.output is None else [options.output])]
+    check_outputs(outputs, [*options.videos, *videos, *Path(options.model).glob("*")], overwrite=True)
+    goes_on = options.output is not None and options.output.exists()
+    check_outputs(copies.values(), overwrite=options.overwrite or goes_on)
+    return videos, copies
+
+
+def open_results(classifier: Classifier, copies: dict[str, Path], stack: contextlib.ExitStack) -> ResultFile | None:
+    """The file to write, or to go on with."""
+    output, overwrite = classifier.options.output, classifier.options.overwrite
+    if output is None:
+        return None
+    stack.enter_context(one_run(output))
+    if begin_or_go_on(output, classifier.settings, overwrite):
+        for copy in copies.values():
+            remove_unfinished(copy)
+    else:
+        output.unlink(missing_ok=True)
+    return stack.enter_context(ResultFile(output, classifier.columns))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    failures = []
+    with contextlib.ExitStack() as stack:
+        try:
+            videos, copies = plan(options)
+            classifier = Classifier(options)
+            results = open_results(classifier, copies, stack)
+        except (ValueError, OSError) as error:
+            parser.exit(2, f"{parser.prog}: error: {error}\n")
+        try:
+            classify_all(classifier, videos, copies, results, failures)
+        except KeyboardInterrupt:
+            show("Stopped; the same command goes on." if results else "Stopped.", file=sys.stderr)
+            return 130
+        finally:
+            if failures:
+                show(f"{len(failures)} of {len(videos)} videos failed:", file=sys.stderr)
+                show("\n".join(f"    {failure}" for failure in failures), file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -4,24 +4,35 @@ Classifies a camera, or a file as if it were one, while it runs.
     python examples/stream.py MODEL /dev/video0 --input_format v4l2
     python examples/stream.py MODEL video.mp4                      # at the pace at which it was recorded
     python examples/stream.py MODEL video.mp4 --show               # in a window, with matplotlib
+    python examples/stream.py MODEL rtsp://camera --output scores.jsonl
 
 A thread reads the source; whatever the model is too slow for is dropped and counted. A source that stalls is waited
-for, one that changes its size goes on, and at its end, or at Ctrl-C, the counts are printed.
+for, one that changes its size or whose time jumps goes on, and at its end, or at Ctrl-C, the counts are printed.
+`--output` takes each prediction when it is made, as JSON lines, a JSON list or CSV by its ending.
 """
 
 import argparse
 import contextlib
+import importlib.util
 import queue
 import sys
 import threading
 import time
+from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from classify import flatten_scores, list_score_columns, positive, rank
 
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.inference.streaming import StreamingClassifier
+from vtn_hf.outputs import check_outputs
+from vtn_hf.results import ResultFile
+
+
+# A longer pause between two frames is taken for a jump of the source's clock.
+MAX_GAP_SEC = 3600
 
 
 class LiveSource:
@@ -46,13 +57,13 @@ class LiveSource:
     def _run(self, name: str, input_format: str | None):
         try:
             with av.open(name, format=input_format) as container:
-                start = time.monotonic()
+                start, clock = None, Clock(container.streams.video[0].average_rate)
                 for frame in container.decode(video=0):
-                    if self.has_ended.is_set():
+                    seconds = clock.read(frame.time)
+                    start = time.monotonic() - seconds if start is None else start
+                    delay = 0.0 if input_format is not None else start + seconds - time.monotonic()
+                    if self.has_ended.wait(max(0.0, delay)):
                         return
-                    seconds = frame.time or 0.0
-                    if input_format is None:
-                        time.sleep(max(0.0, start + seconds - time.monotonic()))
                     self._put(frame.to_ndarray(format="rgb24"), seconds)
         except (av.FFmpegError, OSError) as error:
             self.error = error
@@ -84,6 +95,28 @@ class LiveSource:
         self._thread.join(timeout=5)
 
 
+class Clock:
+    """
+    Makes time go on where timestamps start again, jump or are missing.
+
+    Args:
+        rate: Frames per second, if known.
+    """
+
+    def __init__(self, rate: float | None):
+        self._step = 1 / float(rate or 25)
+        self._timestamp = self._seconds = 0.0
+
+    def read(self, timestamp: float | None) -> float:
+        """Seconds of the next frame, from its timestamp in seconds."""
+        if timestamp is None:
+            timestamp = self._timestamp + self._step
+        gap = timestamp - self._timestamp
+        self._seconds += gap if 0 <= gap <= MAX_GAP_SEC else self._step
+        self._timestamp = timestamp
+        return self._seconds
+
+
 class Window:
     """Shows frames and the class of the moment with matplotlib."""
 
@@ -100,8 +133,10 @@ class Window:
         self._pyplot.pause(0.001)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Classify a camera, or a file as if it were one, while it runs.")
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "stream.py", description="Classify a camera, or a file as if it were one, while it runs."
+    )
     parser.add_argument("model", help="directory or name on the Hub of a VTN with its processor")
     parser.add_argument("source", help="device, file or URL")
     parser.add_argument("--input_format", help="kind of device: v4l2, avfoundation, dshow (default: a file)")
@@ -109,22 +144,43 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--predict_every", type=int, default=8, help="frames between two predictions")
     parser.add_argument("--memory", default="last", help="last: the last frames; all: the stream since its start")
     parser.add_argument("--fps", type=float, help="frame rate of the videos the model was trained on")
-    parser.add_argument("--top_k", type=int, default=3, help="classes to show")
+    parser.add_argument("--top_k", type=positive(int), default=3, help="classes to show and write")
     parser.add_argument("--stall_sec", type=float, default=2.0, help="report a source that is silent for so long")
     parser.add_argument("--max_sec", type=float, help="stop after so many seconds")
     parser.add_argument("--show", action="store_true", help="show the frames in a window")
+    parser.add_argument("--output", type=Path, help="file for the predictions, .jsonl, .json or .csv")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output that is there")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser.parse_args()
+    return parser
 
 
-def describe(scores: torch.Tensor, id2label: dict[int, str], top_k: int) -> str:
-    """The best classes with their scores."""
-    best = scores.topk(min(top_k, len(scores)))
-    pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    return ", ".join(f"{id2label[index]} {score:.2f}" for score, index in pairs)
+def make_classifier(options: argparse.Namespace) -> StreamingClassifier:
+    """The model, if all that is wanted can be had without a loss."""
+    if options.show and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--show needs matplotlib: pip install matplotlib")
+    if options.output is not None:
+        if options.output.suffix not in ResultFile.SUFFIXES:
+            raise ValueError(f"--output must end in {', '.join(ResultFile.SUFFIXES)}, got {options.output}.")
+        check_outputs([options.output], [options.source, *Path(options.model).glob("*")], options.overwrite)
+    return StreamingClassifier(
+        VTNForVideoClassification.from_pretrained(options.model).to(options.device),
+        VTNVideoProcessor.from_pretrained(options.model),
+        num_frames=options.num_frames,
+        predict_every=options.predict_every,
+        memory=options.memory,
+        fps=options.fps,
+    )
 
 
-def watch(source: LiveSource, classifier: StreamingClassifier, options: argparse.Namespace):
+def open_results(options: argparse.Namespace, num_labels: int) -> ResultFile:
+    options.output.unlink(missing_ok=True)
+    columns = list_score_columns(min(options.top_k, num_labels))
+    return ResultFile(options.output, ["start_sec", "end_sec", "frames_seen", *columns])
+
+
+def watch(
+    source: LiveSource, classifier: StreamingClassifier, results: ResultFile | None, options: argparse.Namespace
+):
     """Classifies until the source or the time is over."""
     window = Window() if options.show else None
     start, text = time.monotonic(), ""
@@ -141,28 +197,34 @@ def watch(source: LiveSource, classifier: StreamingClassifier, options: argparse
         frame, seconds = item
         [prediction] = classifier.push([frame], [seconds])
         if prediction is not None:
-            text = describe(prediction.scores, classifier.model.config.id2label, options.top_k)
+            scores = rank(prediction.scores, classifier.model.config.id2label, options.top_k)
+            text = ", ".join(f"{best['label']} {best['score']:.2f}" for best in scores)
             rate = prediction.num_frames_seen / (time.monotonic() - start)
-            print(f"{seconds:8.2f} s  {rate:6.1f} frames/s  {source.num_dropped} dropped  {text}")
+            print(f"{seconds:8.2f} s  {rate:6.1f} frames/s  {source.num_dropped} dropped  {text}", flush=True)
+            if results is not None:
+                row = {
+                    "start_sec": prediction.start_sec,
+                    "end_sec": seconds,
+                    "frames_seen": prediction.num_frames_seen,
+                }
+                results.append(row | (flatten_scores(scores) if results.is_table else {"scores": scores}))
         if window is not None:
             window.show(frame, text)
 
 
-def main() -> int:
-    options = parse_arguments()
-    model = VTNForVideoClassification.from_pretrained(options.model).to(options.device)
-    classifier = StreamingClassifier(
-        model,
-        VTNVideoProcessor.from_pretrained(options.model),
-        num_frames=options.num_frames,
-        predict_every=options.predict_every,
-        memory=options.memory,
-        fps=options.fps,
-    )
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    try:
+        classifier = make_classifier(options)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
     source = LiveSource(options.source, options.input_format)
     start = time.monotonic()
-    with contextlib.suppress(KeyboardInterrupt):
-        watch(source, classifier, options)
+    results = open_results(options, classifier.model.config.num_labels) if options.output is not None else None
+    with contextlib.suppress(KeyboardInterrupt), results or contextlib.nullcontext():
+        watch(source, classifier, results, options)
     source.close()
     counts = classifier.get_statistics()
     print(

@@ -1,5 +1,7 @@
 """The example scripts, run as a user runs them."""
 
+import hashlib
+import importlib
 import json
 import subprocess
 import sys
@@ -26,6 +28,31 @@ SETTINGS = {
     "disable_tqdm": "true",
     "use_cpu": "true",
 }
+
+
+# Behind everything else: a script has the name of the library `evaluate`.
+sys.path.append(str(EXAMPLES))
+
+
+def run(script: str, *arguments: object) -> int:
+    """The exit status of an example, called in this process."""
+    try:
+        return importlib.import_module(script).main([str(argument) for argument in arguments]) or 0
+    except SystemExit as error:
+        return error.code
+
+
+def take_stock(folder: Path) -> dict[str, tuple]:
+    """What there is below a folder, with contents, permissions and times of change: equal if nothing was touched."""
+    return {
+        str(path.relative_to(folder)): (
+            path.lstat().st_mode,
+            path.lstat().st_ino,
+            path.lstat().st_mtime_ns,
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None,
+        )
+        for path in [folder, *folder.rglob("*")]
+    }
 
 
 def make_launcher(num_processes: int) -> list[str]:

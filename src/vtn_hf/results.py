@@ -27,9 +27,10 @@ class ResultFile:
 
     Args:
         path (`Path`): A new file, or one to add to.
-        columns (`Sequence[str]`): Of a CSV file.
+        columns (`Sequence[str]`): Of a CSV file; what else a record holds is left out.
 
     Attributes:
+        is_table (`bool`): Whether it is a CSV file, whose values are numbers and texts.
         records (`list[dict]`): Those that were there before; from a CSV file all values are texts.
 
     Raises:
@@ -49,6 +50,7 @@ class ResultFile:
         if path.suffix not in self.SUFFIXES:
             raise ValueError(f"{path} must end in {', '.join(self.SUFFIXES)}.")
         self._format = {".jsonl": _JsonLines, ".json": _JsonList, ".csv": _Csv}[path.suffix](columns)
+        self.is_table = path.suffix == ".csv"
         content = _decode(path.read_bytes()) if path.exists() else ""
         self.records = self._format.read(content)
         self._is_empty = not self.records
