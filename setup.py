@@ -36,7 +36,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"vtn_hf.data": ["*.txt"]},
+    package_data={"vtn_hf.data": ["*.txt"], "vtn_hf.training": ["*.html"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
@@ -45,6 +45,7 @@ setup(
         "accelerate>=1.15",
         "evaluate>=0.4.6",
         "av>=18,<19",
+        "jinja2",
         "safetensors",
         "huggingface-hub",
         "filelock",

@@ -17,10 +17,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402 - the backend comes first
 from plot_attention import (  # noqa: E402
-    Look,
-    choose_strip,
+    NUM_STRIP_FRAMES,
     find_events,
-    look_at,
     map_frames,
     plot_attention,
     plot_maps,
@@ -28,6 +26,7 @@ from plot_attention import (  # noqa: E402
 )
 
 from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcessor  # noqa: E402
+from vtn_hf.inference.attention import Look, look_at  # noqa: E402
 from vtn_hf.inference.whole_video import make_timeline  # noqa: E402
 
 
@@ -41,7 +40,8 @@ def plot_timeline(model: VTNForVideoClassification, look: Look, path: Path):
     for label in scores.max(dim=0).values.argsort(descending=True)[:5].tolist():
         axes.plot(middles, scores[:, label], marker=".", label=model.config.id2label[label])
     axes.set(xlabel="seconds" if look.video.fps else "frames", ylabel="probability", ylim=(0, 1))
-    axes.legend(fontsize=8)
+    for text in axes.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)  # a `$` in a name is a dollar
     figure.savefig(path, dpi=90)
     plt.close(figure)
 
@@ -52,7 +52,7 @@ def analyse(
     """Probabilities by class, and the files of timeline, attention, maps and overlay, in a folder of their own."""
     folder = Path(tempfile.mkdtemp(prefix="vtn_app_"))
     look = look_at(model, processor, video)
-    strip = choose_strip(look)
+    strip = look.choose_frames(NUM_STRIP_FRAMES)
     plot_timeline(model, look, folder / "timeline.png")
     plot_attention(look, folder / "attention.png", "the class token's attention", find_events(Path(video), look))
     plot_maps(look, strip, map_frames(model, look, strip), folder / "maps.png")

@@ -5,10 +5,10 @@ Evaluates a Video Transformer Network on a collection of videos, whole or in sev
     accelerate launch examples/evaluate.py … --output_dir RESULTS_10X3 --num_clips 10 --num_crops 3
 
 The first passes each video as a whole, as its processor samples it; the second averages the class probabilities of
-ten clips with three crops each. RESULTS gets results.json (accuracies, calibration, speed, what was not decoded), the
-confusion matrix and a table of the classes; `--update_card true` adds the results to the model card of RUN. Any number
-of processes share the videos. The probabilities are kept in RESULTS/scores-*.jsonl, so the same command goes on where
-a stopped run ended.
+ten clips with three crops each. RESULTS gets results.json (accuracies, calibration, speed, what was not decoded) and
+report/index.html (confusion matrix, classes, what was wrong); `--update_card true` adds the results to the model card
+of RUN. Any number of processes share the videos. The probabilities are kept in RESULTS/scores-*.jsonl, so the same
+command goes on where a stopped run ended.
 
 The code is in evaluation.py: this file has the name of a library.
 """

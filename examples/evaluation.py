@@ -1,6 +1,5 @@
 """What evaluate.py does: scores of a collection of videos, and what they add up to."""
 
-import csv
 import json
 import time
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import evaluate
+import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
@@ -17,9 +17,10 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.data.coverage import drop_missing
+from vtn_hf.data.coverage import drop_missing, report_coverage
 from vtn_hf.data.kinetics import load_videos
 from vtn_hf.data.scan import drop_bad_videos
+from vtn_hf.inference.attention import look_at_example
 from vtn_hf.inference.multi_view import MultiView, score_views
 from vtn_hf.inference.whole_video import to_scores
 from vtn_hf.model_card_vtn import add_evaluation
@@ -28,9 +29,8 @@ from vtn_hf.training.metrics import (
     MeanAveragePrecision,
     MeanClassAccuracy,
     TopAccuracy,
-    confusion_matrix,
 )
-from vtn_hf.training.report import format_classes, plot_confusion
+from vtn_hf.training.report import Evaluation, write_report
 
 
 @dataclass
@@ -183,17 +183,6 @@ def compute_metrics(scores: list[dict], is_multi_label: bool, num_labels: int) -
     return metrics.compute(predictions=predictions, references=references)
 
 
-def write_confusion(scores: list[dict], class_names: list[str], output_dir: Path):
-    """Writes how many videos of each class (row) are taken for which (column), as a table and as a picture."""
-    counts = confusion_matrix([row["probabilities"] for row in scores], [row["label"] for row in scores])
-    with (output_dir / "confusion_matrix.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["", *class_names])
-        table.writerows([name, *row.tolist()] for name, row in zip(class_names, counts, strict=True))
-    plot_confusion(counts, class_names, output_dir / "confusion_matrix.png")
-    (output_dir / "classes.md").write_text(format_classes(counts, class_names) + "\n", encoding="utf-8")
-
-
 def report(
     args: EvaluationArguments,
     model: VTNForVideoClassification,
@@ -202,7 +191,7 @@ def report(
     missing_files: list[str],
     bad: dict[str, str],
 ) -> dict:
-    """Turns the scores of all processes into results.json, confusion.csv and, if asked for, a part of the card."""
+    """Turns the scores of all processes into results.json and, if asked for, a part of the card."""
     output_dir = Path(args.output_dir)
     rows = read_scores(output_dir)
     scores = [rows[number] for number in sorted(rows) if "error" not in rows[number]]
@@ -223,21 +212,48 @@ def report(
         **timing,
     }
     (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    if not is_multi_label:
-        class_names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-        write_confusion(scores, class_names, output_dir)
     if args.update_card:
         coverage = f"{len(scores)} of {num_videos} videos"
         add_evaluation(Path(args.model) / "README.md", Path(args.data_dir).name, metrics, f"{protocol}; {coverage}")
     return results
 
 
+def write_page(
+    args: EvaluationArguments,
+    model: VTNForVideoClassification,
+    processor: VTNVideoProcessor,
+    videos: Dataset,
+    results: dict,
+):
+    """Writes the report: confusion matrix, classes, and what was wrong."""
+    rows = read_scores(Path(args.output_dir))
+    numbers = [number for number in sorted(rows) if "error" not in rows[number]]
+    labels = [rows[number]["label"] for number in numbers]
+    if isinstance(labels[0], list):
+        labels = [[int(label in each) for label in range(model.config.num_labels)] for each in labels]
+    names, scores = ([rows[number][key] for number in numbers] for key in ("video", "probabilities"))
+    damaged = [{"video": name, "reason": reason} for name, reason in results["not_decoded"].items()]
+    num_there = results["num_videos"] - len(results["missing"])
+    page = write_report(
+        Path(args.output_dir, "report"),
+        Evaluation(list_class_names(model), names, np.array(labels), np.array(scores)),
+        metrics=results["metrics"],
+        coverage={args.split: report_coverage(num_there, results["missing"], damaged)},
+        look=lambda place: look_at_example(model, processor, videos, numbers[place]),
+    )
+    print(f"Confusion matrix, classes and videos: {page}")
+
+
+def list_class_names(model: VTNForVideoClassification) -> list[str]:
+    """In the order of the labels."""
+    return [model.config.id2label[label] for label in range(model.config.num_labels)]
+
+
 def load_split(
     args: EvaluationArguments, model: VTNForVideoClassification
 ) -> tuple[Dataset, list[str], dict[str, str]]:
     """The videos, with a column `id`; the names of those not on disk; and of those that are bad, with the reasons."""
-    class_names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-    collection, missing = drop_missing(load_videos(args.data_dir, class_names, streaming=False))
+    collection, missing = drop_missing(load_videos(args.data_dir, list_class_names(model), streaming=False))
     bad = {}
     if args.scan_table is not None:
         collection, bad = drop_bad_videos(collection, args.scan_table)
@@ -285,4 +301,6 @@ def main():
             "parameters": model.num_parameters(),
             "multiply_adds_g_per_video": count_multiply_adds(model, processor, views),
         }
-        print(json.dumps(report(args, model, protocol, timing, *left_out), indent=2))
+        results = report(args, model, protocol, timing, *left_out)
+        print(json.dumps(results, indent=2))
+        write_page(args, model, processor, videos, results)

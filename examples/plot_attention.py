@@ -14,7 +14,6 @@ attention below them. The second asks how much of the attention falls on the fra
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -32,65 +31,12 @@ from drawn_videos.drawing import encode  # noqa: E402
 from drawn_videos.event_videos import read_schedule  # noqa: E402
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor  # noqa: E402
 from vtn_hf.backbone_vtn import has_class_token  # noqa: E402
-from vtn_hf.inference.whole_video import VideoFeatures, to_scores  # noqa: E402
+from vtn_hf.inference.attention import Look, look_at  # noqa: E402
 
 
 NUM_STRIP_FRAMES = 12
 # Grad-CAM reads the deepest feature map that has so many rows and columns.
 MIN_MAP_SIDE = 7
-
-
-@dataclass
-class Look:
-    """
-    A video as the model sees it.
-
-    Args:
-        pictures: The frames after resizing and cropping, uint8 (frames, height, width, 3).
-        times: Of each frame, in seconds (in frames, where the video does not tell its rate).
-        probabilities: Of each class, (classes,).
-        attention: The class token's attention over the frames, without that to itself, (layers, heads, frames).
-        inputs: What the model got.
-        video: What the backbone made of the frames.
-    """
-
-    pictures: np.ndarray
-    times: np.ndarray
-    probabilities: torch.Tensor
-    attention: np.ndarray
-    inputs: dict[str, torch.Tensor]
-    video: VideoFeatures
-
-    @property
-    def mean_attention(self) -> np.ndarray:
-        """(frames,): averaged over layers and heads."""
-        return self.attention.mean(axis=(0, 1))
-
-
-@torch.no_grad()
-def look_at(model: VTNForVideoClassification, processor: VTNVideoProcessor, video: str | Path) -> Look:
-    """Classifies a video and keeps what the class token attended to."""
-    batch = processor(video, return_tensors="pt", return_metadata=True)
-    metadata = batch.pop("video_metadata")[0]
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    features = model.vtn.get_frame_features(inputs["pixel_values"])
-    outputs = model(inputs_embeds=features, position_ids=inputs["position_ids"], output_attentions=True)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-    pictures = (batch["pixel_values"][0] * std + mean).clamp(0, 1) * 255
-    return Look(
-        pictures=pictures.round().byte().permute(0, 2, 3, 1).numpy(),
-        times=np.asarray(metadata.frames_indices) / (metadata.fps or 1),
-        probabilities=to_scores(model, outputs.logits[0]).cpu(),
-        attention=torch.stack(outputs.global_attentions)[:, 0, :, 1:].float().cpu().numpy(),
-        inputs=inputs,
-        video=VideoFeatures(features[0], inputs["position_ids"][0], len(features[0]), metadata.fps, metadata.duration),
-    )
-
-
-def choose_strip(look: Look) -> np.ndarray:
-    """The most attended frame of each of the equal parts of a video, increasing numbers."""
-    parts = np.array_split(np.arange(len(look.times)), min(NUM_STRIP_FRAMES, len(look.times)))
-    return np.array([part[look.mean_attention[part].argmax()] for part in parts])
 
 
 def map_frames(model: VTNForVideoClassification, look: Look, numbers: np.ndarray) -> np.ndarray:
@@ -158,7 +104,7 @@ def overlay(pictures: np.ndarray, maps: np.ndarray) -> np.ndarray:
 
 def plot_attention(look: Look, path: Path, title: str, events: tuple[range, ...] = ()):
     """Draws the strip, the averaged attention and that of each layer and head; events are spans of frame numbers."""
-    strip = choose_strip(look)
+    strip = look.choose_frames(NUM_STRIP_FRAMES)
     num_layers, num_heads, num_frames = look.attention.shape
     figure = plt.figure(figsize=(14, 5 + 0.14 * num_layers * num_heads), layout="constrained")
     grid = figure.add_gridspec(3, len(strip), height_ratios=[1.2, 1.5, 0.25 * num_layers * num_heads])
@@ -173,7 +119,8 @@ def plot_attention(look: Look, path: Path, title: str, events: tuple[range, ...]
     curve.plot(look.mean_attention, color="black")
     curve.plot(strip, look.mean_attention[strip], "o", color="C3", markersize=4, label="frames above")
     curve.axhline(look.mean_attention.mean(), linestyle=":", color="gray", label="attention spread evenly")
-    curve.set(xlim=(-0.5, num_frames - 0.5), ylabel="attention", title=title)
+    curve.set(xlim=(-0.5, num_frames - 0.5), ylabel="attention")
+    curve.set_title(title, parse_math=False)  # a `$` in a name is a dollar
     handles = {label: handle for handle, label in zip(*curve.get_legend_handles_labels(), strict=True)}
     curve.legend(handles.values(), handles.keys(), fontsize=8)
     heads = figure.add_subplot(grid[2, :])
@@ -226,7 +173,7 @@ def draw(model: VTNForVideoClassification, processor: VTNVideoProcessor, video: 
     for probability, label in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         print(f"{probability:.3f}  {model.config.id2label[label]}")
     title = f"{video.name}: {model.config.id2label[best.indices[0].item()]} ({best.values[0]:.2f})"
-    strip = choose_strip(look)
+    strip = look.choose_frames(NUM_STRIP_FRAMES)
     plot_attention(look, output_dir / "attention.png", title, find_events(video, look))
     plot_maps(look, strip, map_frames(model, look, strip), output_dir / "maps.png")
     write_overlay(model, look, output_dir / "overlay.mp4")

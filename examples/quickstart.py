@@ -3,8 +3,8 @@ Makes videos, trains a Video Transformer Network on them from scratch and classi
 
 The ten classes of the videos come in pairs that are each other played backwards (`drawn_videos.motion_clips`), so the
 run also says what is left without time: the same model on shuffled frames, and the same backbone trained with the mean
-over frames instead of the temporal encoder. Leaves runs/quickstart/summary.json, the training curves as curves.png,
-and the model in runs/quickstart/model.
+over frames instead of the temporal encoder. Leaves runs/quickstart/summary.json, and the model in
+runs/quickstart/model, with curves, confusion matrix and videos in report/index.html.
 
     python examples/quickstart.py
 """
@@ -31,7 +31,6 @@ from drawn_videos.motion_clips import write_motion_clips  # noqa: E402
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor  # noqa: E402
 from vtn_hf.data.clips import ClipTransform, collate_videos  # noqa: E402
 from vtn_hf.data.kinetics import load_class_folders  # noqa: E402
-from vtn_hf.training.report import plot_curves  # noqa: E402
 
 
 EXAMPLES = Path(__file__).parent
@@ -68,8 +67,6 @@ def train_vtn(arguments: list[str]):
     """Trains as a user does, by the command."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
     subprocess.run([*launch, str(EXAMPLES / "train.py"), *arguments], check=True)
-    state = json.loads((ROOT / "model" / "trainer_state.json").read_text(encoding="utf-8"))
-    plot_curves(state["log_history"], ROOT / "curves.png")
 
 
 def train_frame_average(arguments: list[str]) -> float:
@@ -126,7 +123,7 @@ def main():
     print(
         f"\nTop-1 on held-out videos: VTN {summary['top1']:.3f}; the same VTN on shuffled frames "
         f"{summary['top1_shuffled']:.3f}; frame average {summary['top1_frame_average']:.3f}.\n"
-        f"{summary['seconds']:.0f} s in all; see {ROOT}/summary.json, {ROOT}/curves.png and {ROOT}/model."
+        f"{summary['seconds']:.0f} s in all; see {ROOT}/summary.json, {ROOT}/model and {ROOT}/model/report."
     )
 
 

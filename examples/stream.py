@@ -129,7 +129,8 @@ class Window:
     def show(self, frame: np.ndarray, text: str):
         self._axes.clear()
         self._axes.imshow(frame)
-        self._axes.set(title=text, xticks=[], yticks=[])
+        self._axes.set(xticks=[], yticks=[])
+        self._axes.set_title(text, parse_math=False)  # a `$` in a name is a dollar
         self._pyplot.pause(0.001)
 
 

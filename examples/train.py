@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 import yaml
 from torch.utils.data import Dataset
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
@@ -29,14 +30,16 @@ from transformers.trainer_utils import get_last_checkpoint
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.augmentation import ClipAugmentation, ClipMixing
 from vtn_hf.data.clips import ClipTransform, collate_videos
-from vtn_hf.data.coverage import NO_LABEL, SkippedVideos, drop_missing, report_coverage
+from vtn_hf.data.coverage import SkippedVideos, drop_missing, report_coverage
 from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo
 from vtn_hf.data.kinetics import load_videos, read_kinetics_labels
 from vtn_hf.data.scan import drop_bad_videos
+from vtn_hf.inference.attention import Look, look_at_example
+from vtn_hf.inference.whole_video import to_scores
 from vtn_hf.training.arguments import VTNTrainingArguments
 from vtn_hf.training.checkpoints import load_to_fine_tune
-from vtn_hf.training.metrics import compute_average_precision, compute_top_accuracy, keep_top_classes
-from vtn_hf.training.report import write_report
+from vtn_hf.training.metrics import compute_average_precision, compute_top_accuracy, keep_logits
+from vtn_hf.training.report import Evaluation, write_report
 from vtn_hf.training.trainer import SetEpoch, VTNTrainer
 
 
@@ -313,20 +316,28 @@ def evaluate(trainer: VTNTrainer, data: Data, train_metrics: dict[str, float]):
     trainer.log(evaluation.metrics)
     trainer.log_metrics("eval", evaluation.metrics)
     trainer.save_metrics("eval", evaluation.metrics)
-    if not trainer.is_world_process_zero() or data.is_multi_label:
+    if not trainer.is_world_process_zero():
         return
-    is_covered = evaluation.label_ids != NO_LABEL
-    report = Path(trainer.args.output_dir, "report")
-    write_report(
-        report,
+    videos = data.splits["val"]
+    names = videos.paths if isinstance(videos, CachedClips) else videos.with_format(None)["name"][:]
+    scores = to_scores(trainer.model, torch.from_numpy(evaluation.predictions).float()).numpy()
+    page = write_report(
+        Path(trainer.args.output_dir, "report"),
+        Evaluation(data.class_names, names, evaluation.label_ids, scores),
         trainer.state.log_history,
-        data.class_names,
-        evaluation.label_ids[is_covered],
-        evaluation.predictions[is_covered, 0],
         train_metrics | evaluation.metrics,
-        {video["video"]: video["reason"] for split in data.report_coverage().values() for video in split["damaged"]},
+        data.report_coverage(),
+        make_look(trainer, videos),
     )
-    print(f"Curves, confusion matrix and classes: {report}/report.md")
+    print(f"Curves, confusion matrix, classes and videos: {page}")
+
+
+def make_look(trainer: VTNTrainer, videos: Dataset) -> Callable[[int], Look] | None:
+    """What the report shows of a video, by the saved model: the trainer's may be in parts on several devices."""
+    if not isinstance(trainer.accelerator.unwrap_model(trainer.model), VTNForVideoClassification):
+        return None
+    model = VTNForVideoClassification.from_pretrained(trainer.args.output_dir).to(trainer.args.device)
+    return partial(look_at_example, model, trainer.processing_class, videos)
 
 
 def write_coverage(path: Path, report: dict[str, dict]):
@@ -357,7 +368,7 @@ def make_trainer(
         data_collator=collate_videos,
         processing_class=processor,
         compute_metrics=partial(compute_metrics, num_missing=data.count_left_out("val")),
-        preprocess_logits_for_metrics=None if data.is_multi_label else keep_top_classes,
+        preprocess_logits_for_metrics=keep_logits,
         callbacks=[SetEpoch(data.epoch_aware)],
     )
 

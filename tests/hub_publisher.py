@@ -14,7 +14,7 @@ from tiny_models import make_vit_vtn
 from transformers import TrainingArguments, pipeline
 
 from vtn_hf import VTNVideoProcessor
-from vtn_hf.training.metrics import compute_top_accuracy, keep_top_classes
+from vtn_hf.training.metrics import compute_top_accuracy, keep_logits
 from vtn_hf.training.trainer import VTNTrainer
 
 
@@ -54,7 +54,7 @@ def main(clip: str, folder: Path, model_only: bool):
         eval_dataset=examples,
         processing_class=processor,
         compute_metrics=compute_top_accuracy,
-        preprocess_logits_for_metrics=keep_top_classes,
+        preprocess_logits_for_metrics=keep_logits,
     )
     trainer.train()
     trainer.evaluate()

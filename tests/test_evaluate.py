@@ -73,10 +73,12 @@ def test_whole_videos_are_scored_as_the_model_scores_them(model_dir, clips, tmp_
     assert [Path(path).name for path in results["not_decoded"]] == ["broken.mp4"]
     assert results["parameters"] == model.num_parameters()
     assert results["multiply_adds_g_per_video"] > 0
-    with (tmp_path / "results/confusion_matrix.csv").open(newline="") as file:
+    with (tmp_path / "results/report/confusion_matrix.csv").open(newline="") as file:
         table = list(csv.reader(file))
     assert [row[0] for row in table[1:]] == list(CLASS_NAMES)
     assert sum(int(count) for row in table[1:] for count in row[1:]) == 10
+    page = (tmp_path / "results/report/index.html").read_text()
+    assert '<svg class="attention"' in page and "90.9 % of 11 videos used; 0 missing, 1 could not be read" in page
     card = (model_dir / "README.md").read_text()
     assert "up to 8 frames" in card and "10 of 11 videos" in card and "task_type" not in card.split("---")[2]
 

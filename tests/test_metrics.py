@@ -13,7 +13,7 @@ from vtn_hf.training.metrics import (
     TopAccuracy,
     compute_top_accuracy,
     confusion_matrix,
-    keep_top_classes,
+    keep_logits,
 )
 
 
@@ -38,8 +38,8 @@ def test_equal_scores_are_no_hit():
 
 
 def test_trainer_metrics_agree_with_the_metric():
-    top = keep_top_classes(torch.tensor(SCORES), torch.tensor(LABELS))
-    result = compute_top_accuracy(EvalPrediction(predictions=top.numpy(), label_ids=np.array(LABELS)))
+    logits = keep_logits((torch.tensor(SCORES), torch.zeros(9)), torch.tensor(LABELS))
+    result = compute_top_accuracy(EvalPrediction(predictions=logits.numpy(), label_ids=np.array(LABELS)))
     assert result == TopAccuracy().compute(predictions=SCORES, references=LABELS) | {"coverage": 1.0}
 
 

@@ -12,6 +12,7 @@ from video_files import write_video
 
 from drawn_videos.event_videos import write_event_videos
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.inference.attention import look_at
 
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
@@ -59,27 +60,8 @@ def video(tmp_path_factory):
     return write_video(tmp_path_factory.mktemp("video") / "video.mkv", frames, fps=10)
 
 
-def test_look_is_the_models_own(model, processor, video):
-    look = plot_attention.look_at(model, processor, video)
-    inputs = processor(video, return_tensors="pt")
-    outputs = model(**inputs, output_attentions=True)
-
-    torch.testing.assert_close(look.probabilities, outputs.logits[0].softmax(-1), atol=1e-6, rtol=0)
-    for layer, weights in enumerate(outputs.global_attentions):
-        np.testing.assert_allclose(look.attention[layer], weights[0, :, 1:].detach(), atol=1e-6)
-    assert look.pictures.shape == (20, 32, 32, 3)
-    assert look.times[[0, -1]].tolist() == [0, 3.9]
-
-
-def test_strip_takes_the_most_attended_frame_of_each_part(model, processor, video):
-    look = plot_attention.look_at(model, processor, video)
-    strip = plot_attention.choose_strip(look)
-    assert len(strip) == 12 and (np.diff(strip) > 0).all()
-    assert look.mean_attention.argmax() in strip
-
-
 def test_maps_tell_what_the_class_depends_on(model, processor, video):
-    look = plot_attention.look_at(model, processor, video)
+    look = look_at(model, processor, video)
     before = model.vtn.backbone.config.to_dict(), model.vtn.backbone.config._attn_implementation
     maps = plot_attention.map_frames(model, look, np.array([0, 7]))
     assert maps.shape == (2, 32, 32)
@@ -90,7 +72,7 @@ def test_maps_tell_what_the_class_depends_on(model, processor, video):
 def test_rollout_of_one_layer_is_its_attention(processor, video):
     backbone = BACKBONES["vit"] | {"num_hidden_layers": 1}
     model = VTNForVideoClassification(VTNConfig(backbone_config=backbone, num_attention_heads=2)).eval()
-    look = plot_attention.look_at(model, processor, video)
+    look = look_at(model, processor, video)
     flow = plot_attention.roll_out(model, look, np.array([3]))
     model.vtn.backbone.set_attn_implementation("eager")
     (attention,) = model.vtn.backbone(look.inputs["pixel_values"][0, 3:4], output_attentions=True).attentions
@@ -100,10 +82,21 @@ def test_rollout_of_one_layer_is_its_attention(processor, video):
 def test_grad_cam_is_zero_where_the_class_does_not_look(processor, video):
     torch.manual_seed(1)
     model = VTNForVideoClassification(VTNConfig(backbone_config=BACKBONES["resnet"], num_attention_heads=2)).eval()
-    look = plot_attention.look_at(model, processor, video)
+    look = look_at(model, processor, video)
     assert plot_attention.grad_cam(model, look, np.array([0, 5])).abs().sum() > 0
     model.classifier.out_proj.weight.data.zero_()  # now the scores depend on nothing
     assert plot_attention.grad_cam(model, look, np.array([0, 5])).abs().sum() == 0
+
+
+def test_a_dollar_in_a_name_is_no_mathematics(model, processor, video, tmp_path):
+    look = look_at(model, processor, video)
+    name = "$\\frac{ | <b> $"
+    plot_attention.plot_attention(look, tmp_path / "attention.png", name)
+    labels = model.config.id2label
+    model.config.id2label = {label: f"{name}{label}" for label in labels}
+    app.plot_timeline(model, look, tmp_path / "timeline.png")
+    model.config.id2label = labels
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_everything_is_drawn(model, processor, video, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """examples/train.py on collections as they are: damaged, incomplete, with several labels, in shards."""
 
 import csv
+import html
 import json
 import sys
 from pathlib import Path
@@ -63,7 +64,8 @@ def test_a_damaged_collection_trains_to_the_end(clips, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "train: 95.0% of 40 videos used, 0 missing, 2 damaged" in printed
     assert "95.0%" in (tmp_path / "run/README.md").read_text()
-    report = (tmp_path / "run/report/report.md").read_text()
+    report = (tmp_path / "run/report/index.html").read_text()
+    assert '<svg class="attention"' in report
     assert all(str(path) in report for paths in damaged.values() for path in paths)
 
 
@@ -169,5 +171,5 @@ def test_what_a_scan_found_to_be_bad_is_left_out_and_listed(clips, tmp_path):
     assert (clips / video["video"], video["times"]) == (bad["val"], 0)
     assert video["reason"]
     assert read_json(tmp_path / "run/eval_results.json")["eval_coverage"] == 0.95
-    report = (tmp_path / "run/report/report.md").read_text()
-    assert f"- {video['video']}: {video['reason']}" in report
+    report = (tmp_path / "run/report/index.html").read_text()
+    assert f"<b>{video['video']}</b>: {html.escape(video['reason'])}" in report

@@ -19,18 +19,17 @@ from transformers import EvalPrediction
 from ..data.coverage import NO_LABEL
 
 
-def keep_top_classes(logits: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:
+def keep_logits(outputs: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:
     """
-    For `Trainer(preprocess_logits_for_metrics=…)`: the five best classes `(batch, min(5, num_labels))` instead of the
-    scores and hidden states, which would fill the memory during an evaluation.
+    For `Trainer(preprocess_logits_for_metrics=…)`: the logits `(batch, classes)` without hidden states, which would
+    fill the memory during an evaluation.
     """
-    logits = logits[0] if isinstance(logits, tuple) else logits
-    return logits.topk(min(5, logits.shape[-1])).indices
+    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def compute_top_accuracy(prediction: EvalPrediction, num_missing: int = 0) -> dict[str, float]:
     """
-    For `Trainer(compute_metrics=…)` with [`keep_top_classes`]: `top1` and `top5` of the videos that could be read, and
+    For `Trainer(compute_metrics=…)` with [`keep_logits`]: `top1` and `top5` of the videos that could be read, and
     `coverage`, the share of videos that those are; between 0 and 1. Their product is the accuracy if what could not be
     read counts as wrong.
 
@@ -40,7 +39,8 @@ def compute_top_accuracy(prediction: EvalPrediction, num_missing: int = 0) -> di
     """
     labels = np.asarray(prediction.label_ids)
     is_covered = labels != NO_LABEL
-    hits = np.asarray(prediction.predictions)[is_covered] == labels[is_covered, None]
+    best = np.argsort(-np.asarray(prediction.predictions)[is_covered], axis=1, kind="stable")[:, :5]
+    hits = best == labels[is_covered, None]
     return {
         "top1": float(hits[:, 0].mean()),
         "top5": float(hits.any(axis=1).mean()),
@@ -51,12 +51,11 @@ def compute_top_accuracy(prediction: EvalPrediction, num_missing: int = 0) -> di
 def compute_average_precision(prediction: EvalPrediction, num_missing: int = 0) -> dict[str, float]:
     """
     For `Trainer(compute_metrics=…)` where a video may have several labels: `map`, the average precision of each class
-    that occurs, averaged, and `coverage` as in [`compute_top_accuracy`].
+    that occurs, averaged, and `coverage`; arguments as of [`compute_top_accuracy`].
     """
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
     labels = np.asarray(prediction.label_ids)
     is_covered = (labels != NO_LABEL).all(axis=1)
-    logits, positive = np.asarray(logits)[is_covered], labels[is_covered] > 0
+    logits, positive = np.asarray(prediction.predictions)[is_covered], labels[is_covered] > 0
     coverage = float(is_covered.sum() / (len(labels) + num_missing))
     return {"map": mean_average_precision(logits, positive), "coverage": coverage}
 

@@ -1,136 +1,265 @@
-"""What is left to look at after a run: curves, confusion matrix, a table of the classes, and a page with all of it."""
+"""
+What is left to look at after an evaluation: one page, `index.html`, that needs neither a server nor a network, and its
+figures as CSV.
+"""
 
 import csv
-import importlib.util
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import numpy as np
+from markupsafe import Markup
+
+from ..data.coverage import NO_LABEL
+from ..inference.attention import Look
+from ..outputs import writing_folder
+from ..video_decoding_vtn import VideoDecodeError
+from .charts import draw_attention, draw_curves, draw_large_matrix, draw_matrix, embed_picture
+from .metrics import mean_average_precision
 
 
 # A matrix of more classes than this is drawn without their names, which would cover each other.
 _MAX_NAMED_CLASSES = 40
+# Videos in each of the two lists of strips, and pictures in a strip.
+_MAX_STRIPS = 8
+_STRIP_FRAMES = 10
+_CURVES = {
+    "Loss": {"training": "loss", "held-out": "eval_loss"},
+    "Held-out accuracy": {"top-1": "eval_top1", "top-5": "eval_top5", "mean average precision": "eval_map"},
+    "Learning rate": {"learning rate": "learning_rate"},
+}
+
+
+@dataclass
+class Evaluation:
+    """
+    What a model made of a collection of videos.
+
+    Args:
+        class_names (`list[str]`): In the order of the labels.
+        video_names (`Sequence[str]`): Of the videos.
+        labels (`np.ndarray` of shape `(videos,)` or `(videos, classes)`): The class of each video; with several labels
+            per video 0 or 1 for each class; -100 for a video that could not be read.
+        scores (`np.ndarray` of shape `(videos, classes)`): Probabilities.
+
+    Raises:
+        ValueError: If the shapes do not belong together.
+    """
+
+    class_names: list[str]
+    video_names: Sequence[str]
+    labels: np.ndarray
+    scores: np.ndarray
+
+    def __post_init__(self):
+        self.labels, self.scores = np.asarray(self.labels), np.asarray(self.scores)
+        shape = (len(self.video_names), len(self.class_names))
+        if self.scores.shape != shape or self.labels.shape not in (shape, shape[:1]):
+            raise ValueError(
+                f"{shape[0]} videos of {shape[1]} classes need scores {shape} and as many labels, got scores "
+                f"{self.scores.shape} and labels {self.labels.shape}."
+            )
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a video may have several labels, or none."""
+        return self.labels.ndim == 2
+
+    @property
+    def is_covered(self) -> np.ndarray:
+        """`(videos,)`: whether a video could be read."""
+        return (self.labels != NO_LABEL).reshape(len(self.labels), -1).all(axis=1)
+
+    @property
+    def is_true(self) -> np.ndarray:
+        """`(videos, classes)`: the labels."""
+        return self.labels > 0 if self.is_multi_label else np.arange(len(self.class_names)) == self.labels[:, None]
+
+    @property
+    def is_predicted(self) -> np.ndarray:
+        """`(videos, classes)`: the best class, or with several labels per video those of at least 0.5."""
+        if self.is_multi_label:
+            return self.scores >= 0.5
+        return np.arange(len(self.class_names)) == self.scores.argmax(axis=1)[:, None]
+
+    @property
+    def certainty(self) -> np.ndarray:
+        """`(videos,)`: the probability of the best class; with several labels, that of the least clear decision."""
+        if self.is_multi_label:
+            return np.maximum(self.scores, 1 - self.scores).min(axis=1)
+        return self.scores.max(axis=1)
+
+    def list_wrong(self) -> np.ndarray:
+        """The numbers of the videos with other classes than predicted, the most certain ones first."""
+        wrong = np.flatnonzero((self.is_true != self.is_predicted).any(axis=1) & self.is_covered)
+        return wrong[np.argsort(-self.certainty[wrong], kind="stable")]
+
+    def list_uncertain(self) -> np.ndarray:
+        """The numbers of all videos, the least certain ones first."""
+        covered = np.flatnonzero(self.is_covered)
+        return covered[np.argsort(self.certainty[covered], kind="stable")]
+
+    def count_confusions(self) -> np.ndarray:
+        """`(classes, classes)`: videos by true class (row) and by the class they were taken for; one label each."""
+        counts = np.zeros((len(self.class_names),) * 2, dtype=np.int64)
+        covered = self.is_covered
+        np.add.at(counts, (self.labels[covered], self.scores[covered].argmax(axis=1)), 1)
+        return counts
+
+    def name_classes(self, is_chosen: np.ndarray) -> str:
+        """The names of some classes, `(classes,)` of bool, in one string."""
+        return "; ".join(np.array(self.class_names, dtype=object)[is_chosen])
 
 
 def write_report(
-    folder: str | Path,
-    log_history: list[dict[str, float]],
-    class_names: list[str],
-    labels: np.ndarray,
-    predictions: np.ndarray,
-    metrics: dict[str, float],
-    skipped: dict[str, str] | None = None,
-) -> str:
+    folder: str | os.PathLike,
+    evaluation: Evaluation,
+    log_history: Iterable[dict[str, float]] = (),
+    metrics: dict[str, float] | None = None,
+    coverage: dict[str, dict] | None = None,
+    look: Callable[[int], Look] | None = None,
+) -> Path:
     """
-    Writes `report.md`, which shows the rest; `confusion_matrix.csv`, rows being the true classes; and, where
-    matplotlib is installed, `curves.png` and `confusion_matrix.png`.
+    Writes `index.html`, which shows everything; `classes.csv` and `wrong_predictions.csv`; and, where each video has
+    one label, `confusion_matrix.csv`, rows being the true classes.
 
     Args:
-        folder (`str` or `Path`): Is made if it is not there.
-        log_history (`list[dict]`): `trainer.state.log_history`.
-        class_names (`list[str]`): In the order of the labels.
-        labels (`np.ndarray` of shape `(videos,)`): The class of each evaluated video.
-        predictions (`np.ndarray` of shape `(videos,)`): The class it was taken for.
-        metrics (`dict[str, float]`): What else to show: accuracies, times.
-        skipped (`dict[str, str]`, *optional*): The videos that could not be read, with the reason.
+        folder (`str` or `os.PathLike`): Is made if it is not there.
+        evaluation (`Evaluation`): Labels and predictions.
+        log_history (`Iterable[dict]`, *optional*): `trainer.state.log_history`, for the curves.
+        metrics (`dict[str, float]`, *optional*): What else to show: accuracies, times.
+        coverage (`dict[str, dict]`, *optional*): Of each split, what [`report_coverage`] gives.
+        look (`Callable`, *optional*): Gives the [`Look`] at the video of a number, for strips of the wrong and the
+            least certain videos, as [`look_at_example`] does.
 
     Returns:
-        `str`: The page, as Markdown.
+        `Path`: The page.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    confusion = np.zeros((len(class_names), len(class_names)), dtype=np.int64)
-    np.add.at(confusion, (labels, predictions), 1)
-    with (folder / "confusion_matrix.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["", *class_names])
-        rows.writerows([name, *counts] for name, counts in zip(class_names, confusion.tolist(), strict=True))
-
-    has_pictures = importlib.util.find_spec("matplotlib") is not None
-    if has_pictures:
-        plot_curves(log_history, folder / "curves.png")
-        plot_confusion(confusion, class_names, folder / "confusion_matrix.png")
-    page = "\n".join(
-        [
-            "# Report",
-            "",
-            "| | |",
-            "| --- | --- |",
-            *(f"| {name} | {value:.4g} |" for name, value in metrics.items()),
-            "",
-            "## Curves and confusion matrix",
-            "",
-            "![Curves](curves.png) ![Confusion matrix](confusion_matrix.png)"
-            if has_pictures
-            else "No pictures: they need matplotlib, `pip install matplotlib`.",
-            "",
-            "## Classes",
-            "",
-            format_classes(confusion, class_names),
-            "",
-            f"## Videos that could not be read: {len(skipped or {})}",
-            "",
-            *(f"- {path}: {reason}" for path, reason in (skipped or {}).items()),
-            "",
-        ]
+    classes = describe_classes(evaluation)
+    wrong = evaluation.list_wrong()
+    uncertain = [number for number in evaluation.list_uncertain() if number not in wrong[:_MAX_STRIPS]]
+    page = _load_template().render(
+        title=Path(folder).resolve().parent.name,
+        metrics={name: f"{value:.4g}" for name, value in (metrics or {}).items()},
+        curves=_draw_all_curves(list(log_history)),
+        matrix=None if evaluation.is_multi_label else _draw_confusions(evaluation),
+        classes=classes,
+        num_wrong=len(wrong),
+        num_videos=int(evaluation.is_covered.sum()),
+        strips={}
+        if look is None
+        else {
+            "Wrong, the most certain first": [_describe(evaluation, each, look) for each in wrong[:_MAX_STRIPS]],
+            "Least certain of the others": [_describe(evaluation, each, look) for each in uncertain[:_MAX_STRIPS]],
+        },
+        coverage=coverage or {},
     )
-    (folder / "report.md").write_text(page, encoding="utf-8")
-    return page
+    with writing_folder(folder) as unfinished:
+        (unfinished / "index.html").write_text(page, encoding="utf-8")
+        _write_csv(unfinished / "classes.csv", [list(classes[0]), *(row.values() for row in classes)])
+        _write_csv(unfinished / "wrong_predictions.csv", _list_wrong_predictions(evaluation, wrong))
+        if not evaluation.is_multi_label:
+            names, counts = evaluation.class_names, evaluation.count_confusions().tolist()
+            rows = [[name, *row] for name, row in zip(names, counts, strict=True)]
+            _write_csv(unfinished / "confusion_matrix.csv", [["", *names], *rows])
+    return Path(folder, "index.html")
 
 
-def format_classes(confusion: np.ndarray, class_names: list[str]) -> str:
+def describe_classes(evaluation: Evaluation) -> list[dict[str, Any]]:
     """
-    A Markdown table with a row per class: videos of the class, the share of them that was recognised, the share of the
-    videos taken for the class that are of it, and what it is taken for most often beside itself.
+    A row per class: `class`; `videos` that have it; `recall`, the share of them that was recognised; `precision`, the
+    share of those taken for it that have it; then `most often taken for`, or with several labels per video `average
+    precision`. What has no videos to be computed from is `None`.
     """
-    lines = ["| class | videos | recall | precision | most often taken for |", "| --- | --- | --- | --- | --- |"]
-    for index, name in enumerate(class_names):
-        wrong = np.where(np.arange(len(class_names)) == index, 0, confusion[index])
-        hits, total, taken = confusion[index, index], confusion[index].sum(), confusion[:, index].sum()
-        recall, precision = (f"{hits / count:.3f}" if count else "–" for count in (total, taken))
-        mistake = f"{class_names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "–"
-        lines.append(f"| {name} | {total} | {recall} | {precision} | {mistake} |")
-    return "\n".join(lines)
+    covered = evaluation.is_covered
+    is_true, is_predicted, scores = (
+        values[covered] for values in (evaluation.is_true, evaluation.is_predicted, evaluation.scores)
+    )
+    rows = []
+    for index, name in enumerate(evaluation.class_names):
+        true, predicted = is_true[:, index], is_predicted[:, index]
+        hits = (true & predicted).sum()
+        row = {
+            "class": name,
+            "videos": int(true.sum()),
+            "recall": _divide(hits, true.sum()),
+            "precision": _divide(hits, predicted.sum()),
+        }
+        if evaluation.is_multi_label:
+            own = slice(index, index + 1)
+            row["average precision"] = mean_average_precision(scores[:, own], is_true[:, own]) if true.any() else None
+        else:
+            taken_for = is_predicted[true & ~predicted].sum(axis=0)
+            mistake = taken_for.argmax()
+            row["most often taken for"] = (
+                f"{evaluation.class_names[mistake]} ({taken_for[mistake]})" if taken_for.any() else None
+            )
+        rows.append(row)
+    return rows
 
 
-def plot_curves(log_history: list[dict[str, float]], path: str | Path):
-    """Draws the loss of each log, and loss and accuracy of each evaluation, over the epochs."""
-    plt = _import_pyplot()
-    figure, (loss_axes, accuracy_axes) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for axes, name, label, style in (
-        (loss_axes, "loss", "training", "-"),
-        (loss_axes, "eval_loss", "held-out", "o-"),
-        (accuracy_axes, "eval_top1", "held-out top-1", "o-"),
-        (accuracy_axes, "eval_top5", "held-out top-5", "o-"),
-    ):
-        points = [(entry["epoch"], entry[name]) for entry in log_history if name in entry]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=label)
-            axes.legend()
-    loss_axes.set(xlabel="epoch", ylabel="loss")
-    accuracy_axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def _divide(part: int, whole: int) -> float | None:
+    return float(part / whole) if whole else None
 
 
-def plot_confusion(confusion: np.ndarray, class_names: list[str], path: str | Path):
-    """Draws, for each true class (row), the share of its videos that was taken for each class (column)."""
-    plt = _import_pyplot()
-    side = 3 + 0.25 * min(len(class_names), _MAX_NAMED_CLASSES)
-    figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    figure.colorbar(axes.imshow(shares, vmin=0, vmax=1, cmap="viridis"), shrink=0.8)
-    axes.set(xlabel="taken for", ylabel="class")
-    if len(class_names) <= _MAX_NAMED_CLASSES:
-        axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-        axes.set_yticks(range(len(class_names)), class_names)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def _draw_all_curves(log_history: list[dict[str, float]]) -> list[Markup]:
+    """A chart for each kind of figure that was logged."""
+    charts = []
+    for title, keys in _CURVES.items():
+        # An evaluation at the end of an epoch and a last one after it have the same place.
+        curves = {
+            name: list({entry["epoch"]: entry[key] for entry in log_history if key in entry}.items())
+            for name, key in keys.items()
+        }
+        charts.append(draw_curves(title, "epoch", curves, y_max=1.0 if "accuracy" in title else None))
+    return [chart for chart in charts if chart]
 
 
-def _import_pyplot():
-    import matplotlib
+def _draw_confusions(evaluation: Evaluation) -> Markup:
+    counts, names = evaluation.count_confusions(), evaluation.class_names
+    return draw_matrix(counts, names) if len(names) <= _MAX_NAMED_CLASSES else draw_large_matrix(counts)
 
-    matplotlib.use("Agg")  # pictures go into files, also where there is a screen
-    import matplotlib.pyplot as plt
 
-    return plt
+def _describe(evaluation: Evaluation, number: int, look: Callable[[int], Look]) -> dict[str, Any]:
+    """What the page shows of a video: its classes, and frames above the attention to them, or why there are none."""
+    video: dict[str, Any] = {
+        "name": evaluation.video_names[number],
+        "actual": evaluation.name_classes(evaluation.is_true[number]),
+        "best": [
+            (evaluation.class_names[label], f"{evaluation.scores[number, label]:.3f}")
+            for label in np.argsort(-evaluation.scores[number], kind="stable")[:3]
+        ],
+    }
+    try:
+        seen = look(int(number))
+    except (VideoDecodeError, OSError, ValueError) as error:
+        return video | {"reason": str(error)}
+    shown = seen.choose_frames(_STRIP_FRAMES)
+    frames = [(embed_picture(seen.pictures[frame]), f"{seen.times[frame]:.1f}") for frame in shown]
+    return video | {"frames": frames, "attention": draw_attention(seen.mean_attention, shown)}
+
+
+def _list_wrong_predictions(evaluation: Evaluation, wrong: np.ndarray) -> list[list]:
+    """The rows of `wrong_predictions.csv`."""
+    rows: list[list] = [["video", "class", "predicted", "certainty"]]
+    for number in wrong:
+        classes = (evaluation.name_classes(each[number]) for each in (evaluation.is_true, evaluation.is_predicted))
+        rows.append([evaluation.video_names[number], *classes, f"{evaluation.certainty[number]:.6f}"])
+    return rows
+
+
+def _write_csv(path: Path, rows: Iterable[Iterable]):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _load_template() -> jinja2.Template:
+    """Names of classes and files are text: everything that is put into the page is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("report.html")
