@@ -80,7 +80,7 @@ def look_at(
     attention = torch.stack(outputs.global_attentions)[:, 0, :, 1:].float().cpu()
     return Look(
         pictures=_to_pictures(processor, batch["pixel_values"][0]),
-        times=np.asarray(metadata.frames_indices) / (metadata.fps or 1),
+        times=np.asarray(metadata.timestamps if metadata.fps else metadata.frames_indices, dtype=float),
         probabilities=to_scores(model, outputs.logits[0].float()).cpu(),
         # A frame may be several tokens.
         attention=attention.unflatten(-1, (num_frames, -1)).sum(dim=-1).numpy(),
