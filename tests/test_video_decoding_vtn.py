@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image, ImageOps
 from transformers.dynamic_module_utils import get_imports
 from transformers.image_utils import SizeDict
 
@@ -691,6 +692,42 @@ class TestOddFiles:
         mirrored, _ = decode_video(bytes(data))
         rotated = np.rot90(upright, rotation // 90, axes=(1, 2))
         np.testing.assert_array_equal(mirrored, rotated[:, :, ::-1])
+
+    @pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP"])
+    @pytest.mark.parametrize("orientation", [None, 1, 2, 3, 4, 5, 6, 7, 8])
+    def test_exif(self, picture_format, orientation):
+        """Side data that PyAV has no name for do not matter, and an orientation is applied, as by ffmpeg."""
+        exif = Image.Exif()
+        exif[ExifTags.Base.Make] = "Camera"
+        if orientation:
+            exif[ExifTags.Base.Orientation] = orientation
+        file = io.BytesIO()
+        texture = np.arange(96 * 64 * 3, dtype=np.uint8).reshape(96, 64, 3) // 3
+        Image.fromarray(texture).save(file, picture_format, exif=exif, lossless=True, quality=95)
+        with av.open(io.BytesIO(file.getvalue())) as container:
+            picture = next(container.decode(video=0)).to_image()
+            picture.getexif()[ExifTags.Base.Orientation] = orientation or 1
+        expected = np.asarray(ImageOps.exif_transpose(picture))
+        frames, metadata = decode_video(file.getvalue())
+        np.testing.assert_array_equal(frames, expected[None])
+        assert (metadata.height, metadata.width) == expected.shape[:2]
+
+    def test_exif_in_a_container(self, tmp_path):
+        """Pictures of a camera, as they are, in an AVI."""
+        exif = Image.Exif()
+        exif[ExifTags.Base.Make] = "Camera"
+        with av.open(str(tmp_path / "timelapse.avi"), "w") as container:
+            stream = container.add_stream("mjpeg", rate=10)
+            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+            for number in range(4):
+                file = io.BytesIO()
+                Image.new("RGB", (WIDTH, HEIGHT), (60 * number, 90, 90)).save(file, "JPEG", exif=exif)
+                packet = av.Packet(file.getvalue())
+                packet.stream, packet.pts, packet.dts = stream, number, number
+                packet.time_base, packet.is_keyframe = Fraction(1, 10), True
+                container.mux(packet)
+        expected = decode_sequentially(str(tmp_path / "timelapse.avi"))
+        np.testing.assert_array_equal(decode_video(tmp_path / "timelapse.avi")[0], expected)
 
     def test_interlaced(self, tmp_path):
         path = str(tmp_path / "interlaced.mp4")

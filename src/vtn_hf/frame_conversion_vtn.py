@@ -72,7 +72,7 @@ class FrameConverter:
         self._rotation: int | None = None
         # One converter for all frames, with one thread: setting these up costs more than converting a frame.
         self._reformatter = av.video.reformatter.VideoReformatter()
-        self._make_empty_graph = av.filter.Graph
+        self._av = av
         self._graph: Any = None
         self._graph_input: tuple | None = None
 
@@ -85,7 +85,7 @@ class FrameConverter:
         """
         if frame.rotation != self._rotation:
             # Once, as PyAV makes a cycle of a frame and its side data: it would wait for the garbage collector.
-            self._orientation, self._rotation = _read_orientation(frame), frame.rotation
+            self._orientation, self._rotation = _read_orientation(self._av, frame), frame.rotation
         orientation = self._orientation
         height, width = (frame.width, frame.height) if orientation.transpose else (frame.height, frame.width)
         if (height, width) != (self.height or height, self.width or width):
@@ -101,7 +101,7 @@ class FrameConverter:
         if graph_input != self._graph_input:
             region = orientation.turn_back(self._choose_region(self.height, self.width), self.height, self.width)
             is_whole = region == (0, 0, frame.height, frame.width, frame.height, frame.width)
-            self._graph = None if is_whole else _fill_graph(self._make_empty_graph(), frame, region)
+            self._graph = None if is_whole else _fill_graph(self._av.filter.Graph(), frame, region)
             self._graph_input = graph_input
         if self._graph is None:
             return frame
@@ -109,9 +109,16 @@ class FrameConverter:
         return self._graph.pull()
 
 
-def _read_orientation(frame: Any) -> _Orientation:
-    """Read the display matrix; turns other than quarter turns are rounded to them, as FFmpeg's players do."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+def _read_orientation(av: Any, frame: Any) -> _Orientation:
+    """
+    Read the display matrix, which FFmpeg also makes of what EXIF says; turns other than quarter turns are rounded to
+    them, as FFmpeg's players do.
+    """
+    try:
+        side_data = frame.side_data
+    except ValueError:  # FFmpeg gives a kind of side data that PyAV has no name for
+        side_data = _keep_known_side_data(av, frame).side_data
+    matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return _UPRIGHT
     # A coded point (x, y) is shown at (a x + c y, b x + d y).
@@ -119,6 +126,17 @@ def _read_orientation(frame: Any) -> _Orientation:
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return _Orientation(False, flip_rows=d < 0, flip_columns=a < 0)
     return _Orientation(True, flip_rows=b < 0, flip_columns=c < 0)
+
+
+def _keep_known_side_data(av: Any, frame: Any) -> Any:
+    known = {kind.value for kind in av.sidedata.sidedata.Type}
+    graph = av.filter.Graph()
+    graph.threads = 1
+    nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=1)]
+    nodes += [graph.add("sidedata", f"delete:{kind}") for kind in range(128) if kind not in known]
+    graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+    graph.push(frame)
+    return graph.pull()
 
 
 def _fill_graph(graph: Any, frame: Any, region: Region) -> Any:
