@@ -5,23 +5,27 @@ Transcodes a collection once, so that random clips of it decode several times fa
 
 Every video under VIDEOS becomes an mp4 file at the same place under PREPARED: all of its frames in order, upright,
 with the short side as given, key frames close to each other so that a seek has little to decode, and every second
-frame one that no other refers to, so that it can be left out. The frame rate is made constant at its mean. A file that
-is there already is kept, so a run that was stopped goes on; the files that failed are listed, with the reason, in
-PREPARED/failed.csv.
+frame one that no other refers to, so that it can be left out. The frame rate is made constant at its mean. Of two
+files whose names differ in their endings only, one that is no mp4 keeps its ending: `x.mkv.mp4`. The same command goes
+on where it was stopped, and makes again what is older than its source. The files that fail are listed as they do, with
+the reason, in PREPARED/failed.csv, and make the exit status 1.
 """
 
 import argparse
-import csv
 import os
+import sys
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import av
+from classify import find_videos, positive, show
 from tqdm import tqdm
 
 from vtn_hf.data.file_pool import map_files
-from vtn_hf.data.kinetics import VIDEO_EXTENSIONS
+from vtn_hf.outputs import check_outputs, name_outputs, remove_unfinished, writing
+from vtn_hf.results import ResultFile, begin_or_go_on, one_run
 from vtn_hf.video_decoding_vtn import DecodeLimits, VideoDecodeError, iter_video_frames
 
 
@@ -40,8 +44,6 @@ def prepare_video(paths: tuple[Path, Path], short_side: int, key_frame_distance:
         VideoDecodeError: If the source cannot be decoded fully.
     """
     source, target = paths
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
     found = []
 
     def take_all(metadata) -> range:
@@ -55,23 +57,22 @@ def prepare_video(paths: tuple[Path, Path], short_side: int, key_frame_distance:
         f"keyint={key_frame_distance}:min-keyint=1:scenecut=0:bframes={int(key_frame_distance > 2)}:b-adapt=0:"
         "b-pyramid=none"
     )
-    try:
-        with av.open(part, "w", format="mp4", options={"movflags": "faststart"}) as container:
-            stream = None
-            for picture in iter_video_frames(source, take_all, limits=limits):
-                if stream is None:
-                    rate = Fraction(found[0].fps or 25).limit_denominator(1001)
-                    stream = container.add_stream("libx264", rate=rate, options=options)
-                    stream.height, stream.width = _fit(*picture.shape[:2], short_side)
-                    stream.pix_fmt = "yuv420p"
-                    stream.thread_count = 1
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                frame = frame.reformat(stream.width, stream.height, "yuv420p", interpolation="BICUBIC")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        writing(target) as unfinished,
+        av.open(unfinished, "w", format="mp4", options={"movflags": "faststart"}) as container,
+    ):
+        stream = None
+        for picture in iter_video_frames(source, take_all, limits=limits):
+            if stream is None:
+                rate = Fraction(found[0].fps or 25).limit_denominator(1001)
+                stream = container.add_stream("libx264", rate=rate, options=options)
+                stream.height, stream.width = _fit(*picture.shape[:2], short_side)
+                stream.pix_fmt = "yuv420p"
+                stream.thread_count = 1
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = frame.reformat(stream.width, stream.height, "yuv420p", interpolation="BICUBIC")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
 
 
 def _fit(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -88,6 +89,7 @@ def prepare_videos(
     crf: int = 23,
     num_workers: int | None = None,
     time_limit_sec: float = 600,
+    overwrite: bool = False,
 ) -> dict[Path, str]:
     """
     Transcodes all videos under a folder that are not transcoded yet.
@@ -96,44 +98,87 @@ def prepare_videos(
         The reason by source of those that failed, which is also in `failed.csv`.
 
     Raises:
-        ValueError: If two videos would become the same file.
+        FileNotFoundError: If there are no videos.
+        ValueError: If a file would be written into `root`, or what is in `target_root` was made with other settings.
+        FileExistsError: If something else is in `target_root`.
     """
-    sources = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in VIDEO_EXTENSIONS]
-    targets = {source: target_root / source.relative_to(root).with_suffix(".mp4") for source in sources}
-    if len(set(targets.values())) < len(targets):
-        raise ValueError(f"Some videos under {root} differ in their endings only; rename them.")
-    to_do = [(source, target) for source, target in targets.items() if not target.exists()]
-    print(f"{len(sources) - len(to_do)} of {len(sources)} videos are done already.")
-    limits = DecodeLimits(max_decode_sec=time_limit_sec)
-    prepare = partial(
-        prepare_video, short_side=short_side, key_frame_distance=key_frame_distance, crf=crf, limits=limits
-    )
+    sources = [Path(video) for video in find_videos([str(root)])[0]]
+    targets = [target_root / name for name in name_outputs(sources, ".mp4", [root])]
+    check_outputs([target_root, *targets], [root, *sources], overwrite=True)
     target_root.mkdir(parents=True, exist_ok=True)
+    settings = {"short_side": short_side, "key_frame_distance": key_frame_distance, "crf": crf}
+    with one_run(target_root):
+        if not begin_or_go_on(target_root, settings, overwrite):
+            for target in targets:
+                target.unlink(missing_ok=True)
+        to_do = [pair for pair in zip(sources, targets, strict=True) if not _is_done(*pair)]
+        print(f"{len(sources) - len(to_do)} of {len(sources)} videos are done already.", flush=True)
+        _warn_of_others(target_root, targets)
+        prepare = partial(
+            prepare_video,
+            short_side=short_side,
+            key_frame_distance=key_frame_distance,
+            crf=crf,
+            limits=DecodeLimits(max_decode_sec=time_limit_sec),
+        )
+        results = map_files(prepare, to_do, num_workers or os.cpu_count(), time_limit_sec + 10)
+        try:
+            return _list_failures(tqdm(results, total=len(to_do), unit="video"), target_root / "failed.csv")
+        finally:
+            results.close()
+            for _, target in to_do:  # of processes that were ended
+                remove_unfinished(target)
+
+
+def _is_done(source: Path, target: Path) -> bool:
+    return target.is_file() and target.stat().st_mtime >= source.stat().st_mtime
+
+
+def _warn_of_others(target_root: Path, targets: list[Path]):
+    """Names videos that are no longer made from anything, which a training would use nevertheless."""
+    others = sorted(set(target_root.rglob("*.mp4")) - set(targets))
+    if others:
+        named = ", ".join(map(str, others[:3])) + (", …" if len(others) > 3 else "")
+        show(f"{len(others)} videos have no source (any more); remove them if they are not wanted: {named}")
+
+
+def _list_failures(results: Iterable, path: Path) -> dict[Path, str]:
+    """Writes what failed as it does; returns it."""
     failed = {}
-    results = map_files(prepare, to_do, num_workers or os.cpu_count(), time_limit_sec + 10)
-    for (source, target), error in tqdm(results, total=len(to_do), unit="video"):
-        if error is not None:
-            target.with_suffix(".part").unlink(missing_ok=True)
-            failed[source] = str(error) if isinstance(error, VideoDecodeError) else f"{source}: {error!r}"
-    with open(target_root / "failed.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", "reason"), *failed.items()])
+    path.unlink(missing_ok=True)
+    with ResultFile(path, ["path", "reason"]) as file:
+        for (source, _), error in results:
+            if error is not None:
+                failed[source] = str(error) if isinstance(error, VideoDecodeError) else f"{source}: {error!r}"
+                file.append({"path": str(source), "reason": failed[source]})
     return failed
 
 
-def main():
-    """Transcodes and says what failed."""
-    parser = argparse.ArgumentParser(description="Transcode videos so that random clips decode fast.")
+def main(argv: list[str] | None = None) -> int:
+    """Transcodes and says what failed; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "prepare_videos.py", description="Transcode videos so that random clips decode fast."
+    )
     parser.add_argument("root", type=Path, help="folder with videos at any depth")
     parser.add_argument("target_root", type=Path, help="folder to write")
-    parser.add_argument("--short_side", type=int, default=256, help="pixels of the shorter side")
-    parser.add_argument("--key_frame_distance", type=int, default=4, help="frames from key frame to key frame")
-    parser.add_argument("--crf", type=int, default=23, help="x264's constant rate factor; lower is better")
-    parser.add_argument("--num_workers", type=int, help="videos at a time; default: one per CPU")
-    parser.add_argument("--time_limit_sec", type=float, default=600, help="seconds for one video")
-    failed = prepare_videos(**vars(parser.parse_args()))
+    parser.add_argument("--short_side", type=positive(int), default=256, help="pixels of the shorter side")
+    parser.add_argument("--key_frame_distance", type=positive(int), default=4, help="frames from key to key frame")
+    parser.add_argument("--crf", type=int, choices=range(52), metavar="0-51", default=23, help="x264's rate factor")
+    parser.add_argument("--num_workers", type=positive(int), help="videos at a time; default: one per CPU")
+    parser.add_argument("--time_limit_sec", type=positive(float), default=600, help="seconds for one video")
+    parser.add_argument("--overwrite", action="store_true", help="make everything again")
+    options = parser.parse_args(argv)
+    try:
+        failed = prepare_videos(**vars(options))
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on.", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError, FileExistsError, BlockingIOError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
     for reason in failed.values():
-        print(f"failed: {reason}")
+        show(f"failed: {reason}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

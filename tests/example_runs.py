@@ -42,6 +42,13 @@ def run(script: str, *arguments: object) -> int:
         return error.code
 
 
+def launch_script(script: str, *arguments: object) -> tuple[str, int]:
+    """What an example prints, run as a user runs it, and its exit status."""
+    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return result.stdout, result.returncode
+
+
 def take_stock(folder: Path) -> dict[str, tuple]:
     """What there is below a folder, with contents, permissions and times of change: equal if nothing was touched."""
     return {

@@ -97,19 +97,3 @@ def test_scan_script(collection, tmp_path):
     printed = run("scan_videos.py", collection, "--table", tmp_path / "scan.csv", "--num_workers", 1)
     assert "2 of 4 videos are good" in printed
     assert len(read_scan(tmp_path / "scan.csv")) == 4
-
-
-def test_prepare_script(collection, tmp_path):
-    arguments = (collection, tmp_path / "prepared", "--short_side", 16, "--num_workers", 1)
-    printed = run("prepare_videos.py", *arguments)
-    assert printed.count("failed: ") == 2
-    assert "cut.mp4" in (tmp_path / "prepared/failed.csv").read_text()
-    prepared = sorted(path.relative_to(tmp_path) for path in (tmp_path / "prepared").rglob("*.*") if path.is_file())
-    assert [str(path) for path in prepared] == [
-        "prepared/failed.csv",
-        "prepared/train/run/copy.mp4",
-        "prepared/train/walk/good.mp4",
-    ]
-    video = scan_video(str(tmp_path / "prepared/train/walk/good.mp4"))
-    assert (video.ok, video.frames, video.fps, video.height, video.width) == (True, 12, 10, 16, 24)
-    assert "2 of 4 videos are done already" in run("prepare_videos.py", *arguments)
