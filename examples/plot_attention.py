@@ -9,11 +9,13 @@ video, averaged, as in the paper's figure, and for each layer and head; `maps.pn
 attention rollout (https://arxiv.org/abs/2005.00928) for a backbone with a class token and by Grad-CAM
 (https://arxiv.org/abs/1610.02391) for a convolutional one; and `overlay.mp4`: all frames with their maps, and the
 attention below them. The second asks how much of the attention falls on the frames of the events in videos of
-`drawn_videos.event_videos`, and writes `event_attention.json`.
+`drawn_videos.event_videos`, and writes `event_attention.json`; videos that cannot be decoded are listed at the end.
+The exit status is 1 where something could not be drawn or decoded.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -29,9 +31,10 @@ import matplotlib.pyplot as plt  # noqa: E402 - the backend comes first
 
 from drawn_videos.drawing import encode  # noqa: E402
 from drawn_videos.event_videos import read_schedule  # noqa: E402
-from vtn_hf import VTNForVideoClassification, VTNVideoProcessor  # noqa: E402
+from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcessor  # noqa: E402
 from vtn_hf.backbone_vtn import has_class_token  # noqa: E402
 from vtn_hf.inference.attention import Look, look_at  # noqa: E402
+from vtn_hf.outputs import check_outputs, writing  # noqa: E402
 
 
 NUM_STRIP_FRAMES = 12
@@ -131,7 +134,7 @@ def plot_attention(look: Look, path: Path, title: str, events: tuple[range, ...]
         fontsize=7,
     )
     heads.set_xlabel(f"frame, {num_frames} of the video")
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=90, format="png")
     plt.close(figure)
 
 
@@ -143,7 +146,7 @@ def plot_maps(look: Look, strip: np.ndarray, maps: np.ndarray, path: Path):
         axes.axis("off")
     for axes, number in zip(rows[0], strip, strict=True):
         axes.set_title(f"{look.times[number]:.1f} s", fontsize=8)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=90, format="png")
     plt.close(figure)
 
 
@@ -174,9 +177,12 @@ def draw(model: VTNForVideoClassification, processor: VTNVideoProcessor, video: 
         print(f"{probability:.3f}  {model.config.id2label[label]}")
     title = f"{video.name}: {model.config.id2label[best.indices[0].item()]} ({best.values[0]:.2f})"
     strip = look.choose_frames(NUM_STRIP_FRAMES)
-    plot_attention(look, output_dir / "attention.png", title, find_events(video, look))
-    plot_maps(look, strip, map_frames(model, look, strip), output_dir / "maps.png")
-    write_overlay(model, look, output_dir / "overlay.mp4")
+    with writing(output_dir / "attention.png") as path:
+        plot_attention(look, path, title, find_events(video, look))
+    with writing(output_dir / "maps.png") as path:
+        plot_maps(look, strip, map_frames(model, look, strip), path)
+    with writing(output_dir / "overlay.mp4") as path:
+        write_overlay(model, look, path)
 
 
 def find_events(video: Path, look: Look) -> tuple[range, ...]:
@@ -189,11 +195,22 @@ def find_events(video: Path, look: Look) -> tuple[range, ...]:
     return tuple(range(*np.searchsorted(numbers, (event.start, event.stop))) for event in events)
 
 
-def measure_events(model: VTNForVideoClassification, processor: VTNVideoProcessor, videos: list[Path]) -> dict:
-    """How much of the attention falls on the frames of the events, and how much would if it were spread evenly."""
-    shares, chances, peaks = [], [], []
+def measure_events(
+    model: VTNForVideoClassification, processor: VTNVideoProcessor, videos: list[Path]
+) -> tuple[dict, list[str]]:
+    """
+    How much of the attention falls on the frames of the events, and how much would if it were spread evenly.
+
+    Returns:
+        The figures, and the errors of the videos that cannot be decoded.
+    """
+    shares, chances, peaks, failures = [], [], [], []
     for video in tqdm(videos, unit="video"):
-        look = look_at(model, processor, video)
+        try:
+            look = look_at(model, processor, video)
+        except VideoDecodeError as error:
+            failures.append(str(error))
+            continue
         is_event = np.zeros(len(look.times), dtype=bool)
         for event in find_events(video, look):
             is_event[event.start : event.stop] = True
@@ -201,38 +218,70 @@ def measure_events(model: VTNForVideoClassification, processor: VTNVideoProcesso
         shares.append((look.attention[..., is_event].sum(-1) / look.attention.sum(-1)).mean(axis=1))
         chances.append(is_event.mean())
         peaks.append(bool(is_event[look.mean_attention.argmax()]))
+    if not shares:
+        raise VideoDecodeError(f"None of the {len(videos)} videos can be decoded: {failures[0]}")
     share = np.mean(shares, axis=0)
-    return {
-        "num_videos": len(videos),
+    figures = {
+        "num_videos": len(shares),
         "attention_on_events_by_layer": share.tolist(),
         "attention_on_events": float(share.mean()),
         "chance": float(np.mean(chances)),
         "ratio": float(share.mean() / np.mean(chances)),
         "most_attended_frame_is_in_event": float(np.mean(peaks)),
     }
+    return figures, failures
 
 
-def main():
-    """Draws one video, or measures a collection."""
-    parser = argparse.ArgumentParser(description="What a VTN looked at.")
+def parse_arguments(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser("plot_attention.py", description="What a VTN looked at.")
     parser.add_argument("--model", required=True, help="a VTN: a directory or a repository on the Hub")
     parser.add_argument("--output_dir", type=Path, required=True)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--video", type=Path, help="a video to draw")
     what.add_argument("--event_videos", type=Path, help="a split of a folder of event videos to measure")
     parser.add_argument("--num_frames", type=int, help="frames of the video; default: as the processor says")
-    options = parser.parse_args()
-    model = VTNForVideoClassification.from_pretrained(options.model).eval()
-    overrides = {} if options.num_frames is None else {"num_frames": options.num_frames}
-    processor = VTNVideoProcessor.from_pretrained(options.model, **overrides)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--overwrite", action="store_true", help="replace the outputs that are there")
+    return parser, parser.parse_args(argv)
+
+
+def find_inputs(options: argparse.Namespace) -> list[Path]:
+    """The videos, if they are there and no output would be one of them, or of the model."""
     if options.video is not None:
-        draw(model, processor, options.video, options.output_dir)
-        return
-    measured = measure_events(model, processor, sorted(options.event_videos.glob("*/*.mp4")))
-    print(json.dumps(measured, indent=2))
-    (options.output_dir / "event_attention.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        videos, names = [options.video], ("attention.png", "maps.png", "overlay.mp4")
+    else:
+        videos, names = sorted(options.event_videos.glob("*/*.mp4")), ("event_attention.json",)
+    if not videos or not videos[0].is_file():
+        raise FileNotFoundError(f"{options.video or options.event_videos}: no videos there.")
+    outputs = [options.output_dir / name for name in names]
+    check_outputs(outputs, [*videos, *Path(options.model).glob("*")], options.overwrite)
+    return videos
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Draws one video, or measures a collection; returns the exit status."""
+    parser, options = parse_arguments(argv)
+    try:
+        videos = find_inputs(options)
+        model = VTNForVideoClassification.from_pretrained(options.model).eval()
+        overrides = {} if options.num_frames is None else {"num_frames": options.num_frames}
+        processor = VTNVideoProcessor.from_pretrained(options.model, **overrides)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    failures = []
+    try:
+        if options.video is not None:
+            draw(model, processor, options.video, options.output_dir)
+        else:
+            measured, failures = measure_events(model, processor, videos)
+            print(json.dumps(measured, indent=2))
+            with writing(options.output_dir / "event_attention.json") as path:
+                path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    except ValueError as error:
+        failures.append(str(error))
+    if failures:
+        print(f"{len(failures)} of {len(videos)} videos failed:", *failures, sep="\n    ", file=sys.stderr)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

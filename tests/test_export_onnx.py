@@ -1,18 +1,17 @@
 """The export to ONNX, run as a user runs it on a tiny model."""
 
 import copy
-import importlib.util
-import sys
-from pathlib import Path
+import os
 
+import export_onnx
 import pytest
 import torch
+from example_runs import run, take_stock
 from torch.testing import assert_close
 
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
 
 
-SCRIPT = Path(__file__).parents[1] / "examples/export_onnx.py"
 BACKBONE = {
     "model_type": "resnet",
     "layer_type": "basic",
@@ -20,14 +19,6 @@ BACKBONE = {
     "hidden_sizes": [4, 16],
     "depths": [1, 1],
 }
-
-
-@pytest.fixture
-def script():
-    spec = importlib.util.spec_from_file_location("export_onnx", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -44,21 +35,18 @@ def model_dir(tmp_path):
     VTNForVideoClassification(config).save_pretrained(tmp_path / "model")
     processor = VTNVideoProcessor(size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16})
     processor.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-def run(script, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["export_onnx.py", *map(str, arguments)])
-    script.main()
+    before = take_stock(tmp_path / "model")
+    yield tmp_path / "model"
+    assert take_stock(tmp_path / "model") == before
 
 
 @pytest.mark.slow
-def test_file_runs_in_onnxruntime(script, model_dir, tmp_path, monkeypatch, capsys):
+def test_file_runs_in_onnxruntime(model_dir, tmp_path, capsys):
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    run(script, monkeypatch, model_dir, tmp_path / "exported")
+    assert run("export_onnx", model_dir, tmp_path / "exported") == 0
 
-    assert capsys.readouterr().out.count("largest difference") == len(script.COMPARED)
+    assert capsys.readouterr().out.count("largest difference") == len(export_onnx.COMPARED)
     model = VTNForVideoClassification.from_pretrained(model_dir)
     processor = VTNVideoProcessor.from_pretrained(tmp_path / "exported")
     session = onnxruntime.InferenceSession(tmp_path / "exported/model.onnx")
@@ -72,15 +60,52 @@ def test_file_runs_in_onnxruntime(script, model_dir, tmp_path, monkeypatch, caps
         assert_close(torch.from_numpy(logits), model(**inputs).logits, atol=1e-4, rtol=1e-4)
 
 
-def test_difference_is_reported(script, model_dir, tmp_path, monkeypatch):
-    """With a model that is a little off in the place of its export."""
+@pytest.fixture
+def as_torch(monkeypatch):
+    """The model itself, with so much added to a bias, in the place of its export."""
 
-    def export(model, side):
-        exported = copy.deepcopy(model)
-        exported.classifier.out_proj.bias.data += 0.01
-        exported.save_pretrained(tmp_path / "exported")
-        return exported
+    def export_with(change):
+        def export(model, side):
+            exported = copy.deepcopy(model)
+            exported.classifier.out_proj.bias.data += change
+            return exported
 
-    monkeypatch.setattr(script, "export", export)
-    with pytest.raises(SystemExit, match="differs from torch"):
-        run(script, monkeypatch, model_dir, tmp_path / "exported")
+        monkeypatch.setattr(export_onnx, "export", export)
+        monkeypatch.setattr(export_onnx, "COMPARED", ([2, 3],))
+        monkeypatch.setattr(export_onnx.importlib.util, "find_spec", lambda name: name)
+
+    return export_with
+
+
+def test_what_differs_is_not_written(as_torch, model_dir, tmp_path, capsys):
+    as_torch(0.01)
+    assert run("export_onnx", model_dir, tmp_path / "exported") == 1
+    assert "ONNX Runtime differs from torch by" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["model"]
+    assert run("export_onnx", model_dir, tmp_path / "exported", "--tolerance", 1) == 0
+    assert "config.json" in os.listdir(tmp_path / "exported")
+
+
+def test_nothing_is_overwritten_unasked_and_the_model_never(as_torch, model_dir, tmp_path, capsys):
+    as_torch(0)
+    (tmp_path / "link").symlink_to(model_dir)
+    for output in (model_dir, tmp_path / "link"):
+        for flags in ([], ["--overwrite"]):
+            assert run("export_onnx", model_dir, output, *flags) == 2
+            assert "config.json is the input" in capsys.readouterr().err
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported/config.json").write_text("precious")
+    (tmp_path / "exported/notes.txt").write_text("precious")
+    assert run("export_onnx", model_dir, tmp_path / "exported") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "exported/config.json").read_text() == "precious"
+    assert run("export_onnx", model_dir, tmp_path / "exported", "--overwrite") == 0
+    assert (tmp_path / "exported/config.json").read_text() != "precious"
+    assert (tmp_path / "exported/notes.txt").read_text() == "precious"
+
+
+def test_a_missing_package_is_asked_for_at_the_start(as_torch, model_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export_onnx.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else name)
+    assert run("export_onnx", model_dir, tmp_path / "exported") == 2
+    assert "The export needs onnxscript: pip install" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["model"]

@@ -1,24 +1,23 @@
 """Tests of examples/plot_attention.py and of what examples/app.py shows."""
 
-import sys
+import json
+import os
+import shutil
 from pathlib import Path
 
+import app
 import av
 import numpy as np
+import plot_attention
 import pytest
 import torch
+from example_runs import run, take_stock
 from tiny_models import RESNET
 from video_files import write_video
 
 from drawn_videos.event_videos import write_event_videos
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.inference.attention import look_at
-
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
-import app  # noqa: E402
-import plot_attention  # noqa: E402
 
 
 BACKBONES = {
@@ -116,10 +115,63 @@ def test_attention_on_events_is_measured(model, tmp_path):
     for layer in model.vtn.temporal_encoder.layers:  # attention that is spread evenly
         torch.nn.init.zeros_(layer.attention.query_global.weight)
         torch.nn.init.zeros_(layer.attention.query_global.bias)
-    measured = plot_attention.measure_events(model, processor, sorted(root.glob("val/*/*.mp4")))
+    (root / "val/broken").mkdir()
+    (root / "val/broken/broken.mp4").write_text("no video")
+    measured, failures = plot_attention.measure_events(model, processor, sorted(root.glob("val/*/*.mp4")))
+    assert len(failures) == 1 and "broken.mp4" in failures[0]
     assert measured["num_videos"] == 2
     assert 2 * 12 / 320 <= measured["chance"] <= 2 * 20 / 256
     assert measured["ratio"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.fixture
+def folder(model, processor, video, tmp_path, monkeypatch):
+    """A working directory with a model and a video, which stay as they are."""
+    monkeypatch.chdir(tmp_path)
+    for part in (model, processor):
+        part.save_pretrained("RUN")
+    Path("videos").mkdir()
+    for name in ("overlay.mp4", "x.mkv"):
+        shutil.copy(video, f"videos/{name}")
+    Path("videos/broken.mkv").write_text("no video")
+    before = take_stock(tmp_path / "RUN"), take_stock(tmp_path / "videos")
+    yield tmp_path
+    assert (take_stock(tmp_path / "RUN"), take_stock(tmp_path / "videos")) == before
+
+
+def test_command_writes_what_it_is_asked_for(folder, capsys):
+    arguments = ["--model", "RUN", "--video", "videos/x.mkv", "--output_dir", "RUN/../pictures"]
+    assert run("plot_attention", *arguments) == 0
+    assert sorted(os.listdir("pictures")) == ["attention.png", "maps.png", "overlay.mp4"]
+    before = take_stock(Path("pictures"))
+    assert run("plot_attention", *arguments) == 2 and "attention.png exists already" in capsys.readouterr().err
+    assert take_stock(Path("pictures")) == before
+    assert run("plot_attention", *arguments, "--overwrite") == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "output_dir", "status", "message"),
+    [
+        ("videos/overlay.mp4", "videos", 2, "overlay.mp4 is the input"),
+        ("videos/nowhere.mp4", "pictures", 2, "nowhere.mp4: no videos there"),
+        ("videos/broken.mkv", "pictures", 1, "1 of 1 videos failed:\n    videos/broken.mkv: "),
+    ],
+)
+def test_command_says_what_is_wrong(folder, capsys, source, output_dir, status, message):
+    arguments = ["--model", "RUN", "--video", source, "--output_dir", output_dir, "--overwrite"]
+    assert run("plot_attention", *arguments) == status
+    assert message in capsys.readouterr().err
+    assert set(os.listdir()) == {"RUN", "videos"}
+
+
+def test_command_measures_a_collection(folder, capsys):
+    write_event_videos("order", folder / "order", num_train=1, num_val=2, num_workers=1)
+    (folder / "order/val/broken").mkdir()
+    (folder / "order/val/broken/broken.mp4").write_text("no video")
+    arguments = ["--model", "RUN", "--event_videos", "order/val", "--output_dir", "."]
+    assert run("plot_attention", *arguments) == 1
+    assert "1 of 3 videos failed:\n    order/val/broken/broken.mp4: " in capsys.readouterr().err
+    assert json.loads(Path("event_attention.json").read_text())["num_videos"] == 2
 
 
 def test_app_shows_classes_timeline_and_attention(model, processor, video):
