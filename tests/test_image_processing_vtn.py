@@ -1,6 +1,7 @@
 """Pixels are compared with numbers worked out by hand, with torchvision, and with those of the original."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from transformers.image_utils import SizeDict
 from transformers.utils import is_torchvision_available
 
 from vtn_hf import VTNImageProcessor
-from vtn_hf.image_processing_vtn import choose_part, crop_frames, resize_frames
+from vtn_hf.pixels_vtn import PixelSettings, crop_frames, place_crop, resize_frames
 
 
 needs_torchvision = pytest.mark.skipif(not is_torchvision_available(), reason="compares with torchvision")
@@ -245,6 +246,10 @@ def test_size(frames, size, expected):
     assert processor(list(upright), return_tensors="pt").pixel_values.shape == (1, 3, 3, *expected)
 
 
+def crop(frames, size, **arguments):
+    return crop_frames(frames, *place_crop(*frames.shape[-2:], size, **arguments), size.height, size.width)
+
+
 def number_pixels(height, width):
     """A frame whose pixels are 100 * row + column."""
     return (100.0 * torch.arange(height)[:, None] + torch.arange(width)).expand(1, 1, height, width)
@@ -266,13 +271,13 @@ def number_pixels(height, width):
 )
 def test_crop(size, arguments, rows, columns):
     frames = number_pixels(*size)
-    cropped = crop_frames(frames, SizeDict(height=4, width=4), **arguments)
+    cropped = crop(frames, SizeDict(height=4, width=4), **arguments)
     assert cropped.tolist() == frames[..., slice(*rows), slice(*columns)].tolist()
 
 
 def test_crop_of_another_shape():
     frames = number_pixels(7, 9)
-    cropped = crop_frames(frames, SizeDict(height=3, width=5))
+    cropped = crop(frames, SizeDict(height=3, width=5))
     assert cropped.tolist() == frames[..., 2:5, 2:7].tolist()
 
 
@@ -374,32 +379,32 @@ def test_pixels_equal_the_backbones_processor(tmp_path, height, width):
     ],
 )
 @pytest.mark.parametrize("resample", [2, 3])
-def test_a_part_gives_the_same_pixels(height, width, size, crop, left_out, resample):
+@pytest.mark.parametrize("position", [0, 0.5, 1])
+def test_a_part_gives_the_same_pixels(height, width, size, crop, left_out, resample, position):
     frames = torch.randint(256, (1, height, width, 3), dtype=torch.uint8).movedim(-1, -3)
-    size, crop = SizeDict(shortest_edge=size), SizeDict(height=crop, width=crop)
-    settings = {"do_resize": True, "size": size, "resample": resample, "do_center_crop": True, "crop_size": crop}
-    part = choose_part(height, width, **settings)
-    assert (part.top, part.left) == left_out
-    small = frames[..., part.top : part.top + part.height, part.left : part.left + part.width]
-    small = resize_frames(small, SizeDict(height=part.new_height, width=part.new_width), resample)
-    assert torch.equal(crop_frames(small, crop), crop_frames(resize_frames(frames, size, resample), crop))
+    pixels = VTNImageProcessor(size=size, crop_size=crop, resample=resample).pixel_settings
+    whole = pixels.view(height, width, position)
+    part = whole.narrow()
+    if position == 0.5:
+        assert (part.region.top, part.region.left) == left_out
+    assert torch.equal(pixels.take(frames, part), pixels.take(frames, whole))
 
 
-@pytest.mark.parametrize("settings", [{"do_center_crop": False}, {"resample": 0}])
-def test_a_part_is_the_whole(settings):
-    crop = SizeDict(height=64, width=64)
-    settings = {"do_resize": False, "size": None, "resample": 2, "do_center_crop": True, "crop_size": crop} | settings
-    assert choose_part(96, 128, **settings) == (0, 0, 96, 128, 96, 128)
+def test_a_part_is_the_whole():
+    pixels = VTNImageProcessor(do_resize=False, crop_size=64).pixel_settings
+    assert replace(pixels, do_center_crop=False).view(96, 128).narrow().region == (0, 0, 96, 128, 96, 128)
+    assert pixels.view(96, 128).narrow().region == (12, 28, 72, 72, 72, 72)
+    assert not replace(pixels, resample=0).can_be_narrowed
 
 
 def test_pyslowfast_crops_equal_the_original(reference_dir):
     reference = load_file(reference_dir / "preprocess.safetensors")
     frame = reference["arm_wrestling_k400.mp4.rgb_frame0"].permute(2, 0, 1)[None]
     expected = reference["arm_wrestling_k400.mp4.three_crops_scale224_frame0"].float()
-    resized = resize_frames(frame.float(), SizeDict(shortest_edge=224), resample=2, antialias=False)
-    for position, crop in zip((0, 0.5, 1), expected, strict=True):
-        cropped = crop_frames(resized, SizeDict(height=224, width=224), position, round_up=True)
-        torch.testing.assert_close((cropped[0] / 255 - 0.45) / 0.225, crop, rtol=0, atol=2e-3)
+    resized = resize_frames(frame.float(), 224, 297, resample=2, antialias=False)
+    for position, original in zip((0, 0.5, 1), expected, strict=True):
+        cropped = crop(resized, SizeDict(height=224, width=224), position=position, round_up=True)
+        torch.testing.assert_close((cropped[0] / 255 - 0.45) / 0.225, original, rtol=0, atol=2e-3)
 
 
 def test_pyslowfast_pixels_equal_the_original(reference_dir):

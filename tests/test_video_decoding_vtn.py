@@ -18,11 +18,9 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps
 from transformers.dynamic_module_utils import get_imports
-from transformers.image_utils import SizeDict
 
-from vtn_hf import frame_conversion_vtn, video_decoding_vtn
-from vtn_hf.frame_conversion_vtn import Region
-from vtn_hf.image_processing_vtn import resize_frames
+from vtn_hf import pixels_vtn, video_decoding_vtn
+from vtn_hf.pixels_vtn import Region, resize_frames
 from vtn_hf.video_decoding_vtn import DecodeLimits, VideoDecodeError, decode_video, iter_video_frames
 
 
@@ -818,9 +816,7 @@ class TestConversion:
         whole, _ = decode_video(clip("bframes.mp4"))
         frames, _ = decode_video(clip("bframes.mp4"), choose_region=lambda *size: Region(0, 0, 96, 128, 24, 32))
         assert frames.shape == (NUM_FRAMES, 24, 32, 3)
-        expected = resize_frames(
-            torch.from_numpy(whole).movedim(-1, -3), SizeDict(height=24, width=32), resample=2
-        ).movedim(-3, -1)
+        expected = resize_frames(torch.from_numpy(whole).movedim(-1, -3), 24, 32, resample=2).movedim(-3, -1)
         # Colours have half the resolution, and are resized before they become RGB rather than after it.
         assert np.corrcoef(frames.ravel(), expected.numpy().ravel())[0, 1] > 0.9
         assert np.corrcoef(frames.ravel(), expected.numpy().ravel())[0, 1] > (
@@ -975,5 +971,5 @@ class TestImport:
             decode_video(b"video")
 
     def test_remote_code_does_not_require_av(self):
-        for module in (video_decoding_vtn, frame_conversion_vtn):
+        for module in (video_decoding_vtn, pixels_vtn):
             assert "av" not in get_imports(module.__file__)

@@ -18,7 +18,7 @@ from video_files import write_video
 
 from vtn_hf import VideoDecodeError, VTNImageProcessor, VTNVideoProcessor
 from vtn_hf.video_decoding_vtn import decode_video
-from vtn_hf.video_processing_vtn import EncodedVideo
+from vtn_hf.video_processing_vtn import load_video
 
 
 PIXELS = {"size": {"shortest_edge": 16}, "crop_size": {"height": 12, "width": 14}}
@@ -543,15 +543,12 @@ def test_only_bytes_are_normalised_later(processor, clip):
             call()
 
 
-def test_frames_chosen_by_the_caller(processor, expected, clip):
-    """Also beside others, which the processor samples."""
-    chosen = EncodedVideo(clip, lambda metadata: [7, 2])
-    inputs = processor([chosen, clip], num_frames=2, return_tensors="pt", return_metadata=True)
-    assert inputs.position_ids.tolist()[0] == [7, 2]
+def test_frames_chosen_by_the_caller(processor, clip):
+    pixel_values, metadata = load_video(clip, lambda metadata: [7, 2], processor.pixel_settings)
     every = processor(clip, do_sample_frames=False, return_tensors="pt").pixel_values[0]
-    assert torch.equal(inputs.pixel_values[0], every[[7, 2]])
-    assert chosen.metadata is inputs["video_metadata"][0]
-    assert inputs["video_metadata"][1].frames_indices == inputs.position_ids.tolist()[1]
+    assert torch.equal(pixel_values, every[[7, 2]])
+    assert metadata.frames_indices == [7, 2]
+    assert metadata.timestamps == [0.7, 0.2]
 
 
 def assert_only_a_part_is_converted(path, **settings):

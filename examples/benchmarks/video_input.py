@@ -60,12 +60,12 @@ def make_floor():
 
 def make_vtn(**settings):
     from vtn_hf import VTNVideoProcessor
-    from vtn_hf.video_processing_vtn import EncodedVideo
+    from vtn_hf.video_processing_vtn import load_video
 
-    processor = VTNVideoProcessor(**settings)
+    pixels = VTNVideoProcessor(**settings).pixel_settings
 
     def load(path: str, numbers: list[int]):
-        return processor(EncodedVideo(path, lambda metadata: numbers), return_tensors="pt").pixel_values
+        return load_video(path, lambda metadata: numbers, pixels)[0]
 
     return load
 

@@ -30,7 +30,7 @@ import numpy as np
 from torch.utils.data import get_worker_info
 from transformers.video_utils import VideoMetadata
 
-from .frame_conversion_vtn import ChooseRegion, FrameConverter
+from .pixels_vtn import ChooseRegion, FrameConverter
 
 
 VideoSource = str | os.PathLike | bytes | BinaryIO
@@ -165,7 +165,12 @@ def decode_video(
 
 
 def iter_video_frames(
-    source: VideoSource, sample_indices: SampleIndices | None = None, *, limits: DecodeLimits | None = None
+    source: VideoSource,
+    sample_indices: SampleIndices | None = None,
+    *,
+    convert_frame: ConvertFrame | None = None,
+    choose_region: ChooseRegion | None = None,
+    limits: DecodeLimits | None = None,
 ) -> Iterator[np.ndarray]:
     """Decode a video one frame at a time, in memory that does not grow with its length.
 
@@ -174,9 +179,9 @@ def iter_video_frames(
     and `sample_indices` would then have chosen other frames, this raises `VideoDecodeError`.
 
     Yields:
-        Frames as uint8 RGB of shape (height, width, 3).
+        Frames as uint8 RGB of shape (height, width, 3), or what `convert_frame` made of them.
     """
-    with _open_video(source, limits=limits) as video:
+    with _open_video(source, choose_region, limits) as video:
         indices = video.choose(sample_indices)
         if indices != sorted(indices):
             raise ValueError(f"{video.name}: frame numbers must be ascending to be iterated over, got {indices}.")
@@ -184,6 +189,7 @@ def iter_video_frames(
         given: list[int] = []
         try:
             for number, frame in video.read(list(repeats)):
+                frame = frame if convert_frame is None else convert_frame(frame)
                 for _ in range(repeats[number]):
                     given.append(number)
                     yield np.ascontiguousarray(frame)

@@ -27,7 +27,7 @@ import torch
 
 from vtn_hf import VTNVideoProcessor
 from vtn_hf.video_decoding_vtn import DecodeLimits, VideoDecodeError, decode_video, iter_video_frames
-from vtn_hf.video_processing_vtn import EncodedVideo
+from vtn_hf.video_processing_vtn import load_video
 
 
 TIME_LIMIT_SEC = 20
@@ -155,8 +155,8 @@ def decode_damaged(name: str, mutation: str, data: bytes, intact: np.ndarray) ->
         except VideoDecodeError:
             pass
         try:
-            video = EncodedVideo(data, sample)
-            assert len(PROCESSOR(video)["pixel_values"][0]) == len(video.metadata.frames_indices)
+            pixel_values, metadata = load_video(data, sample, PROCESSOR.pixel_settings, LIMITS)
+            assert len(pixel_values) == len(metadata.frames_indices)
         except VideoDecodeError:
             pass
     try:

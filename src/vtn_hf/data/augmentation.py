@@ -5,13 +5,14 @@ Everything is drawn from the generator that is passed in. Pixels are in [0, 255]
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from transformers.image_utils import SizeDict
 from transformers.utils import is_torchvision_available
 
-from ..image_processing_vtn import crop_frames, resize_frames
+from ..pixels_vtn import Region, View
 from ..video_processing_vtn import VTNVideoProcessor
 
 
@@ -49,20 +50,18 @@ class ClipAugmentation:
         rand_augment: tuple[int, int] | None = None,
         erasing_prob: float = 0.0,
     ):
-        self.processor = processor
-        self.crop_size = SizeDict(**dict(processor.crop_size))
+        self.pixels = processor.pixel_settings
+        self.crop_size = self.pixels.crop_size
         self.resize_range = resize_range
         self.crop_scale = crop_scale
         self.flip_prob = flip_prob
         self.rand_augment = rand_augment and _make_rand_augment(*rand_augment)
         self.erasing_prob = erasing_prob
-        # The original resizes floats, without antialiasing.
-        self.is_original = processor.pixel_protocol == "pyslowfast"
         if resize_range is not None and crop_scale is not None:
             raise ValueError(f"Give `resize_range` or `crop_scale`, got {resize_range} and {crop_scale}.")
         if resize_range is not None and resize_range[0] < max(self.crop_size.height, self.crop_size.width):
             raise ValueError(f"`resize_range` {resize_range} begins below the crop, {processor.crop_size}.")
-        if rand_augment is not None and self.is_original:
+        if rand_augment is not None and not self.pixels.has_bytes:
             raise ValueError('RandAugment changes bytes, but `pixel_protocol="pyslowfast"` makes floats.')
 
     def __call__(self, frames: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
@@ -75,42 +74,42 @@ class ClipAugmentation:
             `torch.Tensor` of shape `(frames, 3, crop height, crop width)`: uint8, or float32 in [0, 255] for
             `pixel_protocol="pyslowfast"`.
         """
-        frames = frames.float() if self.is_original else frames
+        view = self.choose_view(*frames.shape[-2:], generator)
+        return self.change(replace(self.pixels, do_flip_channel_order=False).take(frames, view), generator)
+
+    def choose_view(self, height: int, width: int, generator: np.random.Generator) -> View:
+        """Draws what is taken of pictures `(height, width)`."""
+        crop_height, crop_width = self.crop_size.height, self.crop_size.width
         if self.crop_scale is not None:
-            frames = self._resize(self._cut(frames, generator), self.crop_size)
-        elif self.resize_range is not None:
-            # As in the original: rounded, so that the ends of the range come half as often.
-            frames = self._resize(frames, SizeDict(shortest_edge=round(generator.uniform(*self.resize_range))))
-            height, width = self.crop_size.height, self.crop_size.width
-            top = generator.integers(frames.shape[-2] - height, endpoint=True)
-            left = generator.integers(frames.shape[-1] - width, endpoint=True)
-            frames = frames[..., top : top + height, left : left + width]
-        else:
-            frames = self._resize(frames, SizeDict(**dict(self.processor.size)))
-            frames = crop_frames(frames, self.crop_size, round_up=self.is_original)
+            box = _draw_box(height, width, self.crop_scale, (3 / 4, 4 / 3), generator)
+            return View(Region(*box, crop_height, crop_width), 0, 0, crop_height, crop_width)
+        if self.resize_range is None:
+            return replace(self.pixels, do_resize=True, do_center_crop=True).view(height, width)
+        # As in the original: rounded, so that the ends of the range come half as often.
+        short_side = SizeDict(shortest_edge=round(generator.uniform(*self.resize_range)))
+        view = replace(self.pixels, do_resize=True, size=short_side, do_center_crop=False).view(height, width)
+        top = int(generator.integers(view.height - crop_height, endpoint=True))
+        left = int(generator.integers(view.width - crop_width, endpoint=True))
+        return View(view.region, top, left, crop_height, crop_width)
+
+    def change(self, pictures: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+        """What else is done to the pictures `(frames, 3, crop height, crop width)` of a view, RGB, in [0, 255]."""
         if generator.random() < self.flip_prob:
-            frames = frames.flip(-1)
+            pictures = pictures.flip(-1)
         if self.rand_augment is not None:
             # torchvision draws from torch's global generator, once per call and so once per clip.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(generator.integers(2**63)))
-                frames = self.rand_augment(frames)
+                pictures = self.rand_augment(pictures)
         if generator.random() < self.erasing_prob:
-            frames = self._erase(frames, generator)
-        return frames
-
-    def _resize(self, frames: torch.Tensor, size: SizeDict) -> torch.Tensor:
-        return resize_frames(frames, size, self.processor.resample, antialias=not self.is_original)
-
-    def _cut(self, frames: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-        top, left, height, width = _draw_box(*frames.shape[-2:], self.crop_scale, (3 / 4, 4 / 3), generator)
-        return frames[..., top : top + height, left : left + width]
+            pictures = self._erase(pictures, generator)
+        return pictures.flip(-3) if self.pixels.do_flip_channel_order else pictures
 
     def _erase(self, frames: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
         top, left, height, width = _draw_box(*frames.shape[-2:], (0.02, 1 / 3), (0.3, 1 / 0.3), generator)
         mean, std = (
-            np.broadcast_to(numbers, 3)[:, None, None] / self.processor.rescale_factor
-            for numbers in (self.processor.image_mean, self.processor.image_std)
+            np.broadcast_to(numbers, 3)[:, None, None] / self.pixels.rescale_factor
+            for numbers in (self.pixels.image_mean, self.pixels.image_std)
         )
         noise = (mean + std * generator.standard_normal((3, height, width))).clip(0, 255)
         frames = frames.clone()

@@ -1,6 +1,8 @@
 """From rows of a `datasets.Dataset` to batches: videos are decoded in the worker that uses them."""
 
 import zlib
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,9 @@ from torch import nn
 from transformers.video_utils import VideoMetadata
 
 from ..frame_sampling_vtn import sample_clip
-from ..video_decoding_vtn import VideoDecodeError, VideoSource, decode_video
-from ..video_processing_vtn import EncodedVideo, VTNVideoProcessor
+from ..pixels_vtn import PixelSettings
+from ..video_decoding_vtn import VideoDecodeError, VideoSource
+from ..video_processing_vtn import ChooseView, VTNVideoProcessor, load_video
 from .augmentation import ClipAugmentation, ClipMixing
 from .coverage import NO_LABEL, SkippedVideos
 
@@ -119,32 +122,44 @@ class ClipTransform:
 
     def _load_clips(self, source: VideoSource, name: str) -> list[dict[str, torch.Tensor]]:
         generators = [self._make_generator(name, repeat) for repeat in range(self.num_repeats)]
-        video = EncodedVideo(
-            source, lambda metadata: np.concatenate([self._sample_clip(metadata, each) for each in generators])
-        )
+        pixels = self.processor.pixel_settings
         if self.augmentation is None:
-            clips = self.processor(video, return_tensors="pt")["pixel_values"][0].chunk(self.num_repeats)
-            metadata = video.metadata
+            return self._load_together(source, generators, pixels)
+        bare = replace(pixels, do_rescale=False, do_normalize=False, do_flip_channel_order=False)
+        if self.num_repeats > 1 and pixels.pixel_protocol != "libswscale":
+            # Whole frames, so that the video is decoded once.
+            clips = self._load_together(source, generators, replace(bare, do_resize=False, do_center_crop=False))
+            take = self.augmentation
         else:
-            frames, metadata = decode_video(source, video.sample_indices, limits=self.processor.limits)
-            clips = map(self._augment, np.split(frames, self.num_repeats), generators)
-        numbers = np.split(np.asarray(metadata.frames_indices), self.num_repeats)
+            views = [partial(self.augmentation.choose_view, generator=generator) for generator in generators]
+            clips = [
+                self._load_together(source, [generator], bare, view)[0]
+                for generator, view in zip(generators, views, strict=True)
+            ]
+            take = self.augmentation.change
+        for clip, generator in zip(clips, generators, strict=True):
+            clip["pixel_values"] = pixels.normalize(take(clip["pixel_values"], generator))
+        return clips
+
+    def _load_together(
+        self,
+        source: VideoSource,
+        generators: list[np.random.Generator],
+        pixels: PixelSettings,
+        choose_view: ChooseView | None = None,
+    ) -> list[dict[str, torch.Tensor]]:
+        """A clip for each generator, all of one pass through the video."""
+
+        def choose(metadata: VideoMetadata) -> np.ndarray:
+            return np.concatenate([self._sample_clip(metadata, generator) for generator in generators])
+
+        pixel_values, metadata = load_video(source, choose, pixels, self.processor.limits, choose_view=choose_view)
+        numbers = torch.as_tensor(np.asarray(metadata.frames_indices)).chunk(len(generators))
         return [
             # Positions count from the start of the clip, as in the original.
-            {"pixel_values": clip, "position_ids": torch.from_numpy(indices - indices[0])}
-            for clip, indices in zip(clips, numbers, strict=True)
+            {"pixel_values": clip, "position_ids": indices - indices[0]}
+            for clip, indices in zip(pixel_values.chunk(len(generators)), numbers, strict=True)
         ]
-
-    def _augment(self, frames: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
-        inputs = self.processor(
-            self.augmentation(torch.from_numpy(frames).permute(0, 3, 1, 2), generator),
-            do_sample_frames=False,
-            do_resize=False,
-            do_center_crop=False,
-            input_data_format="channels_first",
-            return_tensors="pt",
-        )
-        return inputs["pixel_values"][0]
 
     def _sample_clip(self, metadata: VideoMetadata, generator: np.random.Generator) -> np.ndarray:
         span = None
@@ -154,7 +169,9 @@ class ClipTransform:
                     "A clip of some seconds needs the frame rate of the video, which it does not tell."
                 )
             span = self.clip_duration_sec * metadata.fps
-        return sample_clip(metadata.total_num_frames, self.num_frames, span, generator)
+        return sample_clip(
+            metadata.total_num_frames, self.num_frames, span, generator, getattr(metadata, "frame_times", None)
+        )
 
     def _make_stand_in(self) -> dict[str, torch.Tensor]:
         """Black frames in the place of a video that cannot be decoded."""

@@ -5,17 +5,17 @@ This is how models with a fixed number of frames are tested, and what a VTN on t
 frame that is part of several clips goes through the backbone once per crop.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from transformers.video_utils import VideoMetadata
 
 from ..frame_sampling_vtn import sample_clips
-from ..image_processing_vtn import crop_frames
 from ..modeling_vtn import VTNForVideoClassification
-from ..video_decoding_vtn import VideoDecodeError, VideoSource, decode_video
-from ..video_processing_vtn import VTNVideoProcessor
+from ..pixels_vtn import crop_frames, place_crop
+from ..video_decoding_vtn import VideoDecodeError, VideoSource
+from ..video_processing_vtn import VTNVideoProcessor, load_video
 from .whole_video import to_scores
 
 
@@ -63,15 +63,20 @@ class MultiView:
             VideoDecodeError: If the video cannot be decoded, or does not tell its frame rate though clips have a
                 duration.
         """
-        frames, metadata = decode_video(source, lambda metadata: np.unique(self.sample(metadata)))
+        pixels = processor.pixel_settings
+        # Whole pictures, as the crops come of them all.
+        whole = replace(pixels, do_center_crop=False, do_rescale=False, do_normalize=False)
+        pictures, metadata = load_video(
+            source, lambda metadata: np.unique(self.sample(metadata)), whole, processor.limits
+        )
         clips = self.sample(metadata)
-        pixels = processor(frames, do_sample_frames=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
-        places = [0.5] if self.num_crops == 1 else np.linspace(0, 1, self.num_crops)
-        round_up = processor.pixel_protocol == "pyslowfast"
+        size, (height, width) = pixels.crop_size, pictures.shape[-2:]
+        crops = []
+        for position in [0.5] if self.num_crops == 1 else np.linspace(0, 1, self.num_crops):
+            top, left = place_crop(height, width, size, position, round_up=not pixels.has_bytes)
+            crops.append(crop_frames(pictures, top, left, size.height, size.width))
         return {
-            "pixel_values": torch.stack(
-                [crop_frames(pixels[0], processor.crop_size, place, round_up) for place in places]
-            ),
+            "pixel_values": pixels.normalize(torch.stack(crops)),
             "frames": torch.from_numpy(np.searchsorted(metadata.frames_indices, clips)),
             "position_ids": torch.from_numpy(clips - clips[:, :1]),
         }
@@ -85,7 +90,9 @@ class MultiView:
                     "Clips of some seconds need the frame rate of the video, which it does not tell."
                 )
             span = self.clip_duration_sec * metadata.fps
-        return sample_clips(metadata.total_num_frames, self.num_clips, self.num_frames, span)
+        return sample_clips(
+            metadata.total_num_frames, self.num_clips, self.num_frames, span, getattr(metadata, "frame_times", None)
+        )
 
 
 @torch.no_grad()
