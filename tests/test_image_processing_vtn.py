@@ -14,7 +14,7 @@ from transformers.image_utils import SizeDict
 from transformers.utils import is_torchvision_available
 
 from vtn_hf import VTNImageProcessor
-from vtn_hf.pixels_vtn import PixelSettings, crop_frames, place_crop, resize_frames
+from vtn_hf.pixels_vtn import crop_frames, place_crop, resize_frames
 
 
 needs_torchvision = pytest.mark.skipif(not is_torchvision_available(), reason="compares with torchvision")

@@ -279,7 +279,7 @@ class PixelSettings:
 
     @property
     def can_be_narrowed(self) -> bool:
-        """Whether a part of a frame gives the same pixels; nearest ones are found in floats, which round differently."""
+        """Whether a part of a frame gives the same pixels; the nearest ones are found in floats, which round."""
         return self.has_bytes and INTERPOLATION.get(self.resample) != "nearest-exact"
 
     def check_has_bytes(self):

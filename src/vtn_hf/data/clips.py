@@ -169,9 +169,7 @@ class ClipTransform:
                     "A clip of some seconds needs the frame rate of the video, which it does not tell."
                 )
             span = self.clip_duration_sec * metadata.fps
-        return sample_clip(
-            metadata.total_num_frames, self.num_frames, span, generator, getattr(metadata, "frame_times", None)
-        )
+        return sample_clip(metadata.total_num_frames, self.num_frames, span, generator, metadata.frame_times)
 
     def _make_stand_in(self) -> dict[str, torch.Tensor]:
         """Black frames in the place of a video that cannot be decoded."""

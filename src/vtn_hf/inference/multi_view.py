@@ -90,9 +90,7 @@ class MultiView:
                     "Clips of some seconds need the frame rate of the video, which it does not tell."
                 )
             span = self.clip_duration_sec * metadata.fps
-        return sample_clips(
-            metadata.total_num_frames, self.num_clips, self.num_frames, span, getattr(metadata, "frame_times", None)
-        )
+        return sample_clips(metadata.total_num_frames, self.num_clips, self.num_frames, span, metadata.frame_times)
 
 
 @torch.no_grad()
