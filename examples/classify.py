@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw
 
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor, optimize
 from vtn_hf.data.feature_cache import hash_weights
-from vtn_hf.data.kinetics import VIDEO_EXTENSIONS
+from vtn_hf.data.listing import VIDEO_EXTENSIONS
 from vtn_hf.inference.whole_video import Segment, VideoClassification, classify_video
 from vtn_hf.optimization.quantization import measure_quantization
 from vtn_hf.outputs import check_outputs, name_outputs, remove_unfinished, writing

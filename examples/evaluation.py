@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import evaluate
@@ -17,9 +17,8 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.data.coverage import drop_missing, report_coverage
-from vtn_hf.data.kinetics import load_videos
-from vtn_hf.data.scan import drop_bad_videos
+from vtn_hf.data.arguments import CollectionArguments
+from vtn_hf.data.coverage import report_coverage
 from vtn_hf.inference.attention import look_at_example
 from vtn_hf.inference.multi_view import MultiView, score_views
 from vtn_hf.inference.whole_video import to_scores
@@ -33,18 +32,14 @@ from vtn_hf.training.metrics import (
 from vtn_hf.training.report import Evaluation, write_report
 
 
-@dataclass
-class EvaluationArguments:
+@dataclass(kw_only=True)
+class EvaluationArguments(CollectionArguments):
     """What to evaluate, on what, and how."""
 
     model: str = field(metadata={"help": "A VTN: a directory or a repository on the Hub."})
-    data_dir: str = field(metadata={"help": "A collection in any layout that `load_videos` reads."})
+    data_dir: str = field(metadata={"help": "Folder of videos, in a layout of vtn_hf.data.layouts."})
     output_dir: str = field(metadata={"help": "Folder for the results: a new one, or one to go on with."})
     split: str = field(default="val", metadata={"help": "Which part of the collection."})
-    scan_table: str | None = field(
-        default=None,
-        metadata={"help": "Table of scan_videos.py: videos that are bad by it count as not decoded."},
-    )
     num_frames: int | None = field(
         default=None, metadata={"help": "Frames of a whole video, at most; default: as the processor says."}
     )
@@ -253,13 +248,10 @@ def load_split(
     args: EvaluationArguments, model: VTNForVideoClassification
 ) -> tuple[Dataset, list[str], dict[str, str]]:
     """The videos, with a column `id`; the names of those not on disk; and of those that are bad, with the reasons."""
-    collection, missing = drop_missing(load_videos(args.data_dir, list_class_names(model), streaming=False))
-    bad = {}
-    if args.scan_table is not None:
-        collection, bad = drop_bad_videos(collection, args.scan_table)
-    videos = collection[args.split]
+    collection = args.read(list_class_names(model))
+    videos = collection.get_split(args.split)
     videos = videos.add_column("id", list(range(len(videos))))
-    return videos, missing[args.split], bad.get(args.split, {})
+    return videos, collection.missing[args.split], collection.bad.get(args.split, {})
 
 
 def main():
@@ -273,7 +265,8 @@ def main():
     protocol = describe_protocol(processor, views)
     if state.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
-        settings = {name: getattr(args, name) for name in ("model", "data_dir", "split", "scan_table")}
+        names = ("model", "split", *(each.name for each in fields(CollectionArguments)))
+        settings = {name: getattr(args, name) for name in names}
         check_same_run(output_dir, settings | {"protocol": protocol})
     state.wait_for_everyone()
 

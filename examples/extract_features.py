@@ -19,31 +19,32 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, DatasetDict, List, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from train import DataArguments, ModelArguments, make_augmentation, make_processor, read_class_names
+from train import DataArguments, ModelArguments, make_augmentation, make_processor
 from transformers import AutoConfig, HfArgumentParser
 from transformers.modeling_utils import PreTrainedModel
 
 from vtn_hf import VTNModel, VTNVideoProcessor
 from vtn_hf.backbone_vtn import encode_frames, load_backbone
+from vtn_hf.data.arguments import CollectionArguments
 from vtn_hf.data.augmentation import ClipAugmentation
-from vtn_hf.data.coverage import drop_missing
+from vtn_hf.data.class_names import read_class_names
+from vtn_hf.data.collection import Collection
 from vtn_hf.data.feature_cache import FeatureCacheInfo, hash_weights, read_shard_paths, write_shard
-from vtn_hf.data.kinetics import load_videos
 from vtn_hf.video_decoding_vtn import VideoDecodeError, decode_video
 
 
 AUGMENTATION = ("resize_range", "crop_scale", "flip_prob", "rand_augment", "erasing_prob")
 
 
-@dataclass
-class ExtractionArguments:
+@dataclass(kw_only=True)
+class ExtractionArguments(CollectionArguments):
     """What to compute and where to put it. What is called as in train.py means the same."""
 
     data_dir: str = field(
-        metadata={"help": "Folder of videos, in a layout of vtn_hf.data.kinetics, such as {train,val}/CLASS/VIDEO."}
+        metadata={"help": "Folder of videos, in a layout of vtn_hf.data.layouts, such as {train,val}/CLASS/VIDEO."}
     )
     backbone_name_or_path: str = field(
         metadata={"help": "An image model, or a VTN whose backbone to use: a directory or a repository."}
@@ -158,22 +159,20 @@ def begin_cache(
     args: ExtractionArguments,
     backbone: PreTrainedModel,
     processor: VTNVideoProcessor,
-    collection: DatasetDict,
-    missing: dict[str, list[str]],
+    collection: Collection,
 ) -> FeatureCacheInfo:
     """Writes down what makes the features, or makes sure that those which are there were made in the same way."""
-    label = collection["train"].features["label"]
     info = FeatureCacheInfo(
         backbone_name_or_path=args.backbone_name_or_path,
         backbone_sha256=hash_weights(backbone),
         processor=json.loads(processor.to_json_string()),
-        class_names=(label.feature if isinstance(label, List) else label).names,
-        num_videos={split: len(videos) for split, videos in collection.items()},
+        class_names=collection.class_names,
+        num_videos=collection.num_videos,
         videos_per_shard=args.videos_per_shard,
         num_views=args.num_views,
         augmentation={name: getattr(args, name) for name in AUGMENTATION} if args.num_views > 1 else None,
         dtype=args.dtype,
-        missing={split: names for split, names in missing.items() if names},
+        missing={split: names for split, names in collection.missing.items() if names},
     )
     info.save(args.output_dir)
     return info
@@ -231,30 +230,30 @@ def extract_split(
 def extract(args: ExtractionArguments):
     """Computes the features that are not there yet, shard by shard."""
     accelerator = Accelerator(cpu=args.use_cpu)
+    collection = args.read(args.class_names and read_class_names(args.class_names))
+    accelerator.print(collection.describe())
+    collection.check_training(needs_val=args.val_share is None)
     backbone, processor = load_parts(args)
     augmentation = make_augmentation(args.to_data_arguments(), processor)["augmentation"]
     if (args.num_views > 1) != (augmentation is not None):
         raise ValueError(f"num_views={args.num_views}: more than one view needs an augmentation, and the other way.")
-    class_names = read_class_names(args.class_names)
-    collection, missing = drop_missing(load_videos(args.data_dir, class_names, streaming=False))
     with accelerator.main_process_first():
-        info = begin_cache(args, backbone, processor, collection, missing)
-    is_multi_label = isinstance(collection["train"].features["label"], List)
-    num_labels = len(info.class_names) if is_multi_label else None
+        info = begin_cache(args, backbone, processor, collection)
+    num_labels = len(info.class_names) if collection.is_multi_label else None
     encode = VideoEncoder(accelerator, backbone, args.frames_per_chunk, num_labels)
 
-    for split, videos in collection.items():
+    for split, videos in collection.videos.items():
         load = WholeVideo(processor, augmentation, args.num_views if split == "train" else 1)
         extract_split(split, videos, info.list_shards(args.output_dir, split), load, encode, args)
     accelerator.wait_for_everyone()
 
     skipped = {}
-    for shard in (shard for split in collection for shard in info.list_shards(args.output_dir, split)):
+    for shard in (shard for split in collection.videos for shard in info.list_shards(args.output_dir, split)):
         skipped |= read_shard_paths(shard)[1]
     accelerator.print(f"{sum(info.num_videos.values()) - len(skipped)} videos are in {args.output_dir}.")
     for path, reason in skipped.items():
         accelerator.print(f"Skipped {path}: {reason}")
-    for name in (name for names in missing.values() for name in names):
+    for name in (name for names in collection.missing.values() for name in names):
         accelerator.print(f"Missing {name}")
 
 

@@ -30,7 +30,7 @@ from transformers import pipeline  # noqa: E402
 from drawn_videos.motion_clips import write_motion_clips  # noqa: E402
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor  # noqa: E402
 from vtn_hf.data.clips import ClipTransform, collate_videos  # noqa: E402
-from vtn_hf.data.kinetics import load_class_folders  # noqa: E402
+from vtn_hf.data.collection import read_collection  # noqa: E402
 
 
 EXAMPLES = Path(__file__).parent
@@ -50,7 +50,7 @@ def evaluate(model: VTNForVideoClassification, root: Path) -> dict[str, float]:
     """Top-1 accuracy on whole held-out videos, with their frames in order and in random order."""
     model.eval()
     processor = VTNVideoProcessor.from_pretrained(ROOT / "model")
-    videos = load_class_folders(root)["val"].with_transform(ClipTransform(processor))
+    videos = read_collection(root).videos["val"].with_transform(ClipTransform(processor))
     generator = torch.Generator().manual_seed(0)
     hits = {"ordered": 0, "shuffled": 0}
     for batch in tqdm(DataLoader(videos, batch_size=1, num_workers=2, collate_fn=collate_videos)):

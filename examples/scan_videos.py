@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vtn_hf.data.kinetics import VIDEO_EXTENSIONS
+from vtn_hf.data.listing import VIDEO_EXTENSIONS
 from vtn_hf.data.scan import describe_coverage, scan_videos
 
 

@@ -28,12 +28,12 @@ from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_se
 from transformers.trainer_utils import get_last_checkpoint
 
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.data.arguments import CollectionArguments
 from vtn_hf.data.augmentation import ClipAugmentation, ClipMixing
+from vtn_hf.data.class_names import read_class_names
 from vtn_hf.data.clips import ClipTransform, collate_videos
-from vtn_hf.data.coverage import SkippedVideos, drop_missing, report_coverage
+from vtn_hf.data.coverage import SkippedVideos, report_coverage
 from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo
-from vtn_hf.data.kinetics import load_videos, read_kinetics_labels
-from vtn_hf.data.scan import drop_bad_videos
 from vtn_hf.inference.attention import Look, look_at_example
 from vtn_hf.inference.whole_video import to_scores
 from vtn_hf.training.arguments import VTNTrainingArguments
@@ -62,24 +62,16 @@ class ModelArguments:
     freeze_backbone: bool = field(default=False, metadata={"help": "Train the temporal encoder and the head only."})
 
 
-@dataclass
-class DataArguments:
+@dataclass(kw_only=True)
+class DataArguments(CollectionArguments):
     """What to train on."""
 
-    data_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder of videos, in a layout of vtn_hf.data.kinetics, such as {train,val}/CLASS/VIDEO."},
-    )
     class_names: str | None = field(
         default=None,
         metadata={
             "help": "kinetics400, kinetics600, kinetics700 or a file with a class per line: the order of the labels; "
             "default: what data_dir says."
         },
-    )
-    scan_table: str | None = field(
-        default=None,
-        metadata={"help": "Table of scan_videos.py: videos that are bad by it are left out, counted and listed."},
     )
     features: str | None = field(
         default=None,
@@ -210,15 +202,6 @@ def complete_arguments(model_args: ModelArguments, data_args: DataArguments):
             model_args.backbone_name_or_path = name
 
 
-def read_class_names(class_names: str | None) -> list[str] | None:
-    """The names that --class_names stands for."""
-    if class_names is None:
-        return None
-    if class_names in ("kinetics400", "kinetics600", "kinetics700"):
-        return read_kinetics_labels(int(class_names.removeprefix("kinetics")))
-    return Path(class_names).read_text(encoding="utf-8").splitlines()
-
-
 def make_augmentation(data_args: DataArguments, processor: VTNVideoProcessor) -> dict[str, Any]:
     """What [`ClipTransform`] does to training clips."""
     mixing = None
@@ -265,24 +248,28 @@ def load_data(data_args: DataArguments, training_args: TrainingArguments, proces
         info = FeatureCacheInfo.load(data_args.features)
         clips = CachedClips(data_args.features, "train", data_args.clip_num_frames, data_args.clip_duration_sec, seed)
         splits = {"train": clips}
-        if "val" in info.num_videos:
+        if info.num_videos.get("val"):
             splits["val"] = CachedClips(data_args.features, "val")
+        elif training_args.eval_strategy != "no":
+            raise ValueError(
+                f"{data_args.features} has no val split to evaluate on: extract with --val_share 0.2, which holds a "
+                "fifth of train out, or give --eval_strategy no."
+            )
         bad = {split: cached.skipped for split, cached in splits.items()}
         return Data(info.class_names, splits, clips, clips.labels.ndim == 2, info.missing, bad)
-    videos, missing = drop_missing(load_videos(data_args.data_dir, read_class_names(data_args.class_names)))
-    bad = {}
-    if data_args.scan_table is not None:
-        videos, bad = drop_bad_videos(videos, data_args.scan_table)
-    label = videos["train"].features["label"]
-    is_multi_label = isinstance(label, datasets.List)
-    class_names = (label.feature if is_multi_label else label).names
+    class_names = data_args.class_names and read_class_names(data_args.class_names)
+    collection = data_args.read(class_names, streaming=True)
+    if training_args.process_index == 0:
+        print(collection.describe())
+    collection.check_training(needs_val=training_args.eval_strategy != "no")
+    videos, class_names, is_multi_label = collection.videos, collection.class_names, collection.is_multi_label
     augmentation = make_augmentation(data_args, processor)
     if processor.pixel_protocol != "pyslowfast":
         # Workers ship bytes, a quarter of floats; the trainer normalises them on the device.
         processor = processor.to_uint8_processor()
     transforms, splits, skipped = {}, {}, {}
     for split in ("train", "val"):
-        if split not in videos:
+        if not collection.num_videos.get(split):
             continue
         skipped[split] = SkippedVideos(Path(training_args.output_dir, f"skipped_{split}.jsonl"))
         needs_vectors = is_multi_label or (split == "train" and augmentation["mixing"] is not None)
@@ -292,7 +279,7 @@ def load_data(data_args: DataArguments, training_args: TrainingArguments, proces
             settings |= {"seed": seed, **augmentation}
         transforms[split] = ClipTransform(processor, **settings)
         splits[split] = apply_transform(videos[split], transforms[split], training_args)
-    return Data(class_names, splits, transforms["train"], is_multi_label, missing, bad, skipped)
+    return Data(class_names, splits, transforms["train"], is_multi_label, collection.missing, collection.bad, skipped)
 
 
 def apply_transform(

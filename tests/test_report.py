@@ -15,7 +15,7 @@ from tiny_models import make_vit_vtn
 from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
 from vtn_hf import VTNVideoProcessor
 from vtn_hf.data.clips import ClipTransform, collate_videos
-from vtn_hf.data.kinetics import load_class_folders
+from vtn_hf.data.collection import read_collection
 from vtn_hf.inference.attention import look_at_example
 from vtn_hf.training.report import Evaluation, describe_classes, write_report
 
@@ -149,7 +149,7 @@ def test_shapes_that_do_not_belong_together_are_refused():
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
     root = write_motion_clips(tmp_path_factory.mktemp("clips") / "motion", num_train=1, num_val=10, num_workers=1)
-    return load_class_folders(root, list(CLASS_NAMES))["val"]
+    return read_collection(root, list(CLASS_NAMES)).videos["val"]
 
 
 @pytest.fixture(scope="module")

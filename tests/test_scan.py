@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from video_files import write_video
 
-from vtn_hf.data.kinetics import load_class_folders
-from vtn_hf.data.scan import describe_coverage, drop_bad_videos, hash_file, read_scan, scan_video, scan_videos
+from vtn_hf.data.collection import read_collection
+from vtn_hf.data.scan import describe_coverage, hash_file, read_scan, scan_video, scan_videos
 
 
 ROOT = Path(__file__).parent.parent
@@ -64,12 +64,12 @@ def test_table(collection, tmp_path, monkeypatch):
     assert "run: 1 of 3 left" in coverage and "walk" not in coverage.split("left")[-1]
     assert f"{paths[1]}: " in coverage
 
-    kept, dropped = drop_bad_videos(load_class_folders(collection), table)
-    assert sorted(Path(video["path"]).stem for video in kept["train"]["video"]) == ["copy", "good"]
+    left = read_collection(collection, scan_table=table)
+    assert sorted(Path(video["path"]).stem for video in left.videos["train"]["video"]) == ["copy", "good"]
     bad = {
         Path(path).relative_to(collection).as_posix(): video.reason for path, video in known.items() if not video.ok
     }
-    assert dropped == {"train": bad}
+    assert left.bad == {"train": bad}
 
     # What is known is not scanned again, also after a row was left unfinished.
     table.write_text(table.read_text() + "unfinis")
@@ -82,7 +82,7 @@ def test_unknown_video(collection, tmp_path):
     table = tmp_path / "scan.csv"
     list(scan_videos([str(collection / "train/walk/good.mp4")], table))
     with pytest.raises(ValueError, match="does not know .*scan the collection again"):
-        drop_bad_videos(load_class_folders(collection), table)
+        read_collection(collection, scan_table=table)
 
 
 def run(script, *arguments):

@@ -9,36 +9,9 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-from datasets import Dataset, DatasetDict, IterableDatasetDict
-
 
 # The label of a video that could not be decoded: it takes no part in losses and accuracies.
 NO_LABEL = -100
-
-
-def drop_missing(
-    videos: DatasetDict | IterableDatasetDict,
-) -> tuple[DatasetDict | IterableDatasetDict, dict[str, list[str]]]:
-    """
-    Takes out the videos that are not on disk.
-
-    Returns:
-        The collection without them, and per split the `name`s of those taken out. Shards hold what they hold: nothing
-        is missing from them.
-    """
-    kept, missing = type(videos)(videos), {split: [] for split in videos}
-    for split, dataset in videos.items():
-        if isinstance(dataset, Dataset):
-            is_there = [_is_there(video) for video in dataset["video"]]
-            kept[split] = dataset if all(is_there) else dataset.select(np.flatnonzero(is_there))
-            missing[split] = [name for name, there in zip(dataset["name"], is_there, strict=True) if not there]
-    return kept, missing
-
-
-def _is_there(video: dict) -> bool:
-    """Of a video in a shard, the path says at which place, so the shard is there."""
-    return video["bytes"] is not None or video["path"].startswith("subfile,") or os.path.isfile(video["path"])
 
 
 class SkippedVideos:
@@ -81,7 +54,7 @@ def report_coverage(num_videos: int | None, missing: list[str], damaged: list[di
     Args:
         num_videos (`int`, *optional*): Videos in the split, without the missing ones; `None` for a stream, which does
             not tell.
-        missing (`list[str]`): From [`drop_missing`].
+        missing (`list[str]`): Of [`vtn_hf.data.collection.Collection`].
         damaged (`list[dict]`): From [`SkippedVideos.summarize`].
 
     Returns:

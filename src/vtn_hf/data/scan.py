@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, DatasetDict
 
 from ..video_decoding_vtn import DecodeLimits, VideoDecodeError, iter_video_frames
 from .file_pool import map_files
+from .listing import Listing, find_file
 
 
 @dataclass(frozen=True)
@@ -167,36 +167,32 @@ def read_scan(table: str | Path) -> dict[str, ScannedVideo]:
     return {row["path"]: _parse(row) for row in rows}
 
 
-def drop_bad_videos(videos: DatasetDict, table: str | Path) -> tuple[DatasetDict, dict[str, dict[str, str]]]:
+def drop_bad_videos(listing: Listing, table: str | Path):
     """
-    Takes out the videos that the table says cannot be decoded.
+    Takes the videos that cannot be decoded by a table out of a collection, and lists them as bad.
 
     Args:
-        videos (`DatasetDict`): With the columns `video` and `name`, as of [`vtn_hf.data.kinetics.load_videos`].
-        table (`str` or `Path`): The CSV file of a scan of them.
-
-    Returns:
-        The collection without them; and per split, by `name`, the reasons of those taken out.
+        listing (`Listing`): The collection.
+        table (`str` or `Path`): The CSV file of a scan of it.
 
     Raises:
         ValueError: If the table does not know a video.
     """
-    scanned = {str(Path(path).resolve()): video for path, video in read_scan(table).items()}
-    kept, dropped = DatasetDict(), {}
-    for split, dataset in videos.items():
-        if not isinstance(dataset, Dataset):
-            raise ValueError(f"{table} is about files, but {split!r} is streamed from shards.")
-        good, dropped[split] = [], {}
-        for row, (video, name) in enumerate(zip(dataset["video"], dataset["name"], strict=True)):
-            found = scanned.get(str(Path(video["path"]).resolve()))
-            if found is None:
-                raise ValueError(f"{table} does not know {video['path']}; scan the collection again.")
-            if found.ok:
-                good.append(row)
+    scanned = {os.path.realpath(path): video for path, video in read_scan(table).items()}
+    for split, rows in listing.rows.items():
+        kept = []
+        for row in rows:
+            file = None if row.video.startswith("subfile,") else find_file(row.video)
+            if file is None:
+                raise ValueError(f"{table} is about files, but {row.where} is none; leave the table out.")
+            video = scanned.get(os.path.realpath(file))
+            if video is None:
+                raise ValueError(f"{table} does not know {row.where}; scan the collection again.")
+            if video.ok:
+                kept.append(row)
             else:
-                dropped[split][name] = found.reason
-        kept[split] = dataset.select(good)
-    return kept, dropped
+                listing.bad[split][row.name] = video.reason
+        listing.rows[split] = kept
 
 
 def describe_coverage(videos: Iterable[ScannedVideo]) -> str:

@@ -1,0 +1,170 @@
+"""What a collection says about its videos, before any of them is opened: what every reader of a layout gives."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+from .class_names import escape_bytes
+
+
+# FFmpeg reads many more; these are the ones in which collections of clips come.
+VIDEO_EXTENSIONS = (
+    ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".vob", ".webm", ".wmv",
+)  # fmt: skip
+# What systems leave in folders of their own: macOS in archives, network storage for its previews.
+_SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
+_NUM_EXAMPLES = 3
+
+
+@dataclass(slots=True)
+class Row:
+    """
+    A video as it is listed.
+
+    Args:
+        video (`str`): Path, URL or part of a file.
+        label (`str`, `int` or `list[str]`): Name of the class, its number, or the names of several.
+        name (`str`): What reports call the video, and what its random draws hang on.
+        where (`str`): Where it is listed, for messages.
+        group (`str`, *optional*): What it must not be separated from when a part of the collection is held out.
+        file_id (*optional*): What all names of the file have in common.
+    """
+
+    video: str
+    label: str | int | list[str]
+    name: str
+    where: str
+    group: str | None = None
+    file_id: Hashable | None = None
+
+    @property
+    def labels(self) -> list[str | int]:
+        """The classes, also where there is one."""
+        return self.label if isinstance(self.label, list) else [self.label]
+
+
+@dataclass
+class Listing:
+    """
+    A collection as it is listed.
+
+    Args:
+        root (`Path`): The folder.
+        rows (`dict[str, list[Row]]`): The videos of each split.
+        found (`list[str]`, *optional*): The classes in the order of their labels, where the layout tells: names that
+            are listed without a video are classes, too.
+        subject (`str`): What names the classes, for messages: folders or labels.
+        columns (`list[str]`): Of csv files.
+        bad (`dict[str, dict[str, str]]`): Of each split, what is known to be no good, with the reason.
+        notes (`list[str]`): What is odd and yet no error.
+        num_shards (`int`): Number of tar files that hold the videos.
+    """
+
+    root: Path
+    rows: dict[str, list[Row]]
+    found: list[str] | None
+    subject: str
+    columns: list[str] = field(default_factory=list)
+    bad: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    notes: list[str] = field(default_factory=list)
+    num_shards: int = 0
+
+
+class PassedOver:
+    """Counts the files of a collection that are no videos, and says which they are."""
+
+    def __init__(self):
+        self._examples = defaultdict(list)
+        self._counts = Counter()
+
+    def add(self, path: Path, kind: str):
+        """Notes a file or folder, by what it is."""
+        self._counts[kind] += 1
+        if len(self._examples[kind]) < _NUM_EXAMPLES:
+            self._examples[kind].append(path)
+
+    def describe(self, root: Path) -> list[str]:
+        """A sentence, if there is anything to say."""
+        if not self._counts:
+            return []
+        kinds = [
+            f"{count:,} {kind} ({name_some(self._examples[kind], count, root)})"
+            for kind, count in self._counts.most_common()
+        ]
+        return [f"{sum(self._counts.values()):,} file(s) that are no videos are passed over: {'; '.join(kinds)}."]
+
+
+def name_some(names: Iterable[str | Path], count: int | None = None, root: Path | None = None) -> str:
+    """The first few of some names or paths, and how many more there are."""
+    names = list(names)
+    count = len(names) if count is None else count
+    if root is not None:
+        names = [os.path.relpath(name, root) for name in names[:_NUM_EXAMPLES]]
+    shown = ", ".join(escape_bytes(str(name)) for name in names[:_NUM_EXAMPLES])
+    return f"{shown}, and {count - _NUM_EXAMPLES:,} more" if count > _NUM_EXAMPLES else shown
+
+
+def is_video_name(name: str) -> bool:
+    """Whether a file is a video by its ending."""
+    return name[:1] != "." and os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS
+
+
+def list_folders(folder: Path) -> dict[str, Path]:
+    """The folders in a folder, but for those of Jupyter, macOS and the like."""
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    return {name: folder / name for name in names if not _is_hidden(name)}
+
+
+def find_videos(folder: Path, passed_over: PassedOver, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """
+    The videos anywhere below a folder, by their endings, in the order of their names.
+
+    Links are followed, and one that leads nowhere is a video that is missing.
+
+    Args:
+        folder (`Path`): The folder.
+        passed_over (`PassedOver`): Notes what is no video.
+        above (`tuple[str, ...]`, *optional*): Folders that lead here, so that links cannot go round in circles.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = folder / entry.name
+        if _is_hidden(entry.name):
+            passed_over.add(path, "hidden")
+        elif entry.is_dir():
+            yield from find_videos(path, passed_over, (*above, real))
+        elif is_video_name(entry.name):
+            yield path
+        else:
+            passed_over.add(path, path.suffix.lower() or "without an ending")
+
+
+def make_path(text: str, folder: Path) -> str:
+    """
+    The path or URL of a video, of what a list writes: a path relative to a folder, absolute or with `~`, or a URL.
+
+    `file://` URLs become paths, and paths that are not UTF-8 such URLs, as tables hold nothing else.
+    """
+    if text.startswith(("http://", "https://")):
+        return text
+    path = find_file(text) if text.startswith("file://") else os.path.join(folder, os.path.expanduser(text))
+    return path if escape_bytes(path) == path else Path(os.path.abspath(path)).as_uri()
+
+
+def find_file(video: str) -> str | None:
+    """The file that a `Row.video` is, or is a part of; `None` for a URL."""
+    if video.startswith(("http://", "https://")):
+        return None
+    if video.startswith("file://"):
+        return os.fsdecode(unquote_to_bytes(video.removeprefix("file://").removeprefix("localhost")))
+    return video.partition(",,:")[2] if video.startswith("subfile,") else video
+
+
+def _is_hidden(name: str) -> bool:
+    return name[0] == "." or name in _SYSTEM_FOLDERS

@@ -1,0 +1,208 @@
+"""Reads lists of videos: csv files of one's own, PySlowFast's, and those of Kinetics as it is downloaded."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .class_names import clean_name, escape_bytes, read_text
+from .listing import Listing, PassedOver, Row, find_videos, make_path, name_some
+from .splits import find_split
+
+
+@dataclass
+class _Table:
+    """A csv file: what kind of list it is, its rows, and the columns of its header."""
+
+    kind: str
+    rows: list[Row]
+    columns: list[str]
+
+
+def list_csv(root: Path, group_column: str | None = None) -> Listing:
+    """
+    Lists the videos of `ROOT/{split}.csv`, of either kind:
+
+    - one's own, with a header that names the columns `video` (a path or URL) and `label` (the name of the class), or
+      `labels` (any number of names, separated by semicolons) where a video may show several;
+    - PySlowFast's, without a header: a path, which may hold spaces, then a space, comma or tab, and the number of the
+      class.
+
+    Paths are absolute, or relative to `ROOT`. Fields are separated by commas, tabs or semicolons.
+
+    Args:
+        root (`Path`): The folder.
+        group_column (`str`, *optional*): The column that becomes `Row.group`, where there is one of that name.
+
+    Raises:
+        ValueError: If a line cannot be understood, or the files are of different kinds.
+    """
+    tables, notes, spelt = {}, [], {}
+    for file in sorted(root.glob("*.csv")):
+        split = find_split(file.stem) or escape_bytes(file.stem)
+        if find_split(file.stem) is None and not _is_list(file):
+            notes.append(f"{file} is no list of videos, and passed over.")
+            continue
+        if split in tables:
+            raise ValueError(f"{root} holds both {spelt[split]} and {file.name}, which mean one split. Merge them.")
+        tables[split], spelt[split] = _read_csv(file, group_column), file.name
+    kinds = {split: table.kind for split, table in tables.items()}
+    if len(set(kinds.values())) > 1:
+        raise ValueError(f"The csv files of {root} are of different kinds: {kinds}.")
+    rows = {split: table.rows for split, table in tables.items()}
+    labels = {label for split in rows.values() for row in split for label in row.labels}
+    if set(kinds.values()) == {"path label"}:
+        found = [str(number) for number in range(max(labels, default=-1) + 1)]
+    else:
+        found = sorted(labels)
+    columns = sorted({column for table in tables.values() for column in table.columns})
+    return Listing(root, rows, found, "labels", columns=columns, notes=notes)
+
+
+def has_lists(root: Path) -> bool:
+    """Whether some csv files of a folder are lists of videos, or called like a split."""
+    return any(find_split(file.stem) or _is_list(file) for file in root.glob("*.csv"))
+
+
+def list_cvdfoundation(root: Path, group_column: str | None = None) -> Listing:
+    """
+    Lists Kinetics as cvdfoundation's downloader and extractor leave it: `ROOT/annotations/{split}.csv`, the videos
+    `{youtube id}_{start:06d}_{end:06d}.mp4` anywhere below `ROOT/{split}`, and replacements for damaged ones anywhere
+    below `ROOT/replacement`, which are preferred.
+
+    A split without labels (the test set of Kinetics-600 and 700) is left out.
+
+    Args:
+        root (`Path`): The folder, such as `k400`.
+        group_column (`str`, *optional*): The column that becomes `Row.group`, where there is one of that name.
+
+    Raises:
+        ValueError: If a line cannot be understood, or there are no labels.
+    """
+    replacements, passed_over = _index_videos(root / "replacement", PassedOver()), PassedOver()
+    rows, notes, columns = {}, [], set()
+    for file in sorted((root / "annotations").glob("*.csv")):
+        table = _open_table(file)
+        if "label" not in table.columns:
+            notes.append(f"{file} has no column label, only {', '.join(table.columns)}, and is left out.")
+            continue
+        columns |= {*table.columns}
+        split = find_split(file.stem) or file.stem
+        files = _index_videos(root / file.stem, passed_over)
+        rows[split] = list(_read_annotations(root, file, table, files | replacements, group_column))
+        listed = {Path(row.video).stem for row in rows[split]}
+        if unlisted := [path for name, path in files.items() if name not in listed]:
+            notes.append(f"{file} does not list {len(unlisted):,} of the videos ({name_some(unlisted, root=root)}).")
+    if not rows:
+        raise ValueError(f"{root} has no annotations/SPLIT.csv with a column `label`. {' '.join(notes)}")
+    found = sorted({label for split in rows.values() for row in split for label in row.labels})
+    notes += passed_over.describe(root)
+    return Listing(root, rows, found, "labels", columns=sorted(columns), notes=notes)
+
+
+def has_annotations(root: Path) -> bool:
+    """Whether a folder holds Kinetics as it is downloaded."""
+    files = (root / "annotations").glob("*.csv")
+    return any("youtube_id" in file.read_bytes()[:1000].decode(errors="replace").lower() for file in files)
+
+
+@dataclass
+class _Reader:
+    """The rows of a csv file with a header, as dictionaries with the number of the line that they end in."""
+
+    file: Path
+    columns: list[str]
+    reader: csv.DictReader
+
+    def __iter__(self) -> Iterator[tuple[int, dict]]:
+        try:
+            for line in self.reader:
+                yield self.reader.line_num, line
+        except csv.Error as error:
+            raise ValueError(f"{self.file}:{self.reader.line_num}: {error}.") from error
+
+
+def _open_table(file: Path) -> _Reader:
+    """Reads the header, whose names count in any case, with whichever separator it has."""
+    text = read_text(file)
+    first_line = text.split("\n", 1)[0]
+    separator = max(",;\t", key=first_line.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+    columns = [column.strip().lower() for column in reader.fieldnames or ()]
+    reader.fieldnames = columns
+    return _Reader(file, columns, reader)
+
+
+def _is_list(file: Path) -> bool:
+    try:
+        columns = _open_table(file).columns
+    except ValueError:
+        return False
+    return "video" in columns and ("label" in columns or "labels" in columns)
+
+
+def _index_videos(folder: Path, passed_over: PassedOver) -> dict[str, Path]:
+    """The videos anywhere below a folder, by their names without ending."""
+    return {path.stem: path for path in find_videos(folder, passed_over)} if folder.is_dir() else {}
+
+
+def _read_annotations(
+    root: Path, file: Path, table: _Reader, files: dict[str, Path], group_column: str | None
+) -> Iterator[Row]:
+    for number, line in table:
+        try:
+            name = f"{line['youtube_id']}_{int(line['time_start']):06d}_{int(line['time_end']):06d}"
+            label = clean_name(line["label"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{file}:{number}: expected youtube_id, time_start, time_end (whole seconds) and label, got {line}."
+            ) from error
+        path = files.get(name, root / file.stem / f"{name}.mp4")
+        where = f"{file.name}:{number}"
+        group = line.get(group_column)
+        yield Row(make_path(str(path), root), label, path.relative_to(root).as_posix(), where, group)
+
+
+def _read_csv(file: Path, group_column: str | None) -> _Table:
+    table = _open_table(file)
+    kind = next((column for column in ("label", "labels") if column in table.columns), None)
+    if "video" in table.columns and kind is not None:
+        rows = [_read_line(file, number, line, kind, group_column) for number, line in table]
+        return _Table(kind, rows, table.columns)
+    if "video" in table.columns or kind is not None:
+        raise ValueError(f"{file}:1: expected the columns video, and label or labels, got {', '.join(table.columns)}.")
+    lines = read_text(file).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return _Table("path label", [_read_path_label(file, number, line) for number, line in enumerate(lines, 1)], [])
+
+
+def _read_line(file: Path, number: int, line: dict, kind: str, group_column: str | None) -> Row:
+    where = f"{file.name}:{number}"
+    if None in line:
+        raise ValueError(
+            f"{file}:{number}: there are more fields than columns, got {[*line.values()]}; a path with commas needs "
+            "quotation marks."
+        )
+    video, text = (line["video"] or "").strip(), line[kind]
+    names = [clean_name(name) for name in (text or "").split(";")] if kind == "labels" else [clean_name(text or "")]
+    names = list(dict.fromkeys(filter(None, names)))
+    if not video or text is None or (kind == "label" and not names):
+        raise ValueError(f"{file}:{number}: expected a video and its {kind}, got {line}.")
+    group = line.get(group_column)
+    label = names if kind == "labels" else names[0]
+    return Row(make_path(video, file.parent), label, escape_bytes(video), where, group)
+
+
+def _read_path_label(file: Path, number: int, line: str) -> Row:
+    # Paths may hold spaces: the last separator counts.
+    match = re.fullmatch(r"\s*(.*\S)\s*[ ,;\t]\s*(\d+)\s*", line)
+    if match is None:
+        raise ValueError(
+            f"{file}:{number}: expected a path and the number of a class, as PySlowFast has them, or in line 1 a "
+            f"header with the columns video and label or labels, got {line!r}."
+        )
+    path = re.sub(r'^"(.*)"$', r"\1", match[1])
+    return Row(make_path(path, file.parent), int(match[2]), escape_bytes(path), f"{file.name}:{number}")
