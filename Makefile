@@ -1,5 +1,5 @@
 # The two commands: `make quickstart` (set up, train, classify) and `make test` (set up, test). Neither needs anything
-# but Python 3.10 or newer; both keep to their own .venv and honour PIP_CONSTRAINT.
+# but Python 3.11 or newer; both keep to their own .venv and honour PIP_CONSTRAINT.
 
 PYTHON ?= python3
 export PIP_CONSTRAINT ?= $(CURDIR)/constraints.txt
@@ -8,10 +8,13 @@ export PIP_NO_COMPILE ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 TORCHVISION := .venv-torchvision
+FLOOR := .venv-floor
+LATEST := .venv-latest
+WHEEL := .venv-wheel
 
-.PHONY: quickstart test test-slow conformance fuzz quality style clean
+.PHONY: quickstart test test-slow test-floor test-latest conformance fuzz quality types style docs wheel clean
 
-quickstart: $(VENV)/.examples
+quickstart: $(VENV)/.train
 	$(BIN)/python examples/quickstart.py
 
 # Both worlds: without torchvision, and with it, in the tests that can tell. It is unpacked beside the environment, so
@@ -25,6 +28,13 @@ test: $(VENV)/.dev $(TORCHVISION)/.done
 test-slow: $(VENV)/.dev conformance
 	$(BIN)/python -m pytest -m slow || [ $$? = 5 ]
 
+# The oldest versions that setup.py admits, and the newest of what Hugging Face makes, beside the tested torch.
+test-floor: $(FLOOR)/.done
+	$(FLOOR)/bin/python -m pytest
+
+test-latest: $(LATEST)/.done
+	$(LATEST)/bin/python -m pytest
+
 # Thousands of damaged videos, some minutes; `make test` has a short run.
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz/fuzz_video_decoding.py --cases 5000
@@ -33,19 +43,39 @@ fuzz: $(VENV)/.dev
 conformance: $(VENV)/.dev $(TORCHVISION)/.done
 	PYTHONPATH=$(TORCHVISION) $(BIN)/python -m pytest -m "" tests/conformance --report docs/conformance.md
 
-quality: $(VENV)/.dev
+quality: $(VENV)/.dev types
 	$(BIN)/ruff check src tests examples setup.py
 	$(BIN)/ruff format --check src tests examples setup.py
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
 
 style: $(VENV)/.dev
 	$(BIN)/ruff check --fix src tests examples setup.py
 	$(BIN)/ruff format src tests examples setup.py
 
+# The pages, in site/. Without a network, once the environment is there.
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
+# What is uploaded, and whether it works where nothing else is installed.
+wheel: $(VENV)/.release
+	rm -rf dist $(WHEEL)
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python -m pip install dist/*.whl
+	$(WHEEL)/bin/python tests/wheel_smoke.py
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.examples: $(BIN)/python setup.py constraints.txt
-	$(BIN)/python -m pip install -e '.[examples]'
+$(VENV)/.train: $(BIN)/python setup.py constraints.txt
+	$(BIN)/python -m pip install -e '.[train]'
+	touch $@
+
+$(VENV)/.release: $(VENV)/.dev
+	$(BIN)/python -m pip install -e '.[release]'
 	touch $@
 
 $(VENV)/.dev: $(BIN)/python setup.py constraints.txt
@@ -57,5 +87,17 @@ $(TORCHVISION)/.done: $(BIN)/python constraints.txt
 	$(BIN)/python -m pip install --no-deps --upgrade --target $(TORCHVISION) torchvision timm
 	touch $@
 
+$(FLOOR)/.done: setup.py constraints-floor.txt
+	$(PYTHON) -m venv $(FLOOR)
+	PIP_CONSTRAINT=$(CURDIR)/constraints-floor.txt $(FLOOR)/bin/python -m pip install -e '.[test,train]'
+	touch $@
+
+$(LATEST)/.done: setup.py constraints.txt
+	$(PYTHON) -m venv $(LATEST)
+	grep -vE '^(accelerate|datasets|evaluate|huggingface_hub|peft|safetensors|tokenizers|transformers)=' constraints.txt \
+		> $(LATEST)/constraints.txt
+	PIP_CONSTRAINT=$(CURDIR)/$(LATEST)/constraints.txt $(LATEST)/bin/python -m pip install -U -e '.[test,train,peft]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(TORCHVISION) .conformance build dist src/*.egg-info
+	rm -rf $(VENV) $(TORCHVISION) $(FLOOR) $(LATEST) $(WHEEL) .conformance build dist site src/*.egg-info

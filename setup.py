@@ -1,4 +1,7 @@
-"""Packaging. To release: set the version in configuration_vtn.py, run `make quality test`, tag, upload."""
+"""
+Packaging. To release: set the version in configuration_vtn.py, name it in CHANGELOG.md, run `make quality test wheel`,
+tag, upload what is in dist/. Lower bounds are those of constraints-floor.txt, which `make test-floor` tests.
+"""
 
 import re
 from pathlib import Path
@@ -11,20 +14,26 @@ code = (root / "src/vtn_hf/configuration_vtn.py").read_text(encoding="utf-8")
 version = re.search(r'__version__ = "(.+)"', code).group(1)
 
 extras = {
+    # Curves in TensorBoard while a training runs; pictures of attention and of comparisons.
+    "train": ["tensorboard", "matplotlib"],
     # `AutoVideoProcessor` exists only where torchvision does, in the version made for the installed torch.
     "torchvision": ["torchvision"],
-    "timm": ["timm"],
-    "peft": ["peft"],
+    "app": ["gradio>=6", "matplotlib"],
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
+    "peft": ["peft"],
+    "timm": ["timm"],
     "quantization": ["torchao"],
-    "examples": ["matplotlib"],
-    "tensorboard": ["tensorboard"],
+    "ray": ["ray[data]"],
+    "docs": ["mkdocs-material", "mkdocstrings[python]"],
     # The second is for transformers' own tests.
     "test": ["pytest", "parameterized"],
-    "quality": ["ruff"],
+    "quality": ["ruff", "mypy", "types-PyYAML"],
+    "release": ["build", "twine"],
 }
 extras["dev"] = [
-    package for name in ("peft", "onnx", "quantization", "examples", "test", "quality") for package in extras[name]
+    package
+    for name in ("train", "onnx", "peft", "quantization", "docs", "test", "quality")
+    for package in extras[name]
 ]
 
 setup(
@@ -34,24 +43,44 @@ setup(
     long_description=(root / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    author="The vtn_hf authors",
+    keywords="video classification transformer VTN transformers action recognition",
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2102.00719",
+        "Original implementation": "https://github.com/bomri/SlowFast",
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Video",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"vtn_hf.data": ["*.txt"], "vtn_hf.training": ["*.html"]},
-    python_requires=">=3.10",
+    package_data={"vtn_hf": ["py.typed"], "vtn_hf.data": ["*.txt"], "vtn_hf.training": ["*.html"]},
+    # transformers 5.23 needs it.
+    python_requires=">=3.11",
     install_requires=[
-        "torch>=2.6",
-        "transformers>=5.23",
+        "torch>=2.11",
+        "transformers>=5.23,<6",
         "datasets>=5.2",
         "accelerate>=1.15",
         "evaluate>=0.4.6",
         "av>=18,<19",
         "jinja2",
         "safetensors",
-        "huggingface-hub",
+        "huggingface-hub>=1.31",
         "filelock",
         # transformers' image and video processors exist only where PIL does.
-        "pillow",
-        "numpy",
+        "pillow>=11",
+        "numpy>=2.0",
         "pyyaml",
         "tqdm",
     ],

@@ -1,7 +1,7 @@
 """
 A page in the browser: drop a video, see its classes, which class when, and what the model looked at.
 
-    pip install gradio
+    pip install -e '.[app]'
     python examples/app.py --model RUN
 """
 

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,17 +21,17 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _LOW, _HIGH = np.array([247, 251, 255]), np.array([8, 48, 107])
 
 
-def draw_curves(title: str, x_label: str, curves: dict[str, Points], y_max: float | None = None) -> Markup:
+def draw_curves(title: str, x_label: str, curves: Mapping[str, Points], y_max: float | None = None) -> Markup:
     """
     Curves over a common axis, each point with its values as a tooltip.
 
     Args:
         title (`str`), x_label (`str`): What is drawn, and over what.
-        curves (`dict[str, Points]`): The points of each curve, by its name; those that are not finite are left out.
+        curves (`Mapping[str, Points]`): The points of each curve, by its name; those that are not finite are left out.
         y_max (`float`, *optional*): Upper end of the axis; defaults to the highest point.
     """
-    curves = {name: [point for point in points if np.isfinite(point).all()] for name, points in curves.items()}
-    curves = {name: points for name, points in curves.items() if points}
+    finite = {name: [point for point in points if np.isfinite(point).all()] for name, points in curves.items()}
+    curves = {name: points for name, points in finite.items() if points}
     if not curves:
         return Markup("")
     xs, ys = np.concatenate([*map(np.array, curves.values())]).T

@@ -158,7 +158,7 @@ def write_report(
         },
         coverage=coverage or {},
     )
-    with writing_folder(folder) as unfinished:
+    with writing_folder(Path(folder)) as unfinished:
         (unfinished / "index.html").write_text(page, encoding="utf-8")
         _write_csv(unfinished / "classes.csv", [list(classes[0]), *(row.values() for row in classes)])
         _write_csv(unfinished / "wrong_predictions.csv", _list_wrong_predictions(evaluation, wrong))
