@@ -18,7 +18,7 @@ extras = {
     "train": ["tensorboard", "matplotlib"],
     # `AutoVideoProcessor` exists only where torchvision does, in the version made for the installed torch.
     "torchvision": ["torchvision"],
-    "app": ["gradio>=6", "matplotlib"],
+    "app": ["gradio>=6.31", "matplotlib"],
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
     "peft": ["peft"],
     "timm": ["timm"],

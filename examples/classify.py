@@ -27,7 +27,8 @@ from PIL import Image, ImageDraw
 
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor, optimize
 from vtn_hf.data.feature_cache import hash_weights
-from vtn_hf.data.listing import VIDEO_EXTENSIONS
+from vtn_hf.data.listing import VIDEO_EXTENSIONS, PassedOver
+from vtn_hf.data.listing import find_videos as find_below
 from vtn_hf.inference.whole_video import Segment, VideoClassification, classify_video
 from vtn_hf.optimization.quantization import measure_quantization
 from vtn_hf.outputs import check_outputs, name_outputs, remove_unfinished, writing
@@ -57,8 +58,10 @@ def find_videos(sources: list[str]) -> tuple[list[str], list[str]]:
     for source in sources:
         if Path(source).is_dir():
             folders.append(source)
-            files = (path for path in Path(source).rglob("*") if path.suffix.lower() in VIDEO_EXTENSIONS)
-            found = sorted(str(path) for path in files if not path.name.startswith("."))
+            passed_over = PassedOver()
+            found = [str(path) for path in find_below(Path(source), passed_over)]
+            for note in passed_over.describe(Path(source)):
+                show(f"{source}: {note}", file=sys.stderr)
         elif "://" in source or Path(source).exists():
             found = [source]
         elif glob.has_magic(source):

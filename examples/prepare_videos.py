@@ -131,7 +131,7 @@ def prepare_videos(
 
 
 def _is_done(source: Path, target: Path) -> bool:
-    return target.is_file() and target.stat().st_mtime >= source.stat().st_mtime
+    return target.is_file() and source.is_file() and target.stat().st_mtime >= source.stat().st_mtime
 
 
 def _warn_of_others(target_root: Path, targets: list[Path]):
