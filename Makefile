@@ -41,22 +41,22 @@ fuzz: $(VENV)/.dev
 
 # transformers' own suites. Those of the processors need torchvision.
 conformance: $(VENV)/.dev $(TORCHVISION)/.done
-	PYTHONPATH=$(TORCHVISION) $(BIN)/python -m pytest -m "" tests/conformance --report docs/conformance.md
+	PYTHONPATH=$(TORCHVISION) $(BIN)/python -m pytest -m "" tests/conformance --report docs/reports/conformance.md
 
 quality: $(VENV)/.dev types
-	$(BIN)/ruff check src tests examples setup.py
-	$(BIN)/ruff format --check src tests examples setup.py
+	$(BIN)/ruff check src tests examples docs/*.py setup.py
+	$(BIN)/ruff format --check src tests examples docs/*.py setup.py
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
 style: $(VENV)/.dev
-	$(BIN)/ruff check --fix src tests examples setup.py
-	$(BIN)/ruff format src tests examples setup.py
+	$(BIN)/ruff check --fix src tests examples docs/*.py setup.py
+	$(BIN)/ruff format src tests examples docs/*.py setup.py
 
 # The pages, in site/. Without a network, once the environment is there.
 docs: $(VENV)/.dev
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # What is uploaded, and whether it works where nothing else is installed.
 wheel: $(VENV)/.release

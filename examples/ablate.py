@@ -375,7 +375,7 @@ def main():
     parser = argparse.ArgumentParser(description="Ablations of the temporal encoder on long videos.")
     parser.add_argument("--backbone", default="runs/quickstart/model", help="a VTN, whose backbone to start from")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"), help="everything that is made")
-    parser.add_argument("--report_dir", type=Path, default=Path("docs"), help="tables and figures")
+    parser.add_argument("--report_dir", type=Path, default=Path("docs/reports"), help="tables and figures")
     parser.add_argument("--tasks", nargs="+", choices=CLASS_NAMES, default=list(CLASS_NAMES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--only", default="", help="regular expression on the names of the variants")

@@ -98,7 +98,7 @@ def write_report(cells_dir: Path, report_dir: Path):
         "# Ablations",
         "",
         "Written by `python examples/ablate.py --report_only`: top-1 on 200 held-out videos of each task; mean ±",
-        "standard deviation over three seeds. What they mean is in [results.md](results.md).",
+        "standard deviation over three seeds. What they mean is in [results.md](../results.md).",
     ]
     for title, rows in TABLES.items():
         lines += ["", f"## {title}", "", f"| | {' | '.join(tasks)} |", "| --- " * (1 + len(tasks)) + "|"]

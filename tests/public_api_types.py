@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from vtn_hf import VTNForVideoClassification, VTNImageProcessor, VTNModel, VTNVideoProcessor, optimize
 from vtn_hf.data.clips import ClipTransform, collate_videos
+from vtn_hf.data.collection import read_collection
 from vtn_hf.data.feature_cache import CachedClips
-from vtn_hf.data.kinetics import load_videos
 from vtn_hf.data.scan import ScannedVideo, read_scan
 from vtn_hf.inference.attention import Look, look_at
 from vtn_hf.inference.multi_view import MultiView, score_views
@@ -41,7 +41,7 @@ for video in ("video.mp4", Path("video.mp4"), b"", np.zeros((2, 8, 8, 3)), ["a.m
 frames = VTNImageProcessor()([np.zeros((8, 8, 3))], return_tensors="pt")
 assert_type(model.vtn.get_frame_features(frames["pixel_values"]), torch.Tensor)
 
-assert_type(load_videos("VIDEOS"), DatasetDict | IterableDatasetDict)
+assert_type(read_collection("VIDEOS", val_share=0.2).videos, DatasetDict | IterableDatasetDict)
 assert_type(collate_videos([CachedClips("FEATURES", "val", num_frames=8)[0]]), dict[str, torch.Tensor])
 assert_type(read_scan("scan.csv"), dict[str, ScannedVideo])
 transform = ClipTransform(processor, num_frames=16, clip_duration_sec=5.12)

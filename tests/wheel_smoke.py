@@ -22,8 +22,9 @@ from transformers import pipeline  # noqa: E402
 
 import vtn_hf  # noqa: E402
 from drawn_videos.motion_clips import write_motion_clips  # noqa: E402 - the paths come first
+from vtn_hf.data.class_names import read_kinetics_labels  # noqa: E402
 from vtn_hf.data.clips import ClipTransform, collate_videos  # noqa: E402
-from vtn_hf.data.kinetics import load_videos, read_kinetics_labels  # noqa: E402
+from vtn_hf.data.collection import read_collection  # noqa: E402
 from vtn_hf.inference.attention import look_at_example  # noqa: E402
 from vtn_hf.inference.whole_video import to_scores  # noqa: E402
 from vtn_hf.training.report import Evaluation, write_report  # noqa: E402
@@ -38,7 +39,7 @@ def main():
         raise SystemExit("The wheel lacks files.")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        videos = load_videos(write_motion_clips("videos", num_train=1, num_val=10))["val"]
+        videos = read_collection(write_motion_clips("videos", num_train=1, num_val=10)).videos["val"]
         class_names = videos.features["label"].names
         model = make_vit_vtn(id2label=dict(enumerate(class_names)))
         square = {"height": 16, "width": 16}

@@ -11,7 +11,7 @@ what it holds after a pass of 16 frames, weights and gradients included.
     python examples/benchmarks/temporal_encoder.py --device cuda --dtype bfloat16 --compile --output …
 
 Rows that the output file already holds are kept unless they are measured again, so a run can be made in parts. The
-plots beside it (`NAME_time.png`, `NAME_memory.png`) are drawn from all of its rows.
+plots in docs/figures (`NAME_time.png`, `NAME_memory.png`) are drawn from all of its rows.
 """
 
 import argparse
@@ -265,7 +265,8 @@ def plot(rows: list[dict], output: Path):
         axes[0].set_ylabel(label)
         axes[0].legend()
         figure.tight_layout()
-        figure.savefig(output.with_name(f"{output.stem}_{'time' if quantity == 'seconds' else quantity}.png"), dpi=120)
+        name = f"{output.stem}_{'time' if quantity == 'seconds' else quantity}.png"
+        figure.savefig(Path(__file__).parents[2] / "docs/figures" / name, dpi=120)
         plt.close(figure)
 
 

@@ -2,7 +2,7 @@
 Accuracy against time and multiply-adds per video, as the number of frames at inference varies.
 
     python examples/benchmarks/tradeoff.py --model "runs/ablations/cells/moment/250 frames/seed0" \\
-        --videos runs/ablations/videos/moment/val --ablations docs/ablations.json \\
+        --videos runs/ablations/videos/moment/val --ablations docs/reports/ablations.json \\
         --output examples/benchmarks/results/tradeoff.json --figure docs/figures/tradeoff.png
 
 Times are from file to scores, one video after the other, the numbers of frames taking turns; accuracies are those that

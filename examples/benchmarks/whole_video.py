@@ -183,7 +183,7 @@ def measure_length(num_minutes: int, directory: Path) -> dict:
     for number in minutes:
         command = [sys.executable, __file__, "memory-length", "--num_frames", str(number * 1500), "--video", str(path)]
         growth[number] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    _plot(growth, RESULTS / "memory_against_length.png")
+    _plot(growth, Path(__file__).parents[2] / "docs/figures/memory_against_length.png")
     return {
         **{f"{number} min, MB": value for number, value in growth.items()},
         "growth from the first to the last minute, MB": growth[minutes[-1]] - growth[minutes[0]],
