@@ -78,6 +78,8 @@ setup(
         "safetensors",
         "huggingface-hub>=1.31",
         "filelock",
+        # Processes with limits of time.
+        "pebble",
         # transformers' image and video processors exist only where PIL does.
         "pillow>=11",
         "numpy>=2.0",

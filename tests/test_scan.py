@@ -1,16 +1,20 @@
 """Scans of a small collection with bad files in it."""
 
+import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scan_videos as scan_videos_script
 from video_files import write_video
 
 from vtn_hf.data.collection import read_collection
 from vtn_hf.data.scan import describe_coverage, hash_file, read_scan, scan_video, scan_videos
+from vtn_hf.video_decoding_vtn import DecodeLimits
 
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +49,7 @@ def test_rotation(videos_dir):
     assert (video.height, video.width, video.rotation) == (568, 320, 270)
 
 
-def test_table(collection, tmp_path, monkeypatch):
+def test_table(collection, tmp_path, here):
     table = tmp_path / "scan.csv"
     paths = [str(path) for path in sorted(collection.rglob("*.mp4"))]
     videos = list(scan_videos(paths, table))
@@ -73,27 +77,146 @@ def test_table(collection, tmp_path, monkeypatch):
 
     # What is known is not scanned again, also after a row was left unfinished.
     table.write_text(table.read_text() + "unfinis")
-    monkeypatch.setattr("vtn_hf.data.scan.map_files", lambda function, items, *args: [(item, 1 / 0) for item in items])
+    here.clear()
     assert {video.path: video for video in scan_videos(paths, table)} == known
+    assert here == []
     assert read_scan(table) == known
 
 
-def test_unknown_video(collection, tmp_path):
+def test_unknown_video(collection, tmp_path, here):
     table = tmp_path / "scan.csv"
     list(scan_videos([str(collection / "train/walk/good.mp4")], table))
     with pytest.raises(ValueError, match="does not know .*scan the collection again"):
         read_collection(collection, scan_table=table)
 
 
-def run(script, *arguments):
-    result = subprocess.run(
-        [sys.executable, str(EXAMPLES / script), *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
+def list_files(collection):
+    return [str(path) for path in sorted(collection.rglob("*.mp4"))]
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Without other processes; says what was scanned."""
+    scanned = []
+
+    def map_files(function, items, *limits):
+        scanned.extend(Path(item).stem for item in items)
+        return ((item, function(item)) for item in items)
+
+    monkeypatch.setattr("vtn_hf.data.scan.map_files", map_files)
+    return scanned
+
+
+def test_verdicts_that_are_not_about_the_file_are_not_kept(collection, tmp_path, monkeypatch):
+    table = tmp_path / "scan.csv"
+    results = {"good": TimeoutError("it takes longer than 1 s"), "copy": ChildProcessError("its process ended")}
+    monkeypatch.setattr(
+        "vtn_hf.data.scan.map_files",
+        lambda function, items, *limits: [(item, results.get(Path(item).stem) or function(item)) for item in items],
     )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
+    videos = list(scan_videos(list_files(collection), table))
+    assert {Path(video.path).stem: (video.ok, video.final) for video in videos} == {
+        "good": (False, False),
+        "copy": (False, False),
+        "cut": (False, True),
+        "text": (False, True),
+    }
+    assert "good.mp4: it takes longer than 1 s (another scan tries it again)" in describe_coverage(videos)
+    # Until then they are bad.
+    assert read_collection(collection, scan_table=table).num_videos == {"train": 0}
+
+    scanned = []
+    monkeypatch.setattr(
+        "vtn_hf.data.scan.map_files",
+        lambda function, items, *limits: [(item, function(item)) for item in items if not scanned.append(item)],
+    )
+    assert sum(video.ok for video in scan_videos(list_files(collection), table)) == 2
+    assert sorted(Path(path).stem for path in scanned) == ["copy", "good"]
+    assert read_collection(collection, scan_table=table).num_videos == {"train": 2}
 
 
-def test_scan_script(collection, tmp_path):
-    printed = run("scan_videos.py", collection, "--table", tmp_path / "scan.csv", "--num_workers", 1)
-    assert "2 of 4 videos are good" in printed
-    assert len(read_scan(tmp_path / "scan.csv")) == 4
+def test_time_and_memory_that_do_not_suffice(collection, here, monkeypatch):
+    path = str(collection / "train/walk/good.mp4")
+    video = scan_video(path, DecodeLimits(max_decode_sec=1e-6))
+    assert not video.ok and not video.final and "max_decode_sec" in video.reason
+
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr("vtn_hf.data.scan.iter_video_frames", fail)
+    assert scan_video(path) == replace(video, reason="its memory does not suffice")
+
+
+def test_files_that_are_not_there_any_more(collection, tmp_path, here):
+    paths = list_files(collection)
+    Path(paths[0]).unlink()
+    Path(paths[1]).unlink()
+    Path(paths[1]).symlink_to(tmp_path / "nowhere")
+    videos = {Path(video.path).stem: video for video in scan_videos(paths, tmp_path / "scan.csv")}
+    assert len(videos) == 4 and videos["good"].ok
+    for name in ("copy", "cut"):
+        assert not videos[name].ok and not videos[name].final and "No such file" in videos[name].reason
+
+
+def test_names_that_are_not_utf8(tmp_path, collection, here):
+    path = os.fsdecode(os.fsencode(collection) + b"/train/run/\xff.mp4")
+    shutil.copy(collection / "train/walk/good.mp4", path)
+    table = tmp_path / "scan.csv"
+    videos = list(scan_videos([*list_files(collection), path], table))
+    assert path in read_scan(table)
+    describe_coverage([replace(video, ok=False) for video in videos]).encode()
+    left = read_collection(collection, scan_table=table)
+    assert r"train/run/\xff.mp4" in left.videos["train"]["name"][:]
+
+
+def test_a_file_that_has_changed(collection, tmp_path, here):
+    table = tmp_path / "scan.csv"
+    list(scan_videos(list_files(collection), table))
+    here.clear()
+    shutil.copy(collection / "train/walk/good.mp4", collection / "train/run/cut.mp4")
+    with pytest.raises(ValueError, match="train/run/cut.mp4 has changed since .*scan.csv was made"):
+        read_collection(collection, scan_table=table)
+    # Another file has the same content.
+    assert sum(video.ok for video in scan_videos(list_files(collection), table)) == 3
+    assert here == ["cut"]
+    assert read_collection(collection, scan_table=table).num_videos == {"train": 3}
+
+
+def test_another_file_in_the_place_of_the_table(collection, tmp_path):
+    table = tmp_path / "train.csv"
+    table.write_text("video,label\na.mp4,a\n")
+    with pytest.raises(ValueError, match="train.csv is no table of this version of scan_videos.py"):
+        list(scan_videos(list_files(collection), table))
+    assert table.read_text() == "video,label\na.mp4,a\n"
+
+
+def test_script(collection, tmp_path, here, capsys):
+    table = tmp_path / "scan.csv"
+    arguments = [str(collection), "--table", str(table), "--num_workers", "1"]
+    assert scan_videos_script.main(arguments) == 1
+    assert "2 of 4 videos are good" in capsys.readouterr().out
+    assert len(read_scan(table)) == 4
+    for name in ("cut", "text"):
+        (collection / f"train/run/{name}.mp4").unlink()
+    assert scan_videos_script.main(arguments) == 0
+    assert len(here) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("nowhere", "nowhere is not a folder"), ("empty", "empty holds no file with one of the end")]
+)
+def test_script_without_videos(tmp_path, capsys, name, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/readme.txt").touch()
+    with pytest.raises(SystemExit) as ended:
+        scan_videos_script.main([str(tmp_path / name), "--table", str(tmp_path / "scan.csv")])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "scan.csv").exists()
+
+
+def test_script_as_a_command(collection, tmp_path):
+    command = [sys.executable, EXAMPLES / "scan_videos.py", collection, "--table", tmp_path / "scan.csv"]
+    result = subprocess.run([*map(str, command), "--num_workers", "2"], capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr[-3000:]
+    assert "2 of 4 videos are good" in result.stdout

@@ -1,123 +1,94 @@
 """Work on many files in processes that may crash or hang without taking the others along."""
 
+import contextlib
 import multiprocessing
-import time
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing.connection import Connection, wait
+from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from itertools import islice
+from multiprocessing.context import BaseContext
 from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+
+# Tasks that wait at each process, so that none is idle while the results of others are taken.
+_TASKS_PER_WORKER = 2
 
 
 def map_files(
-    function: Callable[[Any], Any], items: Iterable, num_workers: int, time_limit_sec: float
+    function: Callable[[Any], Any],
+    items: Iterable,
+    num_workers: int,
+    time_limit_sec: float,
+    memory_limit_gib: float | None = 4,
 ) -> Iterator[tuple[Any, Any]]:
     """
     Calls a function on each item in one of several processes.
 
-    Unlike with `concurrent.futures`, a process that crashes or takes too long costs its item and nothing else: it is
-    ended and another one takes its place.
+    A process that crashes, takes too long or needs too much memory costs its item and nothing else: another one takes
+    its place.
 
     Args:
         function (`Callable`): Can be pickled.
         items (`Iterable`): What to call it with, one at a time.
         num_workers (`int`): Number of processes.
         time_limit_sec (`float`): Seconds for one item.
+        memory_limit_gib (`float`, *optional*, defaults to 4): Of each process, where the system can limit it (Linux);
+            the import of torch included.
 
     Yields:
         `tuple`: Item and result, as they are ready. The result is the exception where there was one; a `TimeoutError`
         or `ChildProcessError` where the process had to be ended or ended by itself.
     """
+    pool = ProcessPool(
+        num_workers,
+        context=_make_context(),
+        initializer=_limit_memory,
+        initargs=[memory_limit_gib],
+    )
     waiting = iter(items)
-    workers: dict[Connection, _Worker] = {}
+    tasks: dict[Future, Any] = {}
     try:
         while True:
-            while len(workers) < num_workers and (item := next(waiting, _NOTHING)) is not _NOTHING:
-                worker = _Worker(function, time_limit_sec)
-                worker.start(item)
-                workers[worker.connection] = worker
-            if not workers:
+            for item in islice(waiting, num_workers * _TASKS_PER_WORKER - len(tasks)):
+                tasks[pool.schedule(function, [item], timeout=time_limit_sec)] = item
+            if not tasks:
                 return
-            next_deadline = min(worker.deadline for worker in workers.values())
-            ready = wait(list(workers), timeout=max(0, next_deadline - time.monotonic()))
-            late = [] if ready else [connection for connection, each in workers.items() if each.is_late()]
-            for connection in [*ready, *late]:
-                if workers[connection].is_starting and workers[connection].begin():
-                    continue
-                worker = workers.pop(connection)
-                item, result = worker.item, worker.finish()
-                if worker.is_alive and (next_item := next(waiting, _NOTHING)) is not _NOTHING:
-                    worker.start(next_item)
-                    workers[connection] = worker
-                else:
-                    worker.end()
-                yield item, result
+            done, _ = wait(tasks, return_when=FIRST_COMPLETED)
+            for task in done:
+                yield tasks.pop(task), _get_result(task, time_limit_sec)
     finally:
-        for worker in workers.values():
-            worker.end()
+        pool.stop()
+        pool.join()
 
 
-_NOTHING = object()
-_START_LIMIT_SEC = 300
+def _make_context() -> BaseContext:
+    """
+    How processes begin: as forks of one that has imported this package and nothing else, so that a new one costs
+    little; where there are no forks, as new interpreters. (Forks of this process, which has threads, may hang.)
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
-class _Worker:
-    """A process that works on one item after the other."""
-
-    def __init__(self, function: Callable, time_limit_sec: float):
-        # New interpreters: forks of a process with threads may hang.
-        context = multiprocessing.get_context("spawn")
-        self.connection, other_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(function, other_end), daemon=True)
-        self._process.start()
-        other_end.close()
-        self._time_limit_sec = time_limit_sec
-        self.is_starting = True
-        self.is_alive = True
-
-    def start(self, item: Any):
-        self.item = item
-        self.connection.send(item)
-        self.deadline = time.monotonic() + (_START_LIMIT_SEC if self.is_starting else self._time_limit_sec)
-
-    def begin(self) -> bool:
-        """The process has imported what it needs: the time of its item begins now. False if it has ended instead."""
-        self.is_starting = False
-        self.deadline = time.monotonic() + self._time_limit_sec
-        try:
-            return self.connection.poll() and self.connection.recv() is None
-        except (EOFError, ConnectionResetError):
-            return False
-
-    def is_late(self) -> bool:
-        return time.monotonic() >= self.deadline
-
-    def finish(self) -> Any:
-        """The result; ends the process if there is none."""
-        try:
-            if self.connection.poll():
-                return self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            self.end()
-            return ChildProcessError(f"its process ended with exit code {self._process.exitcode}")
-        self.end()
-        return TimeoutError(f"it takes longer than {self._time_limit_sec} s")
-
-    def end(self):
-        self.is_alive = False
-        self.connection.close()
-        self._process.kill()
-        self._process.join()
+def _get_result(task: Future, time_limit_sec: float) -> Any:
+    error = task.exception()
+    if isinstance(error, ProcessExpired):
+        return ChildProcessError(f"its process ended with exit code {error.exitcode}")
+    if isinstance(error, TimeoutError):
+        return TimeoutError(f"it takes longer than {time_limit_sec:g} s")
+    return task.result() if error is None else error
 
 
-def _serve(function: Callable, connection: Connection):
-    """What a process does: it says that it is there, takes items from a pipe and puts results back."""
-    connection.send(None)
-    while True:
-        try:
-            item = connection.recv()
-        except EOFError:
-            return
-        try:
-            result = function(item)
-        except Exception as error:
-            result = error
-        connection.send(result)
+def _limit_memory(gib: float | None):
+    """What this process asks for beyond the limit it does not get, in Python or in FFmpeg."""
+    if gib is None:
+        return
+    with contextlib.suppress(ImportError):  # Windows
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (int(gib * 2**30), most))

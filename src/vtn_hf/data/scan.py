@@ -4,15 +4,19 @@ import csv
 import hashlib
 import io
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
+import av
 import numpy as np
 
+from ..results import ResultFile, one_run
 from ..video_decoding_vtn import DecodeLimits, VideoDecodeError, iter_video_frames
+from .class_names import escape_bytes
 from .file_pool import map_files
 from .listing import Listing, find_file
 
@@ -32,6 +36,8 @@ class ScannedVideo:
         rotation: Degrees, anticlockwise, by which frames are turned to be upright.
         num_bytes, modified_ns: Size of the file and when it was written, in nanoseconds since 1970.
         sha256: Of the content.
+        final: Whether this is about the file itself, so that another scan would find the same; not so where time or
+            memory did not suffice, its process ended, or the file could not be read.
     """
 
     path: str
@@ -47,6 +53,10 @@ class ScannedVideo:
     num_bytes: int = 0
     modified_ns: int = 0
     sha256: str = ""
+    final: bool = True
+
+
+COLUMNS = [field.name for field in fields(ScannedVideo)]
 
 
 def scan_video(path: str, limits: DecodeLimits | None = None) -> ScannedVideo:
@@ -60,29 +70,26 @@ def scan_video(path: str, limits: DecodeLimits | None = None) -> ScannedVideo:
     Returns:
         `ScannedVideo`: What is known of it, also if it is bad.
     """
-    status = os.stat(path)
-    video = ScannedVideo(
-        path=path,
-        label=Path(path).parent.name,
-        ok=False,
-        num_bytes=status.st_size,
-        modified_ns=status.st_mtime_ns,
-        sha256=hash_file(path),
-    )
-    found = []
+    try:
+        video = replace(_begin(path), sha256=hash_file(path))
+    except OSError as error:
+        return replace(_begin(path), reason=str(error), final=False)
+    found, size, num_frames = [], None, 0
 
     def take_all(metadata) -> range:
         found[:] = [metadata]
         return range(metadata.total_num_frames)
 
+    start = time.monotonic()
     try:
-        size = None
-        num_frames = 0
         for frame in iter_video_frames(path, take_all, limits=limits):
             size = frame.shape
             num_frames += 1
     except VideoDecodeError as error:
-        return replace(video, reason=str(error).removeprefix(f"{path}: "))
+        time_left = limits is None or time.monotonic() - start < (limits.max_decode_sec or float("inf"))
+        return replace(video, reason=str(error).removeprefix(f"{path}: "), final=time_left and _is_of_content(error))
+    except MemoryError:
+        return replace(video, reason="its memory does not suffice", final=False)
     metadata = found[0]
     return replace(
         video,
@@ -106,49 +113,52 @@ def hash_file(path: str) -> str:
 
 
 def scan_videos(
-    paths: Iterable[str], table: Path, num_workers: int = 1, time_limit_sec: float = 300
+    paths: Iterable[str],
+    table: Path,
+    num_workers: int = 1,
+    time_limit_sec: float = 300,
+    memory_limit_gib: float | None = 4,
 ) -> Iterator[ScannedVideo]:
     """
     Scans files in several processes and adds them to a table as they are ready.
 
     What the table knows already is not decoded again: a file of the same path, size and time, or of the same content.
+    Where another scan may find something else ([`ScannedVideo`]`.final`), it is tried again.
 
     Args:
         paths (`Iterable[str]`): Files.
         table (`Path`): CSV file to read and to add to.
         num_workers (`int`, *optional*, defaults to 1): Number of processes.
         time_limit_sec (`float`, *optional*, defaults to 300): Seconds for one file.
+        memory_limit_gib (`float`, *optional*, defaults to 4): Memory of a process, where the system can limit it.
 
     Yields:
         `ScannedVideo`: One for each file.
+
+    Raises:
+        ValueError: If `table` is something else.
+        BlockingIOError: If another process is at it.
     """
-    known = read_scan(table) if table.exists() else {}
-    by_content = {video.sha256: video for video in known.values()}
-    to_scan = []
-    for path in paths:
-        status = os.stat(path)
-        video = known.get(path)
-        if video is not None and (video.num_bytes, video.modified_ns) == (status.st_size, status.st_mtime_ns):
-            yield video
-        else:
-            to_scan.append(path)
-    limits = DecodeLimits(max_decode_sec=time_limit_sec)
-    scan = partial(_scan_if_new, by_content=by_content, limits=limits)
-    with _open_table(table) as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(ScannedVideo)])
-        if file.tell() == 0:
-            writer.writeheader()
-        # The limit of the processes is for what hangs.
-        for path, result in map_files(scan, to_scan, num_workers, time_limit_sec + 10):
-            if isinstance(result, Exception):
-                status = os.stat(path)
-                result = ScannedVideo(
-                    path, Path(path).parent.name, False, str(result), num_bytes=status.st_size,
-                    modified_ns=status.st_mtime_ns,
-                )  # fmt: skip
-            writer.writerow(asdict(result))
-            file.flush()
-            yield result
+    with one_run(table):
+        known = read_scan(table) if table.exists() else {}
+        by_content = {video.sha256: video for video in known.values() if video.final and video.sha256}
+        to_scan = []
+        for path in paths:
+            video, now = known.get(path), _begin(path)
+            if video is not None and video.final and _is_same_file(video, now):
+                yield video
+            else:
+                to_scan.append(path)
+        limits = DecodeLimits(max_decode_sec=time_limit_sec)
+        scan = partial(_scan_if_new, by_content=by_content, limits=limits)
+        with ResultFile(table, COLUMNS) as file:
+            # The limit of the processes is for what hangs.
+            results = map_files(scan, to_scan, num_workers, time_limit_sec + 10, memory_limit_gib)
+            for path, result in results:
+                if isinstance(result, Exception):
+                    result = replace(_begin(path), reason=str(result) or repr(result), final=False)
+                file.append(asdict(result))
+                yield result
 
 
 def read_scan(table: str | Path) -> dict[str, ScannedVideo]:
@@ -160,11 +170,17 @@ def read_scan(table: str | Path) -> dict[str, ScannedVideo]:
 
     Returns:
         `dict[str, ScannedVideo]`: By path; of a file that was scanned again, the last row.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is something else.
     """
-    text = Path(table).read_bytes().decode()
+    text = Path(table).read_bytes().decode(errors="surrogateescape")
     # The last row of a scan that was stopped may be unfinished.
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    return {row["path"]: _parse(row) for row in rows}
+    if text and rows.fieldnames != COLUMNS:
+        raise ValueError(f"{table} is no table of this version of scan_videos.py; it begins with {text[:60]!r}.")
+    return {row["path"]: _parse(row) for row in rows if None not in row.values()}
 
 
 def drop_bad_videos(listing: Listing, table: str | Path):
@@ -188,6 +204,8 @@ def drop_bad_videos(listing: Listing, table: str | Path):
             video = scanned.get(os.path.realpath(file))
             if video is None:
                 raise ValueError(f"{table} does not know {row.where}; scan the collection again.")
+            if not _is_same_file(video, _begin(file)):
+                raise ValueError(f"{row.where} has changed since {table} was made; scan the collection again.")
             if video.ok:
                 kept.append(row)
             else:
@@ -200,47 +218,53 @@ def describe_coverage(videos: Iterable[ScannedVideo]) -> str:
     videos = list(videos)
     bad = [video for video in videos if not video.ok]
     lines = [f"{len(videos) - len(bad)} of {len(videos)} videos are good ({1 - len(bad) / max(1, len(videos)):.2%})."]
-    lines += [f"  bad: {video.path}: {video.reason}" for video in bad]
+    for video in bad:
+        again = "" if video.final else " (another scan tries it again)"
+        lines.append(f"  bad: {video.path}: {video.reason}{again}")
     num_bad = Counter(video.label for video in bad)
     total = Counter(video.label for video in videos)
     lines += [
         f"  {label}: {total[label] - count} of {total[label]} left"
         for label, count in sorted(num_bad.items(), key=lambda item: -item[1] / total[item[0]])
     ]
-    return "\n".join(lines)
+    return escape_bytes("\n".join(lines))
+
+
+def _begin(path: str) -> ScannedVideo:
+    """What is known of a file that is not scanned yet."""
+    video = ScannedVideo(path, Path(path).parent.name, ok=False)
+    try:
+        status = os.stat(path)
+    except OSError:  # it is gone, or a link that leads nowhere
+        return video
+    return replace(video, num_bytes=status.st_size, modified_ns=status.st_mtime_ns)
+
+
+def _is_of_content(error: VideoDecodeError) -> bool:
+    """Whether the content of a file is to blame, rather than the system."""
+    cause = error.__cause__
+    return not isinstance(cause, MemoryError) and (isinstance(cause, av.FFmpegError) or not isinstance(cause, OSError))
+
+
+def _is_same_file(video: ScannedVideo, now: ScannedVideo) -> bool:
+    return (video.num_bytes, video.modified_ns) == (now.num_bytes, now.modified_ns)
 
 
 def _scan_if_new(path: str, by_content: dict[str, ScannedVideo], limits: DecodeLimits) -> ScannedVideo:
-    same = by_content.get(hash_file(path))
-    if same is None or not same.sha256:
+    now = _begin(path)
+    same = by_content.get(hash_file(path)) if now.modified_ns else None
+    if same is None:
         return scan_video(path, limits)
-    status = os.stat(path)
-    return replace(
-        same,
-        path=path,
-        label=Path(path).parent.name,
-        num_bytes=status.st_size,
-        modified_ns=status.st_mtime_ns,
-    )
-
-
-def _open_table(table: Path):
-    """Open the table to add rows; a row that a stopped run left unfinished is removed."""
-    table.parent.mkdir(parents=True, exist_ok=True)
-    if table.exists():
-        content = table.read_bytes()
-        table.write_bytes(content[: content.rfind(b"\n") + 1])
-    return open(table, "a", newline="", encoding="utf-8")
+    return replace(same, path=path, label=now.label, num_bytes=now.num_bytes, modified_ns=now.modified_ns)
 
 
 def _parse(row: dict[str, str]) -> ScannedVideo:
-    texts = ("path", "label", "reason", "sha256")
-    rates = ("fps", "duration_sec")
+    texts, rates, truths = ("path", "label", "reason", "sha256"), ("fps", "duration_sec"), ("ok", "final")
     values = {}
     for name, text in row.items():
         if name in texts:
             values[name] = text
-        elif name == "ok":
+        elif name in truths:
             values[name] = text == "True"
         else:
             values[name] = None if text == "" else float(text) if name in rates else int(text)
@@ -248,9 +272,9 @@ def _parse(row: dict[str, str]) -> ScannedVideo:
 
 
 def _read_rotation(path: str) -> int:
-    import av
-
-    with av.open(path, metadata_errors="replace") as container:
-        stream = container.streams.best("video")
-        frame = next(container.decode(stream))
+    with (
+        open(path, "rb") as file,
+        av.open(file, metadata_errors="replace", options={"protocol_whitelist": "none"}) as video,
+    ):
+        frame = next(video.decode(video.streams.best("video")))
         return int(np.round(frame.rotation)) % 360
