@@ -212,17 +212,24 @@ def test_what_the_decoder_raises_arrives_and_no_thread_stays(videos_dir):
 
 def test_no_thread_stays_behind_when_the_backbone_fails():
     threads = threading.active_count()
-    taken = []
+    model = make_model()
 
-    def give():
-        while True:
-            taken.append(1)
-            # Another size within a chunk
-            yield make_pictures(1, seed=len(taken), height=40 if len(taken) < 5 else 30)[0]
+    def fail(*args):
+        raise ValueError("the backbone fails")
 
-    with pytest.raises(ValueError):
-        encode_video(make_model(), PROCESSOR, give(), frames_per_chunk=8)
+    model.vtn.backbone.embeddings.register_forward_hook(fail)
+    with pytest.raises(ValueError, match="the backbone fails"):
+        encode_video(model, PROCESSOR, (make_pictures(1, seed)[0] for seed in itertools.count()), frames_per_chunk=8)
     assert threading.active_count() == threads
+
+
+def test_frames_of_several_sizes():
+    pictures = [*make_pictures(3), *make_pictures(3, seed=1, height=64, width=50)]
+    model = make_model()
+    features = encode_video(model, PROCESSOR, pictures).features
+    assert_close(features[3:], encode_video(model, PROCESSOR, pictures[3:]).features)
+    with pytest.raises(ValueError, match=r"one size, got \[\(32, 38\), \(40, 32\)\]"):
+        encode_video(model, VTNVideoProcessor(size=32, do_center_crop=False), pictures)
 
 
 def test_the_decoder_is_never_far_ahead():

@@ -266,7 +266,7 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         sample_indices = partial(self.sample_frames, **sampling) if settings["do_sample_frames"] else None
         layout = {name: settings[name] for name in ("do_convert_rgb", "input_data_format", "device")}
         videos = _list_videos(videos)
-        arrays = [video for video in videos if not _is_source(video)]
+        arrays = [video for video in videos if not is_source(video)]
         if any(len(array) == 0 for array in arrays):
             raise ValueError(f"Each video needs at least one frame, got {[len(array) for array in arrays]} frames.")
         array_metadata = settings["video_metadata"] or [
@@ -275,7 +275,7 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         array_metadata = iter(make_batched_metadata(arrays, array_metadata) if arrays else ())
         pixel_values, metadata = [], []
         for video in videos:
-            if _is_source(video):
+            if is_source(video):
                 pixels_of_video, found = load_video(video, sample_indices, pixels, limits, device=settings["device"])
             else:
                 video, found = _take_frames(video, next(array_metadata), sample_indices)
@@ -345,14 +345,14 @@ def _check_sampling(settings: dict[str, Any]):
         raise ValueError(f"`fps` must be positive, got {fps}.")
 
 
-def _is_source(video: Any) -> bool:
+def is_source(video: Any) -> bool:
     """Whether this is a file, by name or by content, and no frames."""
     return isinstance(video, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(video, "read")
 
 
 def _list_videos(videos: VideoInput) -> list:
     """One video or a list of them to a list of sources and of arrays, tensors or lists of frames."""
-    if _is_source(videos):
+    if is_source(videos):
         return [videos]
     if _is_picture(videos):
         return [[videos]]

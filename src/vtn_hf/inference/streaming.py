@@ -5,8 +5,10 @@ A stream keeps the features of at most `num_frames` frames, so that the backbone
 bounded. A prediction is exactly what the model says of the frames that the stream holds, with their positions.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 
 import numpy as np
 import torch
@@ -15,12 +17,16 @@ from transformers.utils import logging
 
 from ..modeling_vtn import VTNForVideoClassification
 from ..video_processing_vtn import VTNVideoProcessor
-from .whole_video import encode_pictures, is_close, to_scores
+from .repeats import RepeatFinder
+from .whole_video import check_frame, encode_pictures, to_picture, to_scores
 
 
 logger = logging.get_logger(__name__)
 
 MEMORIES = ("last", "all")
+
+# Three thousand years: a time beyond is in milliseconds or another unit, and no frame could follow it.
+_MAX_SECONDS = 1e11
 
 
 @dataclass
@@ -43,21 +49,66 @@ class StreamPrediction:
     end_sec: float | None
 
 
+@dataclass
 class _Stream:
-    """The frames that one stream holds."""
+    """
+    The frames that one stream holds; never changed, but replaced.
 
-    def __init__(self, feature_size: int, device: torch.device, dtype: torch.dtype):
-        self.features = torch.empty(0, feature_size, device=device, dtype=dtype)
-        self.numbers = torch.empty(0, dtype=torch.long)  # index of each frame held, or its time in frames
-        self.times: list[float | None] = []
-        self.num_seen = 0
-        self.step = 1  # every how many frames one is held
-        self.num_repeats = 0
-        self.num_size_changes = 0
-        self.last_picture: np.ndarray | None = None
-        self.last_feature: torch.Tensor | None = None
-        self.last_time: float | None = None
-        self.first_time: float | None = None
+    Args:
+        features (`torch.Tensor` of shape `(frames, features)`): Of the frames held.
+        numbers (`torch.LongTensor` of shape `(frames,)`): Index of each frame held, or its time in frames.
+        times (`tuple[float | None]`): Seconds of each frame held.
+        num_seen (`int`): Frames pushed.
+        step (`int`): Every how many frames one is held.
+        num_repeats, num_size_changes (`int`): Of the frames looked at.
+        size (`tuple[int, int]`, *optional*): Height and width of the last frame looked at.
+        last_picture (`torch.Tensor` of shape `(3, height, width)`, *optional*): The last one that was encoded.
+        last_feature (`torch.Tensor` of shape `(features,)`, *optional*): What the backbone made of it.
+        first_time, last_time (`float`, *optional*): Seconds of the first and the last frame pushed.
+    """
+
+    features: torch.Tensor
+    numbers: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    times: tuple[float | None, ...] = ()
+    num_seen: int = 0
+    step: int = 1
+    num_repeats: int = 0
+    num_size_changes: int = 0
+    size: tuple[int, int] | None = None
+    last_picture: torch.Tensor | None = None
+    last_feature: torch.Tensor | None = None
+    first_time: float | None = None
+    last_time: float | None = None
+
+    def check(self, feature_shape: tuple[int, ...], max_frames: int):
+        """Raises `ValueError` for what no stream of features of this shape could hold."""
+        held = len(self.times)
+        counts = (self.num_seen, self.step, self.num_repeats, self.num_size_changes)
+        is_whole = (
+            torch.is_tensor(self.features)
+            and self.features.is_floating_point()
+            and torch.is_tensor(self.numbers)
+            and not self.numbers.is_floating_point()
+            and self.numbers.shape == (held,)
+            and all(isinstance(count, int) and count >= 0 for count in counts)
+            and self.step > 0
+            and held <= self.num_seen
+            and (self.num_seen == 0) == (self.last_feature is None) == (self.last_picture is None)
+        )
+        if not is_whole:
+            raise ValueError("The state of a stream is damaged: its parts do not fit together.")
+        if self.features.shape != (held, *feature_shape):
+            got, expected = (" x ".join(map(str, shape)) for shape in (self.features.shape[1:], feature_shape))
+            raise ValueError(
+                f"The state holds {got} features per frame, but the backbone gives {expected}."
+                if len(self.features) == held
+                else f"The state of a stream is damaged: {len(self.features)} features of {held} frames."
+            )
+        if held > max_frames:
+            raise ValueError(f"The state holds {held} frames, but `num_frames` is {max_frames}.")
+        times = [time for time in (*self.times, self.first_time, self.last_time) if time is not None]
+        if not (self.features.isfinite().all() and all(map(_is_time, times))):
+            raise ValueError("The state of a stream is damaged: features or times are no finite numbers.")
 
 
 class StreamingClassifier:
@@ -122,7 +173,7 @@ class StreamingClassifier:
                 raise ValueError(f"`{name}` must be at least {least}, got {number}.")
         if memory not in MEMORIES:
             raise ValueError(f"`memory` must be one of {', '.join(MEMORIES)}, got {memory!r}.")
-        if fps is not None and not fps > 0:
+        if fps is not None and not 0 < fps < math.inf:
             raise ValueError(f"`fps` must be positive, got {fps}.")
         self.model = model
         self.processor = processor
@@ -130,10 +181,15 @@ class StreamingClassifier:
         self.memory = memory
         self.fps = fps
         self.repeat_threshold = repeat_threshold
+        RepeatFinder(repeat_threshold)  # checks it
         self._streams = [self._make_stream() for _ in range(num_streams)]
 
+    @property
+    def _feature_shape(self) -> tuple[int, ...]:
+        return (self.model.vtn.feature_size,)
+
     def _make_stream(self) -> _Stream:
-        return _Stream(self.model.vtn.feature_size, self.model.device, self.model.dtype)
+        return _Stream(torch.empty(0, *self._feature_shape, device=self.model.device, dtype=self.model.dtype))
 
     def reset(self, index: int = 0):
         """Forgets everything about one stream, as when its source starts anew."""
@@ -156,26 +212,27 @@ class StreamingClassifier:
 
         Raises:
             ValueError: If there are more or fewer frames than streams, a frame has another shape or dtype, or a time
-                runs backwards; the streams are then as before.
+                is no finite number of seconds or runs backwards. Whatever is raised, the streams are as before.
         """
         times = [None] * len(self._streams) if times is None else times
         self._check(frames, times)
-        self._encode(frames)
-        due = []
-        for stream, frame, time in zip(self._streams, frames, times, strict=True):
-            if frame is None:
-                continue
-            self._hold(stream, time)
-            if stream.num_seen % self.predict_every == 0:
-                due.append(stream)
-        predictions = iter(self._predict(due) if due else ())
-        return [next(predictions) if any(stream is one for one in due) else None for stream in self._streams]
+        streams = self._look(frames)
+        streams = [
+            stream if frame is None else self._hold(stream, time)
+            for stream, frame, time in zip(streams, frames, times, strict=True)
+        ]
+        is_due = [
+            frame is not None and stream.num_seen % self.predict_every == 0
+            for stream, frame in zip(streams, frames, strict=True)
+        ]
+        predictions = self._predict(streams, is_due)
+        self._streams = streams
+        return predictions
 
     def predict(self) -> list[StreamPrediction | None]:
         """Class scores of all streams now, due or not; `None` for those without a frame."""
         with torch.no_grad():
-            predictions = iter(self._predict([stream for stream in self._streams if stream.num_seen]))
-        return [next(predictions) if stream.num_seen else None for stream in self._streams]
+            return self._predict(self._streams, [stream.num_seen > 0 for stream in self._streams])
 
     def get_inputs(self, index: int = 0) -> dict[str, torch.Tensor]:
         """`inputs_embeds` and `position_ids` of what one stream holds, as the model takes them."""
@@ -195,37 +252,34 @@ class StreamingClassifier:
 
     def state_dict(self) -> list[dict]:
         """All that the streams hold, to be saved with `torch.save` and loaded again with `weights_only=True`."""
-        return [
-            {
-                name: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
-                for name, value in {**vars(stream), "times": list(stream.times)}.items()
-            }
-            for stream in self._streams
-        ]
+        return [vars(stream).copy() for stream in self._streams]
 
     def load_state_dict(self, state: list[dict]):
         """
         Goes on where [`state_dict`] was taken, by a classifier with the same settings and the same model.
 
         Raises:
-            ValueError: If the state is of another number of streams, or of another model.
+            ValueError: If the state is of another number of streams, of another model, or damaged; the streams are
+                then as before.
         """
         if len(state) != len(self._streams):
             raise ValueError(f"The state is of {len(state)} streams, but there are {len(self._streams)}.")
+        names = {each.name for each in fields(_Stream)}
         streams = []
         for values in state:
-            if values["features"].shape[1] != self.model.vtn.feature_size:
-                raise ValueError(
-                    f"The state holds {values['features'].shape[1]} features per frame, but the backbone gives "
-                    f"{self.model.vtn.feature_size}."
+            if values.keys() != names:
+                difference = sorted(values.keys() ^ names)
+                raise ValueError(f"The state of a stream holds {sorted(names)}, this one differs in {difference}.")
+            stream = _Stream(**values)
+            stream.check(self._feature_shape, self.num_frames)
+            last = stream.last_feature
+            streams.append(
+                replace(
+                    stream,
+                    features=stream.features.to(self.model.device, self.model.dtype),
+                    last_feature=None if last is None else last.to(self.model.device, self.model.dtype),
                 )
-            stream = self._make_stream()
-            vars(stream).update(values, times=list(values["times"]))
-            stream.features = stream.features.to(self.model.device)
-            if stream.last_picture is not None:
-                stream.last_picture = stream.last_picture.numpy()
-                stream.last_feature = stream.last_feature.to(self.model.device)
-            streams.append(stream)
+            )
         self._streams = streams
 
     def _check(self, frames: Sequence[np.ndarray | None], times: Sequence[float | None]):
@@ -235,71 +289,86 @@ class StreamingClassifier:
         for index, (stream, frame, time) in enumerate(zip(self._streams, frames, times, strict=True)):
             if frame is None:
                 continue
-            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-                raise ValueError(
-                    f"Frames must be uint8 of shape (height, width, 3), stream {index} has {frame.dtype} "
-                    f"{frame.shape}."
-                )
+            check_frame(frame, f"stream {index}")
             if stream.num_seen and (time is None) != (stream.last_time is None):
                 raise ValueError(f"Stream {index} has frames with times and frames without.")
-            if time is not None and stream.last_time is not None and time < stream.last_time:
+            if time is None:
+                continue
+            if not _is_time(time):
+                raise ValueError(
+                    f"Times must be seconds, finite and below {_MAX_SECONDS:g}, stream {index} has {time!r}."
+                )
+            if stream.last_time is not None and time < stream.last_time:
                 raise ValueError(f"Time runs backwards in stream {index}: {time} s after {stream.last_time} s.")
 
-    def _encode(self, frames: Sequence[np.ndarray | None]):
-        """Sets each stream's last picture and feature; new pictures of one size share a call of the backbone."""
-        groups: dict[tuple, list[tuple[_Stream, np.ndarray]]] = {}
+    def _look(self, frames: Sequence[np.ndarray | None]) -> list[_Stream]:
+        """The streams with their last picture and its feature; new pictures share a call of the backbone."""
+        pixels = self.processor.pixel_settings
+        streams = list(self._streams)
+        new: dict[torch.Size, list[tuple[int, torch.Tensor]]] = {}
         for index, (stream, frame) in enumerate(zip(self._streams, frames, strict=True)):
             if frame is None or stream.num_seen % stream.step:  # in the latter case it will not be held
                 continue
-            last = stream.last_picture
-            if last is not None and (
-                np.array_equal(frame, last)
-                or (self.repeat_threshold is not None and is_close(frame, last, self.repeat_threshold))
-            ):
-                stream.num_repeats += 1
-                continue
-            if last is not None and frame.shape != last.shape:
-                stream.num_size_changes += 1
-                (old_height, old_width), (height, width) = last.shape[:2], frame.shape[:2]
+            size, picture = frame.shape[:2], to_picture(frame, pixels)
+            finder = RepeatFinder(self.repeat_threshold, stream.last_picture)
+            is_new = finder.find(picture)[1]
+            if is_new:
+                new.setdefault(picture.shape, []).append((index, picture))
+            has_changed = stream.size is not None and size != stream.size
+            if has_changed:
+                (old_height, old_width), (height, width) = stream.size, size
                 logger.warning(f"Stream {index} changes from {old_width}x{old_height} to {width}x{height}.")
-            groups.setdefault(frame.shape, []).append((stream, frame))
-        for group in groups.values():
-            features = encode_pictures(self.model, self.processor, [frame for _, frame in group])
-            for (stream, frame), feature in zip(group, features, strict=True):
-                stream.last_picture, stream.last_feature = frame.copy(), feature
+            streams[index] = replace(
+                stream,
+                size=size,
+                num_repeats=stream.num_repeats + (not is_new),
+                num_size_changes=stream.num_size_changes + has_changed,
+            )
+        for group in new.values():
+            features = encode_pictures(self.model, pixels, [picture for _, picture in group])
+            for (index, picture), feature in zip(group, features, strict=True):
+                streams[index] = replace(streams[index], last_picture=picture, last_feature=feature)
+        return streams
 
-    def _hold(self, stream: _Stream, time: float | None):
-        """Adds the last frame of a stream to those it holds, and gives up what is too much."""
+    def _hold(self, stream: _Stream, time: float | None) -> _Stream:
+        """The stream with its last frame among those it holds, and without those that are too many."""
         number = stream.num_seen
-        stream.num_seen += 1
-        stream.last_time = time
-        if stream.first_time is None:
-            stream.first_time = time
+        first_time = time if stream.num_seen == 0 else stream.first_time
+        seen = replace(stream, num_seen=number + 1, first_time=first_time, last_time=time)
         if number % stream.step:
-            return
+            return seen
         position = number
         if self.fps is not None and time is not None:
-            position = round((time - stream.first_time) * self.fps)
-        stream.features = torch.cat([stream.features, stream.last_feature[None]])
-        stream.numbers = torch.cat([stream.numbers, torch.tensor([position])])
-        stream.times.append(time)
-        if len(stream.times) > self.num_frames:
+            position = round((time - first_time) * self.fps)
+        features = torch.cat([stream.features, stream.last_feature[None]])
+        numbers = torch.cat([stream.numbers, torch.tensor([position])])
+        times, step = (*stream.times, time), stream.step
+        if len(times) > self.num_frames:
             kept = slice(1, None) if self.memory == "last" else slice(None, None, 2)
-            stream.step *= 1 if self.memory == "last" else 2
-            stream.features = stream.features[kept].clone()
-            stream.numbers = stream.numbers[kept].clone()
-            stream.times = stream.times[kept]
+            step *= 1 if self.memory == "last" else 2
+            features, numbers, times = features[kept].clone(), numbers[kept].clone(), times[kept]
+        return replace(seen, features=features, numbers=numbers, times=times, step=step)
 
-    def _predict(self, streams: list[_Stream]) -> list[StreamPrediction]:
-        lengths = torch.tensor([len(stream.numbers) for stream in streams])
+    def _predict(self, streams: list[_Stream], is_due: list[bool]) -> list[StreamPrediction | None]:
+        """Predictions of the streams that are due, `None` for the others."""
+        due = [stream for stream, is_one in zip(streams, is_due, strict=True) if is_one]
+        if not due:
+            return [None] * len(streams)
+        lengths = torch.tensor([len(stream.numbers) for stream in due])
         mask = None
         if len(set(lengths.tolist())) > 1:
             mask = (torch.arange(lengths.max()) < lengths[:, None]).long().to(self.model.device)
-        features = nn.utils.rnn.pad_sequence([stream.features for stream in streams], batch_first=True)
-        numbers = [stream.numbers - stream.numbers[:1] for stream in streams]
+        features = nn.utils.rnn.pad_sequence([stream.features for stream in due], batch_first=True)
+        numbers = [stream.numbers - stream.numbers[:1] for stream in due]
         position_ids = nn.utils.rnn.pad_sequence(numbers, batch_first=True).to(self.model.device)
         logits = self.model(inputs_embeds=features, position_ids=position_ids, attention_mask=mask).logits
-        return [
+        rows = zip(due, logits, to_scores(self.model, logits), strict=True)
+        predictions = (
             StreamPrediction(scores, row, stream.num_seen, stream.times[0], stream.times[-1])
-            for stream, row, scores in zip(streams, logits, to_scores(self.model, logits), strict=True)
-        ]
+            for stream, row, scores in rows
+        )
+        return [next(predictions) if is_one else None for is_one in is_due]
+
+
+def _is_time(time: float) -> bool:
+    return isinstance(time, Real) and not isinstance(time, bool) and math.isfinite(time) and abs(time) < _MAX_SECONDS

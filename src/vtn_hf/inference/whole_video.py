@@ -6,7 +6,6 @@ A thread decodes while the backbone computes; each different picture goes throug
 encoder then reads the features of all frames, and those of windows of them for a timeline.
 """
 
-import hashlib
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -16,17 +15,15 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers.modeling_utils import PreTrainedModel
-from transformers.video_utils import VideoMetadata
 
+from ..backbone_vtn import choose_frames_per_chunk
 from ..frame_sampling_vtn import sample_uniform
 from ..modeling_vtn import VTNForVideoClassification
-from ..video_decoding_vtn import VideoSource, iter_video_frames
-from ..video_processing_vtn import VTNVideoProcessor
+from ..pixels_vtn import PixelSettings
+from ..video_decoding_vtn import TimedVideoMetadata, VideoSource
+from ..video_processing_vtn import VTNVideoProcessor, is_source, iter_video
+from .repeats import RepeatFinder
 
-
-# Frames per call of the backbone. For a ViT-B on a CPU 4 to 16 took the same time, one alone a fifth more
-# (examples/benchmarks/whole_video.py, part `chunks`, measures it).
-FRAMES_PER_CHUNK = 8
 
 _WINDOWS_PER_BATCH = 8
 
@@ -42,6 +39,8 @@ class VideoFeatures:
         num_encoded (`int`): Frames that went through the backbone; the others were repeats.
         fps (`float`, *optional*): Frames per second of the video, if known.
         duration (`float`, *optional*): Seconds, if known.
+        times (`torch.DoubleTensor` of shape `(frames,)`, *optional*): Seconds from the start of the video to each
+            frame, by its timestamp, if known.
     """
 
     features: torch.Tensor
@@ -49,6 +48,16 @@ class VideoFeatures:
     num_encoded: int
     fps: float | None = None
     duration: float | None = None
+    times: torch.Tensor | None = None
+
+    @property
+    def starts(self) -> list[float | None]:
+        """Seconds at which each frame begins, and at which the last one ends."""
+        if self.times is not None:
+            times = self.times.tolist()
+            return [*times, max(times[-1], self.duration or 0)]
+        numbers = self.frame_numbers.tolist()
+        return [None if self.fps is None else number / self.fps for number in (*numbers, numbers[-1] + 1)]
 
 
 @dataclass
@@ -58,7 +67,7 @@ class Segment:
 
     Args:
         first_frame, last_frame (`int`): Numbers in the video, both included.
-        start_sec, end_sec (`float`, *optional*): If the frame rate is known.
+        start_sec, end_sec (`float`, *optional*): By the timestamps of the frames, if known.
         scores (`torch.Tensor` of shape `(num_labels,)`): Of the window of frames with this part in its middle.
     """
 
@@ -140,60 +149,88 @@ def encode_video(
 
     Args:
         model (`PreTrainedModel`): A [`VTNModel`] or [`VTNForVideoClassification`] in eval mode.
-        processor (`VTNVideoProcessor`): Makes its pixels; its own sampling is not used.
+        processor (`VTNVideoProcessor`): Makes its pixels, within its limits; its own sampling is not used.
         video: Path, URL, bytes or binary file; or an iterable of frames, uint8 RGB of shape `(height, width, 3)`,
             which is read as it goes along.
         num_frames (`int`, *optional*): Spread so many frames over the video; defaults to all frames.
         fps (`float`, *optional*): Take so many frames per second, `num_frames` remaining the upper limit.
-        frames_per_chunk (`int`, *optional*): Frames per call of the backbone; defaults to the model's configuration,
-            or 8.
+        frames_per_chunk (`int`, *optional*): Frames that the backbone gets at once, and that are decoded ahead of it;
+            defaults to the model's.
         repeat_threshold (`float`, *optional*): Also take a frame for a repeat of the last one that was encoded if
-            their pixels differ by no more than this on average, in grey levels of 255. Off by default, as it is not
-            exact.
+            their pictures, resized and cropped, differ by no more than this on average, in levels of 255. Off by
+            default, as it is not exact.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a bar with the time left.
 
     Raises:
-        VideoDecodeError: If the video cannot be decoded.
+        VideoDecodeError: If the video cannot be decoded, or costs more than the processor's `decode_limits`.
         ValueError: If an argument is wrong, or there are no frames.
     """
     if model.training:
         raise ValueError("The model is in training mode; call `model.eval()` first.")
-    if repeat_threshold is not None and repeat_threshold < 0:
-        raise ValueError(f"`repeat_threshold` must not be negative, got {repeat_threshold}.")
-    frames, metadata = _open_frames(processor, video, num_frames, fps)
-    chunk_size = frames_per_chunk or model.base_model.frames_per_chunk or FRAMES_PER_CHUNK
+    chunk_size = _choose_chunk_size(model, frames_per_chunk)
+    finder = RepeatFinder(repeat_threshold)
+    pictures, metadata = _open_pictures(processor, video, num_frames, fps)
+    pixels = processor.pixel_settings
     features, places, chunk = [], [], []
     with (
         tqdm(unit="frame", disable=not progress) as bar,
-        _Prefetcher(_recognise_repeats(frames, repeat_threshold), chunk_size) as pictures,
+        _Prefetcher(((picture, *finder.find(picture)) for picture in pictures), chunk_size) as numbered,
     ):
-        for picture, place in pictures:
+        for picture, place, is_new in numbered:
             bar.total = bar.total or len(metadata.frames_indices or ()) or None
             bar.update()
             places.append(place)
-            if picture is not None:
+            if is_new:
                 chunk.append(picture)
             if len(chunk) == chunk_size:
-                features.append(encode_pictures(model, processor, chunk))
+                features.append(encode_pictures(model, pixels, chunk))
                 chunk = []
     if chunk:
-        features.append(encode_pictures(model, processor, chunk))
+        features.append(encode_pictures(model, pixels, chunk))
     if not places:
         raise ValueError("The video has no frames.")
     features = torch.cat(features)
+    times = None if metadata.fps is None else torch.tensor(metadata.timestamps, dtype=torch.float64)
     return VideoFeatures(
         features=features if len(features) == len(places) else features[places],
         frame_numbers=torch.as_tensor(metadata.frames_indices or range(len(places))),
         num_encoded=len(features),
         fps=metadata.fps,
         duration=metadata.duration,
+        times=times,
     )
 
 
-def encode_pictures(model: PreTrainedModel, processor: VTNVideoProcessor, pictures: list[np.ndarray]) -> torch.Tensor:
-    """Pictures of one size, uint8 RGB `(height, width, 3)`, to their features `(pictures, backbone features)`."""
-    pixel_values = processor(np.stack(pictures), do_sample_frames=False, return_tensors="pt").pixel_values
-    return model.base_model.get_frame_features(pixel_values.to(model.device, model.dtype))[0]
+def _choose_chunk_size(model: PreTrainedModel, frames_per_chunk: int | None) -> int:
+    """Frames to pass at once: the number asked for, else the model's, and never all of a long video."""
+    if frames_per_chunk is not None and frames_per_chunk < 1:
+        raise ValueError(f"`frames_per_chunk` must be at least 1, got {frames_per_chunk}.")
+    model = model.base_model
+    return frames_per_chunk or model.frames_per_chunk or choose_frames_per_chunk("auto", model.backbone)
+
+
+def encode_pictures(model: PreTrainedModel, pixels: PixelSettings, pictures: list[torch.Tensor]) -> torch.Tensor:
+    """Pictures `(3, height, width)` to their features `(pictures, backbone features)`."""
+    if len({picture.shape for picture in pictures}) > 1:
+        sizes = sorted({tuple(picture.shape[1:]) for picture in pictures})
+        raise ValueError(f"Pictures must have one size, got {sizes} (height, width); let the processor crop them.")
+    pixel_values = pixels.normalize(torch.stack(pictures).to(model.device))
+    return model.base_model.get_frame_features(pixel_values[None].to(model.dtype))[0]
+
+
+def check_frame(frame: np.ndarray, name: str = "the video"):
+    """Raises `ValueError` if a frame that is decoded already is anything but uint8 RGB of shape (height, width, 3)."""
+    is_frame = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+    if not is_frame or frame.size == 0:
+        got = f"{frame.dtype} {tuple(frame.shape)}" if hasattr(frame, "shape") else type(frame).__name__
+        raise ValueError(f"Frames must be NumPy arrays, uint8 of shape (height, width, 3), {name} has {got}.")
+
+
+def to_picture(frame: np.ndarray, pixels: PixelSettings) -> torch.Tensor:
+    """A frame that is decoded already, uint8 RGB of shape `(height, width, 3)`, to a picture `(3, height, width)`."""
+    check_frame(frame)
+    frame = torch.from_numpy(np.ascontiguousarray(frame)).movedim(-1, -3)[None]
+    return pixels.take(frame, pixels.view(*frame.shape[-2:]))[0].contiguous()
 
 
 @torch.no_grad()
@@ -230,9 +267,9 @@ def make_timeline(
         scores.extend(to_scores(model, logits))
     # Half way between the middles of two windows is half way between their starts, half a window later.
     borders = [0, *((a + b + window) // 2 for a, b in zip(starts[:-1], starts[1:], strict=True)), total]
-    numbers = video.frame_numbers.tolist()
+    numbers, starts = video.frame_numbers.tolist(), video.starts
     ends = [numbers[border] if border < total else numbers[-1] + 1 for border in borders]
-    seconds = [None if video.fps is None else end / video.fps for end in ends]
+    seconds = [starts[border] for border in borders]
     return [
         Segment(ends[i], ends[i + 1] - 1, seconds[i], seconds[i + 1], window_scores)
         for i, window_scores in enumerate(scores)
@@ -246,58 +283,29 @@ def to_scores(model: VTNForVideoClassification, logits: torch.Tensor) -> torch.T
     return logits.softmax(dim=-1)
 
 
-def _open_frames(
+def _open_pictures(
     processor: VTNVideoProcessor, video: VideoSource | Iterable[np.ndarray], num_frames: int | None, fps: float | None
-) -> tuple[Iterator[np.ndarray], VideoMetadata]:
-    """Frames of any source, and metadata that are filled in when the first frame is taken."""
-    metadata = VideoMetadata(total_num_frames=0)
-    if not isinstance(video, (str, bytes)) and not hasattr(video, "__fspath__") and not hasattr(video, "read"):
+) -> tuple[Iterator[torch.Tensor], TimedVideoMetadata]:
+    """Pictures of any source, and metadata that are filled in when the first picture is taken."""
+    pixels = processor.pixel_settings
+    metadata = TimedVideoMetadata(total_num_frames=0)
+    if not is_source(video):
         if fps is not None:
             raise ValueError(f"fps={fps} needs a video with a frame rate, which frames do not tell.")
         if num_frames is not None and not hasattr(video, "__len__"):
             raise ValueError(f"num_frames={num_frames} needs a video with a length, got {type(video).__name__}.")
+        frames = video
         if num_frames is not None:
             metadata.frames_indices = sample_uniform(len(video), num_frames).tolist()
-            return (video[number] for number in metadata.frames_indices), metadata
-        return iter(video), metadata
+            frames = (video[number] for number in metadata.frames_indices)
+        return (to_picture(frame, pixels) for frame in frames), metadata
 
-    def choose(found: VideoMetadata) -> list[int]:
-        metadata.fps, metadata.duration = found.fps, found.duration
+    def choose(found: TimedVideoMetadata) -> list[int]:
+        metadata.update(found)
         metadata.frames_indices = processor.sample_frames(found, num_frames=num_frames, fps=fps).tolist()
         return metadata.frames_indices
 
-    return iter_video_frames(video, choose), metadata
-
-
-def _recognise_repeats(
-    frames: Iterable[np.ndarray], threshold: float | None
-) -> Iterator[tuple[np.ndarray | None, int]]:
-    """
-    Gives each frame that was not there before, or `None` for one that was, and the place of it or its equal among the
-    different ones.
-    """
-    places: dict[bytes, int] = {}
-    num_different, last = 0, None
-    for frame in frames:
-        # Equal pictures have equal digests; two different pictures with equal ones are not known to exist.
-        picture_hash = hashlib.blake2b(repr(frame.shape).encode(), digest_size=16)
-        picture_hash.update(np.ascontiguousarray(frame))
-        digest = picture_hash.digest()
-        place = places.get(digest)
-        if place is None and threshold is not None and last is not None and is_close(frame, last, threshold):
-            place = num_different - 1
-        if place is None:
-            place, last = num_different, frame
-            num_different += 1
-            yield frame, place
-        else:
-            yield None, place
-        places[digest] = place
-
-
-def is_close(frame: np.ndarray, other: np.ndarray, threshold: float) -> bool:
-    """Whether two uint8 pictures are of one size and differ by at most `threshold` grey levels on average."""
-    return frame.shape == other.shape and np.abs(np.subtract(frame, other, dtype=np.int16)).mean() <= threshold
+    return iter_video(video, choose, pixels, processor.limits), metadata
 
 
 class _Prefetcher:
