@@ -29,7 +29,7 @@ ERROR_PER_PRODUCT = {
     "precision: autocast to bfloat16": 2**-8,
     "precision: autocast to float16": 2**-11,
     "8-bit weights (torchao)": INT8_WEIGHTS,
-    "8-bit backbone for CPUs (quantize_backbone)": math.hypot(INT8_WEIGHTS, INT8_ACTIVATIONS),
+    "optimize(model, int8=True)": math.hypot(INT8_WEIGHTS, INT8_ACTIVATIONS),
 }
 # One after another: the patches; query, output and two of the feed-forward network in 4 + 3 layers; two of the head.
 NUM_PRODUCTS = 1 + 4 * (4 + 3) + 2

@@ -22,6 +22,8 @@ BACKBONE = {
 }
 MAX_POSITIONS = 40
 WIDTH = 16
+RESNET = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 4, 8, WIDTH], "depths": [1, 1, 1, 1]}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
 
 
 def make_config(**fields):
@@ -274,9 +276,6 @@ def test_eager_equals_sdpa(num_frames, masked):
     assert_close(states["eager"], states["sdpa"], atol=1e-5, rtol=0)
 
 
-RESNET = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 4, 8, WIDTH], "depths": [1, 1, 1, 1]}
-
-
 def get_implementations(model):
     return model.config._attn_implementation, model.vtn.backbone.config._attn_implementation
 
@@ -480,23 +479,7 @@ def test_batch_normalisation_is_not_cut_into_chunks():
     assert model(torch.rand(1, 5, 3, 32, 32)).logits.isfinite().all()
 
 
-@pytest.mark.parametrize("frames_per_chunk", [None, 2])
-def test_repeated_frames_go_through_the_backbone_once(frames_per_chunk):
-    model = make_model(frames_per_chunk=frames_per_chunk)
-    repeats = torch.tensor([0, 0, 1, 2, 2, 2, 0, 3, 3])
-    pictures = make_frames(4)
-    calls = count_backbone_frames(model)
-    with torch.no_grad():
-        features = model.vtn.backbone(pixel_values=pictures).last_hidden_state[:, 0]
-        expected = model(inputs_embeds=features[repeats][None]).logits
-        calls.clear()
-        logits = model(pictures[repeats][None]).logits
-    # Frame 0 comes twice, and not in a row.
-    assert sum(calls) == 4
-    assert_close(logits, expected)
-
-
-def test_every_repeat_gets_its_own_gradient():
+def test_every_frame_gets_its_own_gradient():
     model = make_model()
     pixel_values = make_frames(1, 3)
     pixel_values[0, 2] = pixel_values[0, 0]
@@ -504,21 +487,61 @@ def test_every_repeat_gets_its_own_gradient():
     assert (pixel_values.grad[0].abs().amax(dim=(1, 2, 3)) > 1e-6).all()
 
 
-def test_repeats_across_videos_and_padding():
+def test_padding_does_not_go_through_the_backbone():
     model = make_model()
-    pixel_values, mask = make_frames(2, 4), make_mask(3, 4)
-    pixel_values[1, 0] = pixel_values[0, 2]
-    with torch.no_grad():
-        features = model.vtn.get_frame_features(pixel_values, mask)
-        expected = model.vtn.backbone(pixel_values=pixel_values.flatten(0, 1)).last_hidden_state[:, 0]
-    assert_close(features, expected.unflatten(0, (2, 4)) * mask[..., None])
-
-
-def test_repeats_in_training_are_not_skipped():
-    model = make_model().train()
     calls = count_backbone_frames(model)
-    model(make_frames(1, 1).expand(1, 4, 3, 8, 8))
-    assert calls == [4]
+    with torch.no_grad():
+        features = model.vtn.get_frame_features(make_frames(2, 4), make_mask(3, 4))
+        expected = model.vtn.get_frame_features(make_frames(2, 4)) * make_mask(3, 4)[..., None]
+    assert_close(features, expected)
+    assert calls == [7, 8]
+
+
+@pytest.mark.parametrize("backbone", [BACKBONE, RESNET], ids=lambda backbone: backbone["model_type"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_runs_on_the_meta_device(training, backbone):
+    """Nothing that needs a value, for which the host would have to wait on a GPU."""
+    with torch.device("meta"):
+        model = VTNForVideoClassification(make_config(backbone_config=backbone)).train(training)
+        for num_frames in (5, 200):
+            side = 32 if backbone is RESNET else 8
+            pixel_values = torch.empty(2, num_frames, 3, side, side)
+            mask = torch.empty(2, num_frames, dtype=torch.long)
+            labels = torch.empty(2, dtype=torch.long)
+            for inputs in ({}, {"attention_mask": mask}, {"labels": labels}, {"position_ids": mask}):
+                outputs = model(pixel_values, **inputs)
+                assert outputs.logits.shape == (2, 3) and outputs.logits.device.type == "meta"
+            assert model(inputs_embeds=torch.empty(2, num_frames, WIDTH), attention_mask=mask).logits.is_meta
+
+
+def test_padding_changes_nothing_where_it_goes_through_the_backbone(monkeypatch):
+    model, mask, pixel_values = make_model(**NO_DROPOUT).train(), make_mask(6, 2), make_frames(2, 6)
+    expected = compute_gradients(model, mask)
+    # As if the host had to wait for a device to know what is padding
+    monkeypatch.setattr(VTNModel, "_can_skip_padding", lambda self, mask: False)
+    calls = count_backbone_frames(model)
+    for name, gradient in compute_gradients(model, mask).items():
+        assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
+    assert calls == [12]
+    pixel_values[mask == 0] = float("nan")
+    model.zero_grad()
+    model(pixel_values, attention_mask=mask).logits.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_padding_takes_no_part_in_batch_normalisation():
+    model = make_model(attention={"": "sdpa"}, backbone_config=RESNET, **NO_DROPOUT).train()
+    statistics = []
+    for pixel_values, mask in (
+        (torch.ones(1, 3, 3, 32, 32), None),
+        (torch.ones(1, 5, 3, 32, 32), make_mask(3, 5)[:1]),
+    ):
+        copied = copy.deepcopy(model)
+        pixel_values[:, 3:] = 100.0
+        copied(pixel_values, attention_mask=mask)
+        statistics.append(list(copied.buffers()))
+    for ours, theirs in zip(*statistics, strict=True):
+        assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["full", "masked"])
@@ -661,6 +684,46 @@ def test_losses_are_those_of_torch(num_labels, problem_type, labels, torch_loss)
     assert outputs.loss > 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_labels_of_any_integer_dtype(dtype):
+    classes, several = torch.tensor([0, 2]), torch.tensor([[0, 1, 1], [1, 0, 0]])
+    with torch.no_grad():
+        for problem_type, labels in (
+            (None, classes),
+            ("single_label_classification", classes),
+            (None, several),
+            ("multi_label_classification", several),
+            ("regression", several),
+        ):
+            loss = make_model(problem_type=problem_type)(make_frames(2, 3), labels=labels.to(dtype)).loss
+            expected = labels if labels is classes else labels.float()
+            assert_close(loss, make_model(problem_type=problem_type)(make_frames(2, 3), labels=expected).loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_positions_of_any_integer_dtype(dtype):
+    model, positions = make_model(), torch.tensor([[0, 50, 100, 7]])
+    with torch.no_grad():
+        expected = model(make_frames(1, 4), position_ids=positions).logits
+        assert torch.equal(model(make_frames(1, 4), position_ids=positions.to(dtype)).logits, expected)
+
+
+def test_positions_of_padding_may_be_anything():
+    model, mask = make_model(), make_mask(4, 2)
+    with torch.no_grad():
+        expected = model(make_frames(2, 4), attention_mask=mask).logits
+        positions = torch.tensor([[0, 1, 2, 3], [0, 1, -1, -100]])
+        assert_close(model(make_frames(2, 4), position_ids=positions, attention_mask=mask).logits, expected)
+
+
+def test_no_label_takes_part_in_the_loss():
+    """As in transformers: the mean of nothing is not a number, a share of a known number of labels is 0."""
+    with torch.no_grad():
+        labels = torch.tensor([-100, -100])
+        assert make_model()(make_frames(2, 3), labels=labels).loss.isnan()
+        assert make_model()(make_frames(2, 3), labels=labels, num_items_in_batch=4).loss == 0
+
+
 def test_num_items_in_batch_is_the_divisor():
     model = make_model()
     pixel_values, labels = make_frames(4, 3), torch.tensor([0, 2, 1, 1])
@@ -675,9 +738,6 @@ def test_num_items_in_batch_is_the_divisor():
 
 
 # Gradients
-
-
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
 
 
 def compute_gradients(model, attention_mask=None, seed=6):
@@ -761,6 +821,30 @@ def bad_inputs():
         ),
         "features_of_another_width": ({"inputs_embeds": features[..., :12]}, r"\(batch, frames, 16\).*\(2, 4, 12\)"),
         "features_of_one_video": ({"inputs_embeds": features[0]}, r"\(batch, frames, 16\).*\(4, 16\)"),
+        "mask_of_other_numbers": (
+            {"pixel_values": pixel_values, "attention_mask": torch.tensor([[1, 2, 1, 0], [1, 1, -3, 1]])},
+            r"`attention_mask` must hold 0 and 1 only, got \[-3, 2\]",
+        ),
+        "mask_of_weights": (
+            {"inputs_embeds": features, "attention_mask": torch.full((2, 4), 0.5)},
+            r"`attention_mask` must hold 0 and 1 only, got \[0.5\]",
+        ),
+        "mask_that_is_added": (
+            {"pixel_values": pixel_values, "attention_mask": torch.tensor([[0.0, 0.0, 0.0, -torch.inf]] * 2)},
+            r"`attention_mask` must hold 0 and 1 only, got \[-inf\]",
+        ),
+        "positions_of_another_dtype": (
+            {"pixel_values": pixel_values, "position_ids": torch.rand(2, 4)},
+            "`position_ids` must be integers, the numbers of the frames, got torch.float32",
+        ),
+        "positions_that_are_a_mask": (
+            {"pixel_values": pixel_values, "position_ids": torch.ones(2, 4, dtype=torch.bool)},
+            "`position_ids` must be integers, the numbers of the frames, got torch.bool",
+        ),
+        "positions_below_zero": (
+            {"pixel_values": pixel_values, "position_ids": torch.tensor([[0, 1, 2, 3], [-2, -1, 0, 1]])},
+            r"`position_ids` must not be negative, got \[-2, -1\]",
+        ),
         "label_too_large": (
             {"pixel_values": pixel_values, "labels": torch.tensor([1, 3])},
             r"Labels must be in \[0, 3\), got \[3\]",

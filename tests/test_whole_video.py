@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from video_files import write_video
 
 from vtn_hf import VideoDecodeError, VTNConfig, VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.inference.whole_video import classify_video, encode_video, make_timeline
-from vtn_hf.optimization.quantization import measure_quantization, quantize_backbone
 
 
 BACKBONE = {
@@ -244,32 +242,3 @@ def test_the_decoder_is_never_far_ahead():
     encode_video(model, PROCESSOR, give(), frames_per_chunk=4)
     # The chunk in the backbone, a queue of one chunk, and the frame that waits to be put into it.
     assert all(ahead <= 4 * (call + 2) + 1 for call, ahead in enumerate(seen))
-
-
-# int8
-
-
-def test_int8_backbone():
-    pytest.importorskip("torch.ao.quantization")
-    model, pictures = make_model(), make_pictures(6)
-    expected = encode_video(model, PROCESSOR, pictures).features
-    assert quantize_backbone(model) is model
-    features = encode_video(model, PROCESSOR, pictures).features
-    assert not torch.equal(features, expected)
-    assert torch.cosine_similarity(features, expected).min() > 0.99
-    with pytest.raises(ValueError, match="no float32 linear layers"):
-        quantize_backbone(model)
-
-
-def test_effect_of_quantization():
-    model, other = make_model(), make_model()
-    other.classifier.out_proj.bias.data[0] += 1.5
-    other.vtn.backbone.register_forward_hook(lambda *_: time.sleep(0.1))
-    inputs = PROCESSOR(make_pictures(6), return_tensors="pt")
-    with torch.no_grad():
-        expected = model(**inputs).logits
-    effect = measure_quantization(model, other, inputs)
-    assert effect.largest_change == pytest.approx(1.5)
-    assert effect.largest_logit == expected.abs().max()
-    assert 0 < effect.speedup < 1
-    assert str(effect).startswith(f"{effect.speedup:.2f} times as fast as float32")

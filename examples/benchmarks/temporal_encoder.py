@@ -32,9 +32,9 @@ from original import make_longformer, read_status, run_longformer
 from torch import nn
 from transformers import LongformerModel
 
-from vtn_hf import VTNConfig, VTNModel
+from vtn_hf import VTNConfig, VTNModel, optimize
 from vtn_hf.convert_vtn_checkpoint import revert_state_dict
-from vtn_hf.onednn_vtn import through_onednn
+from vtn_hf.optimization.linear import OneDNN, multiply_by_onednn
 
 
 WIDTH, NUM_LAYERS, MAX_POSITIONS = 768, 3, 288
@@ -57,7 +57,7 @@ def make_models(window: int, device: str, dtype: torch.dtype) -> tuple[VTNModel,
     vtn = VTNModel(VTNConfig(backbone_config=backbone, attention_window=window, **sizes))
     vtn.backbone.requires_grad_(False)
     vtn = vtn.to(device, dtype)
-    return vtn, make_longformer(vtn.temporal_encoder)
+    return optimize(vtn), make_longformer(vtn.temporal_encoder)
 
 
 def run_vtn(vtn: VTNModel, features: torch.Tensor, class_token_only: bool = True) -> torch.Tensor:
@@ -82,18 +82,20 @@ def make_floor(vtn: VTNModel, features: torch.Tensor, as_longformer: bool, backw
         else:
             per_video += of_global
         products += [(linear, tokens) for linear in per_token] + [(linear, class_tokens) for linear in per_video]
+    # By oneDNN where the model computes so, which is faster than PyTorch's own.
+    is_onednn = isinstance(vtn.temporal_encoder.layers[0].mlp.fc1, OneDNN)
+    multiply = multiply_by_onednn if is_onednn else nn.functional.linear
     wide = {id(states): states.new_ones(len(states), mlp.fc1.out_features) for states in (tokens, class_tokens)}
 
     @torch.no_grad()
-    @through_onednn  # faster than PyTorch's own
     def floor():
         for linear, states in products:
             inputs = wide[id(states)] if linear.in_features != WIDTH else states
-            nn.functional.linear(inputs, linear.weight, linear.bias)
+            multiply(inputs, linear.weight, linear.bias)
             if backward:
                 gradient = wide[id(states)] if linear.out_features != WIDTH else states
-                nn.functional.linear(gradient, linear.weight.T)
-                nn.functional.linear(gradient.T, inputs.T)
+                multiply(gradient, linear.weight.T)
+                multiply(gradient.T, inputs.T)
 
     return floor
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from original import OriginalVTN, add_round, make_vit_b_vtn, measure_memory_growth, measure_seconds
 
+from vtn_hf import optimize
+
 
 RESULTS = Path(__file__).parent / "results"
 NUM_FRAMES = 16
@@ -26,9 +28,8 @@ def make_step(name: str):
     # Dropout off, so that the losses can be compared.
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
     model = make_vit_b_vtn(frames_per_chunk=FRAMES_PER_CHUNK, **dropout).train()
-    if name == "original":
-        model = OriginalVTN(model)
-    elif name == "VTN with checkpointing":
+    model = OriginalVTN(model) if name == "original" else optimize(model)
+    if name == "VTN with checkpointing":
         model.activation_checkpointing_enable()
     pixel_values = torch.randn(1, NUM_FRAMES, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 

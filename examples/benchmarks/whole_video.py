@@ -12,7 +12,6 @@ Each call measures one round of one part and adds it to the results, so that no 
 """
 
 import argparse
-import copy
 import itertools
 import subprocess
 import sys
@@ -24,9 +23,8 @@ import numpy as np
 import torch
 from original import OriginalVTN, add_round, make_vit_b_vtn, measure_memory_growth, measure_seconds
 
-from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor, optimize
 from vtn_hf.inference.whole_video import classify_video
-from vtn_hf.optimization.quantization import quantize_backbone
 from vtn_hf.video_decoding_vtn import iter_video_frames
 
 
@@ -40,9 +38,9 @@ def make_pixels(num_frames: int) -> torch.Tensor:
 
 @torch.no_grad()
 def compare_speed(num_frames: int) -> dict:
-    model = make_vit_b_vtn(frames_per_chunk=FRAMES_PER_CHUNK).eval()
-    original = OriginalVTN(model)
-    int8 = quantize_backbone(copy.deepcopy(model))
+    plain = make_vit_b_vtn().eval()
+    original = OriginalVTN(plain)
+    model, int8 = optimize(plain), optimize(plain, int8=True)
     pixel_values = make_pixels(num_frames)
     for warm_up in (original, model, int8):
         warm_up(pixel_values[:, :FRAMES_PER_CHUNK])
@@ -68,8 +66,8 @@ def compare_speed(num_frames: int) -> dict:
 
 @torch.no_grad()
 def measure_memory(name: str, num_frames: int) -> float:
-    model = make_vit_b_vtn(frames_per_chunk=FRAMES_PER_CHUNK).eval()
-    function = OriginalVTN(model) if name == "original" else model
+    model = make_vit_b_vtn().eval()
+    function = OriginalVTN(model) if name == "original" else optimize(model)
     pixel_values = make_pixels(num_frames)
     return measure_memory_growth(lambda: function(pixel_values))
 
@@ -85,7 +83,7 @@ def compare_memory(num_frames: int) -> dict:
 
 @torch.no_grad()
 def compare_chunks(num_frames: int) -> dict:
-    model = make_vit_b_vtn().eval()
+    model = optimize(make_vit_b_vtn().eval())
     pixel_values = make_pixels(num_frames)
     seconds = {}
     for size in (1, 2, 4, 8, 16, 32):

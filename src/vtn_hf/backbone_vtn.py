@@ -2,19 +2,15 @@
 
 import importlib
 import os
-from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
-
-from .class_token_vtn import can_encode_class_token, encode_class_token
-from .onednn_vtn import through_onednn
 
 
 _CLASS_TOKEN_NAMES = ("cls_token", "class_token", "class_embedding")
@@ -87,12 +83,16 @@ def get_backbone_feature_size(backbone_config: PreTrainedConfig) -> int:
 @torch.no_grad()
 def measure_feature_size(backbone_config: PreTrainedConfig) -> int:
     """The number of features per frame, from a run on the meta device, which allocates and computes nothing."""
-    image_size = getattr(backbone_config, "image_size", None) or 224
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     with torch.device("meta"):
         backbone = make_backbone(backbone_config).eval()
-        frame = torch.empty(1, getattr(backbone_config, "num_channels", 3), height, width)
-        return _run(backbone, frame).shape[1]
+        return encode(backbone, torch.empty(1, *get_frame_shape(backbone_config))).shape[1]
+
+
+def get_frame_shape(backbone_config: PreTrainedConfig) -> tuple[int, int, int]:
+    """Channels, height and width of the frames that a backbone takes; 224 x 224 where it takes any size."""
+    image_size = getattr(backbone_config, "image_size", None) or 224
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return getattr(backbone_config, "num_channels", 3), height, width
 
 
 def load_backbone_config(backbone_name_or_path: str | os.PathLike) -> PreTrainedConfig:
@@ -134,26 +134,28 @@ def is_convolutional(backbone: PreTrainedModel) -> bool:
     return 2 * num_convolutions >= sum(isinstance(module, nn.Linear) for module in backbone.modules())
 
 
+def normalizes_over_frames(backbone: PreTrainedModel) -> bool:
+    """Whether a frame's features depend on the other frames: batch normalisation in training mode."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return any(isinstance(module, kinds) and module.training for module in backbone.modules())
+
+
 def encode_frames(
     backbone: PreTrainedModel,
     frames: torch.Tensor,
-    is_frame: torch.Tensor | None = None,
+    numbers: torch.Tensor | None = None,
     *,
     chunk_size: int | None = None,
     recompute: bool = False,
 ) -> torch.Tensor:
     """
-    Gives one vector per frame.
-
-    In eval mode the frames go through the backbone in chunks, and of equal frames (frozen pictures, slides, the
-    repeats of the original's sampling) only the first does. In training mode they go in chunks if `recompute`, without
-    which chunks would save nothing.
+    Gives one vector per frame, in chunks unless a graph is compiled or exported.
 
     Args:
         backbone (`PreTrainedModel`): What [`make_backbone`] gives.
         frames (`torch.Tensor` of shape `(frames, channels, height, width)`): Normalised pixels.
-        is_frame (`torch.BoolTensor` of shape `(frames,)`, *optional*): Which of them to encode; defaults to all.
-        chunk_size (`int`, *optional*): Frames per chunk; `None` passes all at once.
+        numbers (`torch.LongTensor` of shape `(frames to encode,)`, *optional*): Which of them; defaults to all.
+        chunk_size (`int`, *optional*): Frames per call of the backbone; `None` passes all at once.
         recompute (`bool`, *optional*, defaults to `False`): Whether to compute the activations of each chunk again in
             the backward pass instead of keeping them.
 
@@ -161,76 +163,25 @@ def encode_frames(
         `torch.Tensor` of shape `(frames to encode, features)`.
 
     Raises:
-        ValueError: If in training the chunks would not be independent, because the backbone normalises over frames.
+        ValueError: If a frame's features depend on the others, so that there can be no chunks.
     """
-    if torch.compiler.is_compiling() or backbone.training:
-        frames = frames if is_frame is None else frames[is_frame]
-        if not recompute or chunk_size is None or torch.compiler.is_compiling():
-            return _run(backbone, frames)
-        if any(isinstance(module, _BatchNorm) and module.training for module in backbone.modules()):
-            raise ValueError(
-                f"`frames_per_chunk` is {chunk_size}, but in training {type(backbone).__name__} normalises over all "
-                "frames of the batch, so that they cannot be computed in chunks; freeze it or set `frames_per_chunk` "
-                "to None."
-            )
-        return torch.cat(
-            # The pixels need no gradient, which the reentrant kind would ask of its inputs.
-            [checkpoint(_run, backbone, chunk, use_reentrant=False) for chunk in frames.split(chunk_size)]
+    if chunk_size is None or torch.compiler.is_compiling():
+        return encode(backbone, frames if numbers is None else frames[numbers])
+    if normalizes_over_frames(backbone):
+        raise ValueError(
+            f"`frames_per_chunk` is {chunk_size}, but in training {type(backbone).__name__} normalises over all "
+            "frames of the batch, so that they cannot be computed in chunks; freeze it or set `frames_per_chunk` to "
+            '"auto".'
         )
-    if is_frame is None:
-        is_frame = torch.ones(len(frames), dtype=torch.bool)
-    numbers = is_frame.nonzero().flatten().tolist()
-    # Where pixels get gradients, each frame needs its own.
-    first, place = (numbers, None) if frames.requires_grad else find_repeats(frames, numbers)
-    chunk_size = chunk_size or len(first)
-    features = torch.cat(
-        [_run(backbone, frames[first[start : start + chunk_size]]) for start in range(0, len(first), chunk_size)]
-    )
-    return features if len(first) == len(numbers) else features[place]
+    # One chunk after the other, rather than a copy of all pixels.
+    chunks = frames.split(chunk_size) if numbers is None else (frames[part] for part in numbers.split(chunk_size))
+    # The pixels need no gradient, which the reentrant kind would ask of its inputs.
+    run = partial(checkpoint, encode, use_reentrant=False) if recompute else encode
+    return torch.cat([run(backbone, chunk) for chunk in chunks])
 
 
-def find_repeats(frames: torch.Tensor, numbers: Sequence[int]) -> tuple[list[int], list[int]]:
-    """
-    Recognises frames with the same pixels, wherever they are.
-
-    Args:
-        frames (`torch.Tensor` of shape `(frames, channels, height, width)`): Pixels of any dtype.
-        numbers (`Sequence[int]`): Those to look at.
-
-    Returns:
-        The number of the first of each set of equal frames; and for each frame the place of its equal among those.
-    """
-    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[frames.element_size()]
-    pixels = frames.detach().view(integer)
-    # Weighted, so that a picture that only moves does not keep its sum; integers, so that equal frames get equal sums.
-    weights = torch.arange(1, 2 * pixels[0].numel(), 2, device=frames.device).reshape(pixels[0].shape)
-    sums = torch.empty(len(numbers), dtype=torch.int64, device=frames.device)
-    for place, number in enumerate(numbers):
-        # Into memory that is there: a small piece after each product would keep its memory from being used again.
-        torch.sum(pixels[number] * weights, dim=(0, 1, 2), out=sums[place])
-    first, place, seen = [], [], {}
-    for number, weighted_sum in zip(numbers, sums.tolist(), strict=True):
-        candidates = seen.setdefault(weighted_sum, [])
-        match = next((known for known in candidates if torch.equal(pixels[first[known]], pixels[number])), None)
-        if match is None:
-            match = len(first)
-            candidates.append(match)
-            first.append(number)
-        place.append(match)
-    return first, place
-
-
-def _run(backbone: PreTrainedModel, frames: torch.Tensor) -> torch.Tensor:
-    # A layer that is computed again in the backward pass must be computed in the same way then, outside this context.
-    is_recomputed = backbone.training and any(
-        getattr(module, "gradient_checkpointing", False) for module in backbone.modules()
-    )
-    return (_encode if is_recomputed else through_onednn(_encode))(backbone, frames)
-
-
-def _encode(backbone: PreTrainedModel, frames: torch.Tensor) -> torch.Tensor:
-    if can_encode_class_token(backbone):
-        return encode_class_token(backbone, frames)
+def encode(backbone: PreTrainedModel, frames: torch.Tensor) -> torch.Tensor:
+    """One vector per frame, `(frames, features)`, of all frames at once."""
     if backbone.config.model_type == "siglip2_vision_model":
         return _pool(backbone, backbone(**_cut_into_patches(frames, backbone.config.patch_size)))
     return _pool(backbone, backbone(pixel_values=frames))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_outputs import ImageClassifierOutput, ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
@@ -26,6 +26,7 @@ from .backbone_vtn import (
     load_backbone,
     load_backbone_config,
     make_backbone,
+    normalizes_over_frames,
 )
 from .configuration_vtn import VTNConfig
 from .model_card_vtn import make_model_card, replace_generic_card
@@ -63,9 +64,9 @@ class VTNModelOutput(ModelOutput):
 
 
 @dataclass
-class VTNVideoClassifierOutput(ModelOutput):
+class VTNVideoClassifierOutput(ImageClassifierOutput):
     """
-    What [`VTNForVideoClassification`] returns.
+    What [`VTNForVideoClassification`] returns: that of transformers' classifiers, and the class token's attention.
 
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
@@ -76,10 +77,6 @@ class VTNVideoClassifierOutput(ModelOutput):
             As in [`VTNModelOutput`].
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     global_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
@@ -250,39 +247,41 @@ class VTNModel(VTNPreTrainedModel):
         Raises:
             ValueError: If `pixel_values` or `attention_mask` have another shape.
         """
-        if pixel_values.ndim != 5:
-            raise ValueError(
-                "`pixel_values` must have 5 dimensions (batch, frames, channels, height, width), got the shape "
-                f"{tuple(pixel_values.shape)}."
-            )
         num_channels = getattr(self.config.backbone_config, "num_channels", 3)
-        if pixel_values.shape[2] != num_channels:
+        if pixel_values.ndim != 5 or pixel_values.shape[2] != num_channels:
             raise ValueError(
-                f"The backbone takes frames of {num_channels} channels, got `pixel_values` of shape "
-                f"{tuple(pixel_values.shape)} (batch, frames, channels, height, width)."
+                f"`pixel_values` must have 5 dimensions (batch, frames, {num_channels} channels, height, width), got "
+                f"the shape {tuple(pixel_values.shape)}."
             )
-        if 0 in pixel_values.shape[:2]:
+        if 0 in pixel_values.shape:
             raise ValueError(f"`pixel_values` holds no frames: its shape is {tuple(pixel_values.shape)}.")
         _check_mask(attention_mask, pixel_values.shape[:2])
-        # Which frames are padding is known at run time only, so a compiled or exported graph encodes them all.
-        is_graph = attention_mask is None or torch.compiler.is_compiling()
-        is_frame = None if is_graph else attention_mask.bool()
-        # In training a chunk is computed twice, which nobody pays for without having asked.
-        is_automatic = self.config.frames_per_chunk == "auto"
-        chunk_size = None if self.backbone.training and is_automatic else self.frames_per_chunk
-        features = encode_frames(
-            self.backbone,
-            pixel_values.flatten(0, 1),
-            None if is_frame is None else is_frame.flatten(),
-            chunk_size=chunk_size,
-            recompute=self.gradient_checkpointing,
-        )
-        if is_frame is not None:
-            padded = features.new_zeros(is_frame.numel(), features.shape[-1])
-            padded[is_frame.flatten()] = features
-            return padded.unflatten(0, is_frame.shape)
-        features = features.unflatten(0, pixel_values.shape[:2])
-        return features if attention_mask is None else features.masked_fill(attention_mask[..., None] == 0, 0.0)
+        frames = pixel_values.flatten(0, 1)
+        if attention_mask is None:
+            features = self._encode_frames(frames)
+        elif self._can_skip_padding(attention_mask):
+            numbers = attention_mask.flatten().nonzero()[:, 0]
+            encoded = self._encode_frames(frames, numbers)
+            features = encoded.new_zeros(len(frames), encoded.shape[1]).index_copy(0, numbers, encoded)
+        else:
+            # Pixels, too: a gradient of zero would not keep out what is infinite or not a number.
+            is_padding = attention_mask.flatten() == 0
+            features = self._encode_frames(frames.masked_fill(is_padding[:, None, None, None], 0.0))
+            features = features.masked_fill(is_padding[:, None], 0.0)
+        return features.unflatten(0, pixel_values.shape[:2])
+
+    def _can_skip_padding(self, attention_mask: torch.Tensor) -> bool:
+        """Not where the host would wait for a device to tell, unless padding would change the features of frames."""
+        if attention_mask.device.type == "meta" or torch.compiler.is_compiling():
+            return False
+        return attention_mask.device.type == "cpu" or normalizes_over_frames(self.backbone)
+
+    def _encode_frames(self, frames: torch.Tensor, numbers: torch.Tensor | None = None) -> torch.Tensor:
+        """As [`encode_frames`], in chunks where they save memory: in training, where they are computed again."""
+        recompute = self.backbone.training and self.gradient_checkpointing
+        is_chunked = not self.backbone.training or (recompute and self.config.frames_per_chunk != "auto")
+        chunk_size = self.frames_per_chunk if is_chunked else None
+        return encode_frames(self.backbone, frames, numbers, chunk_size=chunk_size, recompute=recompute)
 
     @merge_with_config_defaults
     @with_global_attentions
@@ -351,7 +350,7 @@ class VTNModel(VTNPreTrainedModel):
                     f"frame, got {tuple(inputs_embeds.shape)}."
                 )
             _check_mask(attention_mask, inputs_embeds.shape[:2])
-        _check_shape("position_ids", position_ids, inputs_embeds.shape[:2])
+        _check_positions(position_ids, attention_mask, inputs_embeds.shape[:2])
         if attention_mask is not None:
             # A weight of zero would not keep out what is infinite or not a number.
             inputs_embeds = inputs_embeds.masked_fill(attention_mask[..., None] == 0, 0.0)
@@ -571,24 +570,43 @@ def _check_shape(name: str, tensor: torch.Tensor | None, shape: torch.Size):
 
 def _check_mask(attention_mask: torch.Tensor | None, shape: torch.Size):
     _check_shape("attention_mask", attention_mask, shape)
-    if attention_mask is None or torch.compiler.is_compiling():
+    if not _is_readable(attention_mask):
         return
+    _refuse(attention_mask, (attention_mask != 0) & (attention_mask != 1), "`attention_mask` must hold 0 and 1 only")
     num_frames = attention_mask.bool().sum(dim=1)
     if not num_frames.all():
         raise ValueError(f"`attention_mask` leaves a video without frames: {num_frames.tolist()} each.")
 
 
+def _check_positions(position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, shape: torch.Size):
+    _check_shape("position_ids", position_ids, shape)
+    if position_ids is not None and not _holds_integers(position_ids):
+        raise ValueError(f"`position_ids` must be integers, the numbers of the frames, got {position_ids.dtype}.")
+    if _is_readable(position_ids):
+        is_frame = attention_mask is None or attention_mask != 0
+        _refuse(position_ids, (position_ids < 0) & is_frame, "`position_ids` must not be negative")
+
+
 def _check_labels(labels: torch.Tensor, config: VTNConfig):
     """Out-of-range labels would be an opaque assertion on a GPU, after which the process cannot use it any more."""
-    is_class_index = labels.dtype in (torch.int32, torch.int64) and config.problem_type in (
-        None,
-        "single_label_classification",
-    )
-    if not is_class_index or config.num_labels == 1 or torch.compiler.is_compiling():
-        return
-    wrong = labels[(labels != -100) & ((labels < 0) | (labels >= config.num_labels))]
-    if wrong.numel() > 0:
-        raise ValueError(f"Labels must be in [0, {config.num_labels}), got {sorted(set(wrong.tolist()))}.")
+    problem_type = config.problem_type or find_problem_type(labels, config.num_labels)
+    if problem_type == "single_label_classification" and labels.ndim == 1 and _is_readable(labels):
+        is_wrong = (labels != -100) & ((labels < 0) | (labels >= config.num_labels))
+        _refuse(labels, is_wrong, f"Labels must be in [0, {config.num_labels})")
+
+
+def _is_readable(tensor: torch.Tensor | None) -> bool:
+    """Whether its values are at hand: for those on a device, the host would have to wait."""
+    return tensor is not None and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _holds_integers(tensor: torch.Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def _refuse(tensor: torch.Tensor, is_wrong: torch.Tensor, rule: str):
+    if is_wrong.any():
+        raise ValueError(f"{rule}, got {tensor[is_wrong].unique()[:10].tolist()}.")
 
 
 VTNModel.register_for_auto_class("AutoModel")

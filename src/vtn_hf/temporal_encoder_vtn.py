@@ -14,15 +14,12 @@ from itertools import accumulate
 
 import torch
 from torch import nn
-from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_vtn import VTNConfig
-from .flex_attention_vtn import make_flex_mask
-from .onednn_vtn import run_linear
 
 
 # Frames that attend together. Two to eight windows cost the same; below, the overlap of neighbours' keys weighs in,
@@ -72,6 +69,36 @@ def make_local_mask(
     is_frame = is_frame.unfold(1, block_size + 2 * reach, block_size)
     # (B, blocks, block_size, 1 + block_size + window)
     return nn.functional.pad(in_window & is_frame[:, :, None, :], (1, 0), value=True)
+
+
+def make_flex_mask(num_frames: int, window: int, attention_mask: torch.Tensor | None, like: torch.Tensor):
+    """
+    As [`make_local_mask`], the torch `BlockMask` of T queries, the frames, and 1 + T keys, the class token first. It
+    keeps which of its blocks are not empty, `(T / 128)²` numbers: what is out of reach costs nothing.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    half, size = window // 2, 128
+    is_key = None if attention_mask is None else nn.functional.pad(attention_mask.bool(), (1, 0), value=True)
+
+    def may_attend(batch, head, query, key):
+        # Frame i is query i and key i + 1.
+        in_window = (query + 1 - key).abs() <= half
+        if is_key is not None:
+            in_window = in_window & is_key[batch, key]
+        return in_window | (key == 0)
+
+    # In each pair of blocks (query blocks, key blocks), is anything in the window?
+    query = torch.arange(0, num_frames, size, device=like.device)[:, None]
+    key = torch.arange(0, 1 + num_frames, size, device=like.device)[None, :]
+    in_reach = ((query + 1 - key).abs() < size + half) | (key == 0)
+    return BlockMask.from_kv_blocks(
+        in_reach.sum(dim=1, dtype=torch.int32)[None, None],
+        in_reach.int().argsort(dim=1, descending=True, stable=True).int()[None, None],
+        BLOCK_SIZE=size,
+        mask_mod=may_attend,
+        seq_lengths=(num_frames, 1 + num_frames),
+    )
 
 
 def count_blocks(num_frames: int, block_size: int) -> int:
@@ -124,13 +151,12 @@ def split_into_overlapping_slabs(states: torch.Tensor, sizes: list[int], reach: 
     Cuts the frames of `(B, N, H)` into slabs `(B, 1 + reach + size + reach, H)`: as many frames as the sizes say,
     `reach` more on either side, and the class token before them. Where there is no frame, there is some other.
     """
-    first = accumulate(sizes[:-1], initial=0)
-    rows = [
-        nn.functional.pad(torch.arange(start - reach, start + size + reach).clamp(0, states.shape[1] - 2) + 1, (1, 0))
-        for start, size in zip(first, sizes, strict=True)
-    ]
+    rows = []
+    for start, size in zip(accumulate(sizes[:-1], initial=0), sizes, strict=True):
+        row = torch.arange(1 + start - reach, 1 + start + size + reach, device=states.device)
+        rows.append(nn.functional.pad(row.clamp(1, states.shape[1] - 1), (1, 0)))
     # In one go, as the gradient of a slice is as large as what it was cut from.
-    return states.index_select(1, torch.cat(rows).to(states.device)).split([len(row) for row in rows], dim=1)
+    return states.index_select(1, torch.cat(rows)).split([len(row) for row in rows], dim=1)
 
 
 def recompute_if_long(function: Callable, num_frames: int) -> Callable:
@@ -171,15 +197,15 @@ class VTNAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        local_mask: torch.Tensor | BlockMask,
+        local_mask: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         class_token_only: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """
         Args:
             hidden_states (`torch.Tensor` of shape `(B, N, H)`): The class token, then the frames.
-            local_mask (`torch.Tensor` or `BlockMask`): What [`make_local_mask`] gives; for flex attention, what
-                [`make_flex_mask`] gives.
+            local_mask (`torch.Tensor` or torch's `BlockMask`): What [`make_local_mask`] gives; for flex attention,
+                what [`make_flex_mask`] gives.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for frames, 0 for padding.
             class_token_only (`bool`, *optional*, defaults to `False`): Leave out what only the frames need.
 
@@ -189,7 +215,7 @@ class VTNAttention(nn.Module):
         """
         if class_token_only:
             class_token, global_weights = self.attend_globally(hidden_states, attention_mask)
-            output = run_linear(self.output, class_token)
+            output = self.output(class_token)
             if torch.is_grad_enabled():
                 output = output + self._zero_from_unused()
             return output, None, global_weights
@@ -197,7 +223,7 @@ class VTNAttention(nn.Module):
             class_token, frames, weights = self.attend_eagerly(hidden_states, local_mask, attention_mask)
             return self._project(class_token, frames, attention_mask), weights, weights[:, :, 0]
         class_token, global_weights = self.attend_globally(hidden_states, attention_mask)
-        if isinstance(local_mask, BlockMask):
+        if self.config._attn_implementation == "flex_attention":
             output = self._project(class_token, self.attend_flexibly(hidden_states, local_mask), attention_mask)
         else:
             output = self.attend_locally(class_token, hidden_states, local_mask, attention_mask)
@@ -205,7 +231,7 @@ class VTNAttention(nn.Module):
 
     def _project_locally(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query, key and value `(B, N, H)` of what attends within the window."""
-        return tuple(run_linear(layer, hidden_states) for layer in (self.query, self.key, self.value))
+        return tuple(layer(hidden_states) for layer in (self.query, self.key, self.value))
 
     def _project(
         self, class_token: torch.Tensor | None, frames: torch.Tensor, attention_mask: torch.Tensor | None
@@ -214,7 +240,7 @@ class VTNAttention(nn.Module):
         if attention_mask is not None:
             # As Longformer does: nothing is attended to from padding.
             frames = frames * attention_mask[..., None].to(frames.dtype)
-        return run_linear(self.output, frames if class_token is None else torch.cat([class_token, frames], dim=1))
+        return self.output(frames if class_token is None else torch.cat([class_token, frames], dim=1))
 
     def _zero_from_unused(self) -> torch.Tensor | float:
         """
@@ -242,7 +268,7 @@ class VTNAttention(nn.Module):
         scores = torch.cat([self.score_globally(hidden_states, attention_mask)[:, :, None], local_scores], dim=2)
         weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
         dropped = nn.functional.dropout(weights, p=self.attention_dropout, training=self.training)
-        class_token = self._average_globally(dropped[:, :, 0], hidden_states).flatten(1)[:, None]
+        class_token = self.average_global_values(dropped[:, :, 0], hidden_states).flatten(1)[:, None]
         frames = torch.matmul(dropped[:, :, 1:], value).transpose(1, 2).flatten(2)
         return class_token, frames, weights
 
@@ -272,7 +298,7 @@ class VTNAttention(nn.Module):
         outputs[-1] = nn.functional.pad(outputs[-1], (0, 0, 0, -tail))
         return torch.cat(outputs, dim=1)
 
-    def attend_flexibly(self, hidden_states: torch.Tensor, local_mask: BlockMask) -> torch.Tensor:
+    def attend_flexibly(self, hidden_states: torch.Tensor, local_mask: torch.Tensor) -> torch.Tensor:
         """Output `(B, T, H)` of the frames, by flex attention, which needs no blocks laid out in memory."""
         query, key, value = (
             self._split_heads(states).transpose(1, 2) for states in self._project_locally(hidden_states)
@@ -308,9 +334,7 @@ class VTNAttention(nn.Module):
         frames = self._attend(query, key, value, local_mask).flatten(2).unflatten(0, (batch_size, -1)).flatten(1, 2)
         return self._project(class_token, frames, frame_mask)
 
-    def _attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | BlockMask
-    ) -> torch.Tensor:
+    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Output `(B, queries, h, d)` of the attention implementation, for queries, keys and values `(B, h, …, d)`."""
         output, _ = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
             self,
@@ -330,54 +354,28 @@ class VTNAttention(nn.Module):
         scores = self.score_globally(hidden_states, attention_mask)
         weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
         dropped = nn.functional.dropout(weights, p=self.attention_dropout, training=self.training)
-        return self._average_globally(dropped, hidden_states).flatten(1)[:, None], weights
+        return self.average_global_values(dropped, hidden_states).flatten(1)[:, None], weights
 
     def score_globally(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Scores `(B, h, N)` of all tokens for the class token."""
-        query = self._split_heads(run_linear(self.query_global, hidden_states[:, 0])) * self.scaling
-        scores = self._score_globally(query, hidden_states)
+        query = self._split_heads(self.query_global(hidden_states[:, 0])) * self.scaling
+        scores = self.multiply_by_global_keys(query, hidden_states)
         if attention_mask is None:
             return scores
         is_padding = nn.functional.pad(attention_mask == 0, (1, 0))
         return scores.masked_fill(is_padding[:, None], torch.finfo(scores.dtype).min)
 
-    def _score_globally(self, query: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Scores `(B, h, N)` of all tokens for the class token's query `(B, h, d)`."""
-        if not _is_plain_linear(self.key_global):
-            return torch.einsum("bhd,bnhd->bhn", query, self._split_heads(self.key_global(hidden_states)))
-        # There is one query per video, so W_key goes into it instead of onto every frame:
-        # (W_key x + b) · q = x · (W_keyᵀ q) + b · q
-        weight, bias = (self._heads_first(part) for part in (self.key_global.weight, self.key_global.bias))
-        folded_query = torch.bmm(query.transpose(0, 1), weight).transpose(0, 1)
-        return torch.matmul(folded_query, hidden_states.transpose(1, 2)) + (query * bias).sum(-1, keepdim=True)
+    def multiply_by_global_keys(self, query: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Products `(B, h, N)` of the class token's query `(B, h, d)` and the global keys of all tokens."""
+        return torch.einsum("bhd,bnhd->bhn", query, self._split_heads(self.key_global(hidden_states)))
 
-    def _average_globally(self, weights: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Averages `(B, h, d)` of all tokens' global values by weights `(B, h, N)`."""
-        if not _is_plain_linear(self.value_global):
-            return torch.einsum("bhn,bnhd->bhd", weights, self._split_heads(self.value_global(hidden_states)))
-        # For the same reason W_value comes after the average: Σ p (W_value x + b) = W_value (Σ p x) + b Σ p
-        weight, bias = (self._heads_first(part) for part in (self.value_global.weight, self.value_global.bias))
-        average = torch.matmul(weights, hidden_states)
-        values = torch.bmm(average.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
-        return values + bias * weights.sum(-1, keepdim=True)
-
-    def _heads_first(self, parameter: torch.Tensor) -> torch.Tensor:
-        """`(H, …)` to `(h, d, …)`."""
-        return parameter.unflatten(0, (self.num_heads, self.head_dim))
+    def average_global_values(self, weights: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Averages `(B, h, d)` of the global values of all tokens by weights `(B, h, N)`."""
+        return torch.einsum("bhn,bnhd->bhd", weights, self._split_heads(self.value_global(hidden_states)))
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """`(…, H)` to `(…, h, d)`."""
         return states.unflatten(-1, (self.num_heads, self.head_dim))
-
-
-def _is_plain_linear(module: nn.Module) -> bool:
-    """Whether the weight is all there is to it: no adapter, no quantisation, no shard, not offloaded."""
-    return (
-        type(module) is nn.Linear
-        and type(module.weight) is nn.Parameter
-        and module.weight.device.type != "meta"
-        and not hasattr(module, "_hf_hook")
-    )
 
 
 class VTNMLP(nn.Module):
@@ -407,7 +405,7 @@ class VTNLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        local_mask: torch.Tensor | BlockMask,
+        local_mask: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         class_token_only: bool = False,
     ) -> torch.Tensor:
@@ -427,7 +425,7 @@ class VTNLayer(GradientCheckpointingLayer):
     def _feed_forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The normalised states and what the feed-forward network adds to them."""
         hidden_states = self.attention_norm(hidden_states)
-        return hidden_states, run_linear(self.mlp, hidden_states)
+        return hidden_states, self.mlp(hidden_states)
 
 
 class VTNEmbeddings(nn.Module):
@@ -454,6 +452,7 @@ class VTNEmbeddings(nn.Module):
         """`(B, T, H)` frames at positions `(B, T)` to `(B, N, H)`."""
         tokens = torch.cat([self.cls_token.expand(frame_embeds.shape[0], -1, -1), frame_embeds], dim=1)
         if self.position_embedding_type != "none":
+            position_ids = position_ids.long()
             if self.position_overflow == "spread":
                 position_ids = self.spread_positions(position_ids, attention_mask)
             # The original wraps positions in the same way, and gives the last two rows to the same two uses.

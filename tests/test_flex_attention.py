@@ -6,7 +6,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 from torch.testing import assert_close
 
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNModel
-from vtn_hf.flex_attention_vtn import make_flex_mask
+from vtn_hf.temporal_encoder_vtn import make_flex_mask
 
 
 # Of one frame, around a block of 128, and of several.

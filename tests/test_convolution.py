@@ -1,0 +1,101 @@
+"""Convolutions with packed weights: what torch's give, in every geometry, and only at inference in float32."""
+
+import pytest
+import torch
+from torch import nn
+
+from vtn_hf.optimization import convolution, share_weights
+from vtn_hf.optimization.convolution import get_padding, is_packed, pack
+
+
+GEOMETRIES = {
+    "plain": {"kernel_size": 3},
+    "pointwise": {"kernel_size": 1, "bias": False},
+    "stride": {"kernel_size": 7, "stride": 2, "padding": 3},
+    "not_square": {"kernel_size": (3, 5), "padding": (1, 2), "stride": (1, 2)},
+    "dilated": {"kernel_size": 3, "dilation": 2, "padding": 2},
+    "depthwise": {"kernel_size": 5, "padding": 2, "groups": 8},
+    "groups": {"kernel_size": 3, "padding": 1, "groups": 4, "bias": False},
+    "same": {"kernel_size": (3, 5), "padding": "same"},
+    "valid": {"kernel_size": 3, "padding": "valid"},
+}
+
+
+@pytest.fixture(params=[True, False], ids=["packed", "folded"])
+def kernels(request, monkeypatch):
+    """With oneDNN's kernel and without."""
+    if request.param and not convolution._has_packed_convolution():
+        pytest.skip("this torch has no such kernel")
+    monkeypatch.setattr(convolution, "_has_packed_convolution", lambda: request.param)
+
+
+def make_layers(norm=True, affine=True, **geometry):
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(8, 16, **geometry))
+    if norm:
+        layers.append(nn.BatchNorm2d(16, affine=affine))
+        for tensor in (*layers[1].parameters(), layers[1].running_mean, layers[1].running_var):
+            nn.init.uniform_(tensor, 0.5, 2)
+    return layers.eval()
+
+
+def pack_copy(layers):
+    fast = share_weights(layers)
+    pack(*fast)
+    return fast
+
+
+@pytest.mark.parametrize("norm", [True, False], ids=["norm", "alone"])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_every_geometry_and_size(name, norm, kernels):
+    layers = make_layers(norm, **GEOMETRIES[name])
+    fast = pack_copy(layers)
+    with torch.no_grad():
+        for shape in ((2, 8, 9, 9), (1, 8, 16, 13), (5, 8, 7, 30)):
+            states = torch.randn(shape)
+            assert is_packed(fast[0], states)
+            torch.testing.assert_close(fast(states), layers(states), atol=1e-4, rtol=1e-4)
+
+
+def test_normalisation_without_weights(kernels):
+    layers = make_layers(kernel_size=3, affine=False)
+    with torch.no_grad():
+        states = torch.randn(2, 8, 9, 9)
+        torch.testing.assert_close(pack_copy(layers)(states), layers(states), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "geometry, padding",
+    [
+        ({"padding": 1}, (1, 1)),
+        ({"padding": "same", "kernel_size": 5, "dilation": 2}, (4, 4)),
+        ({"padding": "same", "kernel_size": 4}, None),
+        ({"padding": 1, "padding_mode": "reflect"}, None),
+    ],
+)
+def test_padding(geometry, padding):
+    assert get_padding(nn.Conv2d(4, 4, **{"kernel_size": 3, **geometry})) == padding
+
+
+@pytest.mark.parametrize("case", ["training", "gradients", "bfloat16", "disabled"])
+def test_everything_else_is_left_alone(case):
+    layers = make_layers(kernel_size=3)
+    states = torch.randn(2, 8, 9, 9)
+    if case == "training":
+        layers.train()
+    if case == "bfloat16":
+        layers, states = layers.bfloat16(), states.bfloat16()
+    fast = pack_copy(layers)
+    with torch.set_grad_enabled(case == "gradients"), torch.backends.mkldnn.flags(enabled=case != "disabled"):
+        assert not is_packed(fast[0], states)
+        statistics = layers[1].running_mean.clone()
+        expected = layers(states)
+        layers[1].running_mean.copy_(statistics)
+        assert torch.equal(fast(states), expected)
+        assert torch.equal(layers[1].running_mean, statistics) == (case != "training")
+
+
+def test_frozen_weights_are_packed_with_gradients_elsewhere():
+    layers = make_layers(kernel_size=3).requires_grad_(False)
+    states = torch.randn(2, 8, 9, 9)
+    assert is_packed(pack_copy(layers)[0], states) and not is_packed(pack_copy(layers)[0], states.requires_grad_())
