@@ -12,6 +12,7 @@ processors and a model card, and loads with `pipeline("video-classification", mo
 on from its last checkpoint when the same command is given again.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -25,7 +26,6 @@ import torch
 import yaml
 from torch.utils.data import Dataset
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.arguments import CollectionArguments
@@ -36,11 +36,18 @@ from vtn_hf.data.coverage import SkippedVideos, report_coverage
 from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo
 from vtn_hf.inference.attention import Look, look_at_example
 from vtn_hf.inference.whole_video import to_scores
+from vtn_hf.processes import together
 from vtn_hf.training.arguments import VTNTrainingArguments
 from vtn_hf.training.checkpoints import load_to_fine_tune
 from vtn_hf.training.metrics import compute_average_precision, compute_top_accuracy, keep_logits
+from vtn_hf.training.min_coverage import CheckCoverage, check_coverage
 from vtn_hf.training.report import Evaluation, write_report
+from vtn_hf.training.runs import Run, describe_run
 from vtn_hf.training.trainer import SetEpoch, VTNTrainer
+
+
+# Arguments that name what the run is made from.
+SOURCES = ("model_name_or_path", "backbone_name_or_path", "data_dir", "features")
 
 
 @dataclass
@@ -116,6 +123,9 @@ class DataArguments(CollectionArguments):
     num_repeats: int = field(
         default=1, metadata={"help": "Clips per video and step: a batch holds so many times its number of videos."}
     )
+    min_coverage: float = field(
+        default=0.5, metadata={"help": "Share of the videos of a split that must be readable; else training stops."}
+    )
 
 
 def parse_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments, VTNTrainingArguments]:
@@ -170,16 +180,6 @@ def make_model(model_args: ModelArguments, data_args: DataArguments, labels: lis
     return VTNForVideoClassification(VTNConfig(**fields))
 
 
-def find_checkpoint(training_args: TrainingArguments) -> str | None:
-    """The checkpoint to go on from: the one asked for, else the last one that an earlier call of the command left."""
-    checkpoint = training_args.resume_from_checkpoint
-    if checkpoint is None and Path(training_args.output_dir).is_dir():
-        checkpoint = get_last_checkpoint(training_args.output_dir)
-    if checkpoint is not None:
-        print(f"Going on from {checkpoint}; to start anew, choose another --output_dir.")
-    return checkpoint
-
-
 def complete_arguments(model_args: ModelArguments, data_args: DataArguments):
     """Checks that there is one source of data; where that is cached features, it says which model they belong to."""
     if (data_args.data_dir is None) == (data_args.features is None):
@@ -229,12 +229,24 @@ class Data:
     def report_coverage(self) -> dict[str, dict]:
         """How much of each split was used, and what was not."""
         report = {}
-        for split, videos in self.splits.items():
+        for split in self.splits:
             bad = [{"video": name, "reason": why, "times": 0} for name, why in self.bad.get(split, {}).items()]
-            num_videos = None if isinstance(videos, datasets.IterableDataset) else len(videos) + len(bad)
+            num_videos = self.count_videos(split)
+            num_videos = None if num_videos is None else num_videos + len(bad)
             damaged = bad + (self.skipped[split].summarize() if split in self.skipped else [])
             report[split] = report_coverage(num_videos, self.missing.get(split, []), damaged)
         return report
+
+    def count_videos(self, split: str) -> int | None:
+        """Videos of a data set; `None` if it is a stream."""
+        return None if isinstance(self.splits[split], datasets.IterableDataset) else len(self.splits[split])
+
+    def check_coverage(self, min_coverage: float):
+        """Makes sure that enough videos are left of each split."""
+        for split in self.splits:
+            num_videos, num_left_out = self.count_videos(split), self.count_left_out(split)
+            if num_videos is not None:
+                check_coverage(num_videos, num_videos + num_left_out, min_coverage, f"videos of {split}")
 
     def count_left_out(self, split: str) -> int:
         """Videos that were annotated, but are no part of the data set."""
@@ -337,7 +349,11 @@ def write_coverage(path: Path, report: dict[str, dict]):
 
 
 def make_trainer(
-    model: VTNForVideoClassification, processor: VTNVideoProcessor, data: Data, training_args: TrainingArguments
+    model: VTNForVideoClassification,
+    processor: VTNVideoProcessor,
+    data: Data,
+    training_args: TrainingArguments,
+    min_coverage: float,
 ) -> VTNTrainer:
     """Puts model and data together."""
     model.config.num_frames = processor.num_frames
@@ -347,6 +363,10 @@ def make_trainer(
     # Torch warns, at each loader, of pinned memory where there is no accelerator.
     training_args.dataloader_pin_memory &= training_args.device.type != "cpu"
     compute_metrics = compute_average_precision if data.is_multi_label else compute_top_accuracy
+    callbacks = [SetEpoch(data.epoch_aware)]
+    if "train" in data.skipped:
+        num_videos = data.count_videos("train")
+        callbacks.append(CheckCoverage(data.skipped["train"], num_videos, data.count_left_out("train"), min_coverage))
     return VTNTrainer(
         model=model,
         args=training_args,
@@ -354,34 +374,21 @@ def make_trainer(
         eval_dataset=data.splits.get("val"),
         data_collator=collate_videos,
         processing_class=processor,
-        compute_metrics=partial(compute_metrics, num_missing=data.count_left_out("val")),
+        compute_metrics=partial(compute_metrics, num_missing=data.count_left_out("val"), min_coverage=min_coverage),
         preprocess_logits_for_metrics=keep_logits,
-        callbacks=[SetEpoch(data.epoch_aware)],
+        callbacks=callbacks,
     )
 
 
-def train(
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    training_args: TrainingArguments,
-    make_model: Callable = make_model,
-) -> VTNTrainer:
-    """Trains, evaluates on whole videos and saves; returns the trainer."""
-    set_seed(training_args.seed)
-    complete_arguments(model_args, data_args)
-    processor = make_processor(model_args, data_args)
-    data = load_data(data_args, training_args, processor)
-    model = make_model(model_args, data_args, data.class_names)
-    if data_args.features is not None:
-        FeatureCacheInfo.load(data_args.features).check(model.vtn.backbone)
-    if model_args.freeze_backbone:
-        model.freeze_backbone()
+def complete(trainer: VTNTrainer, data: Data, checkpoint: str | None):
+    """Trains, from a checkpoint on or from the start, and writes the results."""
+    model = trainer.model
     print(f"Training {model.num_parameters(only_trainable=True):,} of {model.num_parameters():,} parameters.")
-    trainer = make_trainer(model, processor, data, training_args)
-    checkpoint = find_checkpoint(training_args)
     if checkpoint is None:
         for skipped in data.skipped.values():
             skipped.clear()
+    else:
+        print(f"Going on from {checkpoint}; --overwrite_output_dir begins anew.")
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.log_metrics("train", result.metrics)
@@ -389,21 +396,74 @@ def train(
     if "val" in data.splits:
         evaluate(trainer, data, result.metrics)
     if trainer.is_world_process_zero():
-        write_coverage(Path(training_args.output_dir, "coverage.json"), data.report_coverage())
+        write_coverage(Path(trainer.args.output_dir, "coverage.json"), data.report_coverage())
     trainer.save_state()
+
+
+def write_card(trainer: VTNTrainer, model_args: ModelArguments, data_args: DataArguments):
+    """Writes the model card, and pushes everything to the Hub if that is wanted."""
     card = {
         "dataset": Path(data_args.data_dir or data_args.features).name,
         "base_model": model_args.model_name_or_path or model_args.backbone_name_or_path,
     }
-    if training_args.push_to_hub:
+    if trainer.args.push_to_hub:
         trainer.push_to_hub(**card)
     else:
         trainer.create_model_card(**card)
+
+
+def begin_run(run: Run, trainer: VTNTrainer, data: Data, arguments: dict[str, Any]):
+    """Remembers in the folder of the run what it is made with, or compares it with what is remembered there."""
+    if trainer.is_world_process_zero():
+        settings, notes = describe_run(trainer, data.class_names, data.splits, arguments)
+        for change in run.begin(settings, notes, trainer.args.overwrite_output_dir):
+            print(f"Going on, although {change}.")
+    trainer.accelerator.wait_for_everyone()
+
+
+def train(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: VTNTrainingArguments,
+    make_model: Callable = make_model,
+) -> VTNTrainer | None:
+    """Trains, evaluates on whole videos and saves; returns the trainer, or nothing if all was done already."""
+    arguments = vars(model_args) | vars(data_args)
+    run = Run(training_args.output_dir)
+    run.check_sources({name: arguments[name] for name in SOURCES})
+    set_seed(training_args.seed)
+    with run.locked() if training_args.process_index == 0 else contextlib.nullcontext():
+        complete_arguments(model_args, data_args)
+        processor = make_processor(model_args, data_args)
+        data = load_data(data_args, training_args, processor)
+        data.check_coverage(data_args.min_coverage)
+        model = make_model(model_args, data_args, data.class_names)
+        if data_args.features is not None:
+            FeatureCacheInfo.load(data_args.features).check(model.vtn.backbone)
+        if model_args.freeze_backbone:
+            model.freeze_backbone()
+        trainer = make_trainer(model, processor, data, training_args, data_args.min_coverage)
+        begin_run(run, trainer, data, arguments)
+        if run.is_finished:
+            print(f"{run.folder} is finished; nothing is left to do. --overwrite_output_dir begins anew.")
+            return None
+        complete(trainer, data, run.find_checkpoint(training_args.resume_from_checkpoint))
+        write_card(trainer, model_args, data_args)
+        if trainer.is_world_process_zero():
+            run.finish()
     return trainer
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    try:
+        with together():
+            train(*parse_arguments(sys.argv[1:] if arguments is None else arguments))
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    accelerator = train(*parse_arguments(sys.argv[1:])).accelerator
-    # Others have nothing to do while the first one writes the report; one that ends alone may end with an error.
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    sys.exit(main())

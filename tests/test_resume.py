@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -14,11 +15,12 @@ import torch
 from example_runs import EXAMPLES, ROOT, SETTINGS, as_flags, make_launcher
 from safetensors.torch import load_file
 from tiny_models import make_vit_vtn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from drawn_videos.motion_clips import write_motion_clips
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.training.arguments import VTNTrainingArguments
 from vtn_hf.training.trainer import VTNTrainer
 
 
@@ -33,13 +35,15 @@ class Clips(torch.utils.data.Dataset):
         return {"pixel_values": torch.randn(4, 3, 16, 16, generator=generator), "labels": torch.tensor(index % 2)}
 
 
-def make_trainer(output_dir: Path, compute_metrics=None, seed: int = 0, **arguments) -> VTNTrainer:
+def make_trainer(
+    output_dir: Path, compute_metrics=None, seed: int = 0, arguments_class=TrainingArguments, **arguments
+) -> VTNTrainer:
     """With a ViT, whose weights have other names in files; `seed` is that of its first weights."""
     settings = {"per_device_train_batch_size": 2, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 1}
     settings |= {"logging_steps": 1, "disable_tqdm": True, "use_cpu": True, "learning_rate": 1e-2} | arguments
     return VTNTrainer(
         model=make_vit_vtn(seed, num_labels=2),
-        args=TrainingArguments(str(output_dir), **settings),
+        args=arguments_class(str(output_dir), **settings),
         train_dataset=Clips(),
         eval_dataset=Clips(),
         processing_class=VTNVideoProcessor(),
@@ -60,7 +64,7 @@ def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.
 def test_any_checkpoint_leads_to_the_same_weights(tmp_path: Path, step: int):
     whole = make_trainer(tmp_path / "run")
     whole.train()
-    resumed = make_trainer(tmp_path / "resumed", seed=1)
+    resumed = make_trainer(tmp_path / "resumed", seed=1, save_strategy="no")
     resumed.train(resume_from_checkpoint=str(tmp_path / f"run/checkpoint-{step}"))
 
     assert_same_weights(whole.model.state_dict(), resumed.model.state_dict())
@@ -100,7 +104,7 @@ def test_a_failed_save_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypat
     monkeypatch.undo()
     resumed = make_trainer(tmp_path, seed=1)
     resumed.train(resume_from_checkpoint=True)
-    whole = make_trainer(tmp_path / "whole")
+    whole = make_trainer(tmp_path / "whole", save_strategy="no")
     whole.train()
     assert_same_weights(whole.model.state_dict(), resumed.model.state_dict())
 
@@ -138,6 +142,131 @@ def test_the_best_checkpoint_is_kept_and_found(tmp_path: Path):
     assert json.loads((best / "trainer_state.json").read_text())["best_model_checkpoint"] == str(best)
     assert_same_weights(read_module_weights(best), trainer.model.state_dict())
     assert {path.name for path in tmp_path.iterdir()} <= {best.name, "checkpoint-12"}
+
+
+@pytest.mark.parametrize("logging_steps", [5, 7])
+def test_the_curve_of_a_resumed_run_is_that_of_the_whole_one(tmp_path: Path, logging_steps: int):
+    """Where a checkpoint lies between two points, too."""
+    whole = make_trainer(tmp_path / "run", logging_steps=logging_steps)
+    whole.train()
+    resumed = make_trainer(tmp_path / "resumed", seed=1, logging_steps=logging_steps)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-8"))
+    curves = [
+        [(entry["step"], entry.get("loss"), entry.get("train_loss")) for entry in trainer.state.log_history]
+        for trainer in (whole, resumed)
+    ]
+    assert curves[0] == curves[1]
+
+
+FILES = (
+    "model.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+    "training_args.bin",
+)
+
+
+def make_averaging_trainer(output_dir: Path) -> VTNTrainer:
+    return make_trainer(output_dir, seed=1, arguments_class=VTNTrainingArguments, ema_decay=0.9, max_steps=3)
+
+
+@pytest.fixture(scope="module")
+def three_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run")
+    make_averaging_trainer(path).train()
+    return path
+
+
+@pytest.mark.parametrize("file", [*FILES, "ema.pt"])
+def test_a_checkpoint_that_lacks_a_file_is_refused(three_checkpoints: Path, tmp_path: Path, file: str):
+    shutil.copytree(three_checkpoints, tmp_path, dirs_exist_ok=True)
+    trainer = make_averaging_trainer(tmp_path)
+    path = tmp_path / "checkpoint-3" / file
+    content = path.read_bytes()
+    # The last is what a loss of power may leave.
+    for damage in (content[:-20], content[: len(content) // 2], b"", bytes(len(content))):
+        path.write_bytes(damage)
+        with pytest.raises(
+            ValueError, match=rf"There is no going on from .*checkpoint-3: .*/{file} is damaged"
+        ) as error:
+            trainer.train(resume_from_checkpoint=True)
+        assert f"{tmp_path}/checkpoint-2, before it, is whole" in str(error.value)
+    path.unlink()
+    (tmp_path / "checkpoint-2/scheduler.pt").unlink()
+    with pytest.raises(ValueError, match=rf"/{file} is missing.*checkpoint-1, before it, is whole"):
+        trainer.train(resume_from_checkpoint=True)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert trainer.state.global_step == 3
+
+
+def test_all_that_is_wrong_is_named(tmp_path: Path):
+    make_trainer(tmp_path, max_steps=1).train()
+    for file in FILES[1:4]:
+        (tmp_path / "checkpoint-1" / file).unlink()
+    with pytest.raises(ValueError, match="optimizer.pt is missing.*scheduler.pt is missing.*rng_state.pth is missing"):
+        make_trainer(tmp_path, max_steps=1).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_other_processes_is_refused(tmp_path: Path):
+    make_trainer(tmp_path, max_steps=1).train()
+    (tmp_path / "checkpoint-1/rng_state.pth").rename(tmp_path / "checkpoint-1/rng_state_0.pth")
+    with pytest.raises(ValueError, match="rng_state.pth is missing"):
+        make_trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=True)
+
+
+def test_files_are_on_the_disk_before_the_checkpoint_has_its_name(tmp_path: Path, monkeypatch):
+    events = []
+    sync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: events.append(os.readlink(f"/proc/self/fd/{handle}")) or sync(handle)
+    )
+    monkeypatch.setattr(Path, "rename", lambda self, target: events.append("rename") or rename(self, target))
+    make_trainer(tmp_path, max_steps=1).train()
+    place = events.index("rename")
+    assert {str(tmp_path / "_unfinished/checkpoint-1" / file) for file in FILES} <= set(events[:place])
+    assert events[place + 1 :] == [str(tmp_path)]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_at_once(tmp_path: Path):
+    trainer = make_trainer(tmp_path, learning_rate=1e30, max_grad_norm=0)
+    with pytest.raises(FloatingPointError, match="The loss of step 2 is (nan|inf)"):
+        trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path):
+    class Spoil(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            if state.global_step == 2:
+                torch.nn.init.constant_(model.classifier.out_proj.bias, float("nan"))
+
+    trainer = make_trainer(tmp_path)
+    trainer.add_callback(Spoil)
+    with pytest.raises(FloatingPointError, match="After step 2 the weights classifier.out_proj.bias are not finite"):
+        trainer.train()
+    assert get_last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-1")
+    with pytest.raises(FloatingPointError, match="so it has no accuracy"):
+        trainer.evaluate()
+
+
+def test_the_best_checkpoint_is_found_in_a_folder_that_was_moved(tmp_path: Path):
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    make_trainer(tmp_path / "run", max_steps=3, **settings).train()
+    state = json.loads((tmp_path / "run/checkpoint-3/trainer_state.json").read_text())
+    (tmp_path / "run").rename(tmp_path / "moved")
+    # The best one so far stays the best.
+    worse = settings | {"learning_rate": 1e3, "max_steps": 4}
+    resumed = make_trainer(tmp_path / "moved", seed=1, **worse)
+    resumed.train(resume_from_checkpoint=True)
+    best = tmp_path / f"moved/checkpoint-{state['best_global_step']}"
+    assert resumed.state.best_model_checkpoint == str(best)
+    assert_same_weights(read_module_weights(best), resumed.model.state_dict())
+
+    shutil.rmtree(best)
+    with pytest.raises(ValueError, match=f"{best.name}, the best checkpoint so far, is missing"):
+        make_trainer(tmp_path / "moved", **worse).train(resume_from_checkpoint=str(tmp_path / "moved/checkpoint-4"))
 
 
 def run_train(*arguments: object, num_processes: int, kill_at: tuple[int, float] | None = None) -> int:

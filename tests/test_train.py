@@ -3,17 +3,19 @@
 import csv
 import html
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from example_runs import EXAMPLES, SETTINGS, as_flags, launch
+from example_runs import EXAMPLES, SETTINGS, as_flags, launch, take_stock
 from video_files import write_shards
 
 from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
 from vtn_hf import VTNForVideoClassification
 from vtn_hf.data.coverage import NO_LABEL
 from vtn_hf.data.scan import scan_videos
+from vtn_hf.training.runs import Run
 
 
 sys.path.insert(0, str(EXAMPLES))
@@ -30,9 +32,14 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
+@pytest.fixture(scope="module")
+def original_clips(tmp_path_factory):
+    return write_motion_clips(tmp_path_factory.mktemp("clips") / "clips", num_train=40, num_val=20, num_workers=1)
+
+
 @pytest.fixture
-def clips(tmp_path):
-    return write_motion_clips(tmp_path / "clips", num_train=40, num_val=20, num_workers=1)
+def clips(original_clips, tmp_path):
+    return shutil.copytree(original_clips, tmp_path / "clips")
 
 
 def test_a_damaged_collection_trains_to_the_end(clips, tmp_path, capsys):
@@ -69,11 +76,120 @@ def test_a_damaged_collection_trains_to_the_end(clips, tmp_path, capsys):
     assert all(str(path) in report for paths in damaged.values() for path in paths)
 
 
-def test_a_new_run_forgets_what_an_older_one_skipped(clips, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/skipped_train.jsonl").write_text('{"video": "old.mp4", "reason": "old"}\n')
+def fail(capsys, data_dir, output_dir, **settings) -> str:
+    """What is printed of a mistake: one line, after which the exit status is not 0."""
+    settings = SETTINGS | settings | {"data_dir": data_dir} | ({"output_dir": output_dir} if output_dir else {})
+    capsys.readouterr()
+    assert train_script.main(as_flags(settings)) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("train.py: error: ")
+    return line
+
+
+def test_a_run_without_a_folder_is_refused(clips, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "Give --output_dir" in fail(capsys, clips, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["clips"]
+
+
+def test_a_used_folder_is_finished_gone_on_with_or_refused(clips, tmp_path, capsys):
+    run = tmp_path / "run"
+    train(clips, run, max_steps=2)
+    before = take_stock(run)
+    capsys.readouterr()
+    assert train(clips, run, max_steps=2, dataloader_num_workers=1) is None
+    printed = capsys.readouterr().out
+    assert f"{run} is finished; nothing is left to do." in printed
+    assert "Going on, although dataloader_num_workers was 0, not 1." in printed
+    assert set(changed(run, before)) == {"run.json"}
+
+    before = take_stock(run)
+    message = fail(capsys, clips, run, max_steps=2, learning_rate=0.1, clip_num_frames=2, crop_size=8)
+    assert "learning_rate was 5e-05, not 0.1" in message
+    assert "clip_num_frames was 4, not 2" in message
+    assert "processor.crop_size.height was 16, not 8" in message
+    assert "--overwrite_output_dir" in message and "; max_steps" not in message
+    # Other videos, and other classes.
+    others = write_motion_clips(tmp_path / "others", num_train=10, num_val=10, num_workers=1)
+    message = fail(capsys, others, run, max_steps=2)
+    assert "videos was ['train: 40 videos" in message and "not ['train: 10 videos" in message
+    for split in ("train", "val"):
+        (others / split / CLASS_NAMES[0]).rename(others / split / "renamed")
+    assert "classes was [" in fail(capsys, others, run, max_steps=2)
+    assert changed(run, before) == []
+
+    (run / "mine.txt").write_text("mine")
+    trainer = train(others, run, max_steps=1, learning_rate=0.1, overwrite_output_dir="true")
+    assert trainer.state.global_step == 1
+    assert "renamed" in VTNForVideoClassification.from_pretrained(run).config.label2id
+    assert (run / "mine.txt").read_text() == "mine"
+
+
+def changed(folder, before):
+    after = take_stock(folder)
+    return [name for name in before.keys() | after.keys() if before.get(name) != after.get(name) and name != "."]
+
+
+def test_two_runs_at_once_in_one_folder(clips, tmp_path, capsys):
+    with Run(tmp_path / "run").locked():
+        assert "Another process is writing" in fail(capsys, clips, tmp_path / "run")
+
+
+def test_a_model_is_not_overwritten_by_what_is_made_from_it(clips, tmp_path, capsys):
     train(clips, tmp_path / "run", max_steps=1)
-    assert read_json(tmp_path / "run/coverage.json")["train"]["damaged"] == []
+    before = take_stock(tmp_path / "run")
+    settings = {"model_name_or_path": tmp_path / "run", "model_config": "{}", "overwrite_output_dir": "true"}
+    assert "is in the output_dir" in fail(capsys, clips, tmp_path / "run", **settings)
+    assert changed(tmp_path / "run", before) == []
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_collection_that_cannot_be_read_stops_the_training(clips, tmp_path, capsys, num_workers):
+    for path in clips.glob("*/*/*.mp4"):
+        path.write_bytes(b"no video")
+    settings = {"num_train_epochs": 20, "dataloader_num_workers": num_workers}
+    assert "Only 0 of " in fail(capsys, clips, tmp_path / "run", **settings)
+    assert not (tmp_path / "run/config.json").exists()
+    # A small one after its first epoch.
+    assert "Only 0 of 40 training videos could" in fail(
+        capsys, clips, tmp_path / "small", per_device_train_batch_size=40, **settings
+    )
+
+
+def test_less_than_half_readable_stops_the_training_and_the_evaluation(clips, tmp_path, capsys):
+    for split, number in (("train", 21), ("val", 11)):
+        for path in sorted((clips / split).glob("*/*.mp4"))[:number]:
+            path.write_bytes(b"no video")
+    assert "Only 19 of 40 training videos could be read" in fail(capsys, clips, tmp_path / "run")
+    settings = {"min_coverage": 0.46, "overwrite_output_dir": "true"}
+    assert "Only 9 of 20 videos to evaluate on" in fail(capsys, clips, tmp_path / "run", **settings)
+    train(clips, tmp_path / "run", min_coverage=0.45)
+
+
+def test_annotated_videos_that_are_missing_count(clips, tmp_path, capsys):
+    def make_lines(paths):
+        return [*(f"{path} 0\n" for path in paths), *(f"gone/{number}.mp4 1\n" for number in range(len(paths) + 1))]
+
+    root = write_csv(clips, tmp_path / "csv", make_lines)
+    assert "Only 40 of 81 videos of train could be read" in fail(capsys, root, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(clips, tmp_path, capsys):
+    message = fail(capsys, clips, tmp_path / "run", learning_rate=1e30, max_grad_norm=0)
+    assert "The loss of step 2 is nan" in message
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(clips, tmp_path, capsys):
+    settings = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6}
+    train(clips, tmp_path / "run", **settings)
+    run = read_json(tmp_path / "run/run.json")
+    (tmp_path / "run/run.json").write_text(json.dumps(run | {"is_finished": False}))
+    (tmp_path / "run/checkpoint-6/optimizer.pt").unlink()
+    message = fail(capsys, clips, tmp_path / "run", **settings)
+    assert "checkpoint-6/optimizer.pt is missing" in message
+    assert f"{tmp_path}/run/checkpoint-3, before it, is whole" in message
+    train(clips, tmp_path / "run", **settings, resume_from_checkpoint=tmp_path / "run/checkpoint-3")
+    assert read_json(tmp_path / "run/run.json")["is_finished"]
 
 
 def write_csv(clips, root, make_lines):
@@ -142,7 +258,7 @@ def test_two_processes_share_the_shards(shards, tmp_path):
         f"log = open({str(tmp_path)!r} + '/read' + os.environ['RANK'], 'a', buffering=1)\n"
         "def traced(self, source, name): log.write(name + '\\n'); return load(self, source, name)\n"
         "train.ClipTransform._load_clips = traced\n"
-        "train.train(*train.parse_arguments(sys.argv[1:]))\n"
+        "sys.exit(train.main())\n"
     )
     launch(*as_flags(settings), script=script, num_processes=2)
     names = [(tmp_path / f"read{rank}").read_text().split() for rank in range(2)]

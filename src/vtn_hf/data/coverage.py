@@ -37,6 +37,10 @@ class SkippedVideos:
         """Forgets an earlier run."""
         self.path.unlink(missing_ok=True)
 
+    def count(self) -> int:
+        """How many videos were skipped, each time that one was."""
+        return self.path.read_bytes().count(b"\n") if self.path.is_file() else 0
+
     def summarize(self) -> list[dict]:
         """Each skipped video once: `video`, `reason` (the first one) and `times`, how often it was skipped."""
         if not self.path.is_file():

@@ -1,14 +1,44 @@
 """What a recipe of the paper or of today needs beyond transformers' `TrainingArguments`."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
 
+# Fields of `TrainingArguments` that change neither the weights nor what they are evaluated on, by the start of a name.
+_FREE = (
+    *("dataloader_num_workers", "dataloader_p", "dataloader_multiprocessing_context"),  # p: pin, persist, prefetch
+    *(
+        "logging_",
+        "log_",
+        "disable_tqdm",
+        "report_to",
+        "run_name",
+        "project",
+        "trackio_",
+        "debug",
+        "skip_memory_metrics",
+    ),
+    *("eval_", "per_device_eval_batch_size", "batch_eval_metrics", "include_for_metrics", "prediction_loss_only"),
+    *("save_", "enable_jit_checkpoint", "push_to_hub", "hub_"),
+    *("use_cpu", "activation_checkpointing", "gradient_checkpointing", "torch_compile", "torch_empty_cache_steps"),
+    *("ddp_", "do_"),
+)
+# Those that say where a run is, and how this call of the command deals with it.
+_PLACES = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "local_rank")
+
+
 @dataclass
 class VTNTrainingArguments(TrainingArguments):
-    """`TrainingArguments`, and the parts of a recipe that it lacks."""
+    """`TrainingArguments`, and the parts of a recipe that it lacks; it has no default for `output_dir`."""
 
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the run: a new one, or that of a run to go on with."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Delete the run that is in output_dir, and begin anew."}
+    )
     lr_epochs: list[float] | None = field(
         default=None,
         metadata={"help": "Epochs, the first of them 0, at which the factors of lr_factors begin to hold."},
@@ -31,6 +61,8 @@ class VTNTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if not self.output_dir:
+            raise ValueError("Give --output_dir, the folder of the run.")
         super().__post_init__()
         epochs, factors = self.lr_epochs or [], self.lr_factors or []
         if len(epochs) != len(factors) or epochs != sorted(epochs) or epochs[:1] not in ([], [0]):
@@ -46,3 +78,9 @@ class VTNTrainingArguments(TrainingArguments):
             raise ValueError(
                 "`load_best_model_at_end` would load weights that are not averaged; leave `ema_decay` out."
             )
+
+    def split_settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields that the result of a run depends on, and those that may change while it lasts."""
+        fields = {name: value for name, value in self.to_dict().items() if name not in _PLACES}
+        free = {name: value for name, value in fields.items() if name.startswith(_FREE)}
+        return {name: value for name, value in fields.items() if name not in free}, free

@@ -1,15 +1,21 @@
-"""Weights out of a folder and back into a model: all of them, or an error."""
+"""Checkpoints: whether they are whole, and their weights back in a model, all of them or an error."""
 
+import contextlib
 import json
 import os
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import (
     ADAPTER_CONFIG_NAME,
+    ADAPTER_SAFE_WEIGHTS_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
@@ -23,36 +29,103 @@ from ..modeling_vtn import VTNForVideoClassification
 _CLASSES = ("classifier.out_proj.weight", "classifier.out_proj.bias")
 
 
-def read_weights(folder: str | os.PathLike) -> dict[str, torch.Tensor]:
+def find_weights(folder: str | os.PathLike) -> list[Path]:
     """
-    Reads the weights that `save_pretrained` or `Trainer` wrote, in one file or several, safetensors or pickled.
+    The files with the weights that `save_pretrained` or `Trainer` wrote, one or several, safetensors or pickled.
 
     Raises:
         FileNotFoundError: If there are none, or a file is missing that the index lists.
-        ValueError: If a file is damaged.
+        ValueError: If the index is damaged.
     """
     folder = Path(folder)
-    for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
-        if (folder / name).is_file():
-            break
-    else:
-        raise FileNotFoundError(f"{folder} holds no weights: neither {SAFE_WEIGHTS_NAME} nor {WEIGHTS_NAME}.")
-    files = [name]
-    if name.endswith(".json"):
-        index = json.loads((folder / name).read_text(encoding="utf-8"))
-        files = sorted(set(index["weight_map"].values()))
-    weights = {}
+    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
+    path = next((folder / name for name in names if (folder / name).is_file()), folder / SAFE_WEIGHTS_NAME)
+    files = [path]
+    if path.suffix == ".json":
+        with _naming(path):
+            files = [folder / name for name in sorted(set(json.loads(path.read_bytes())["weight_map"].values()))]
     for file in files:
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f"{folder / file} is missing, which {name} lists.")
-        try:
-            if file.endswith(".safetensors"):
-                weights |= load_file(folder / file)
+        with _naming(file):
+            file.stat()
+    return files
+
+
+def read_weights(folder: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """
+    Reads what [`find_weights`] finds.
+
+    Raises:
+        FileNotFoundError, ValueError: As there, and if a file is damaged.
+    """
+    weights = {}
+    for path in find_weights(folder):
+        with _naming(path):
+            if path.suffix == ".safetensors":
+                weights |= load_file(path)
             else:
-                weights |= torch.load(folder / file, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"{folder / file} is damaged: {error}") from error
+                weights |= torch.load(path, map_location="cpu", weights_only=True)
     return weights
+
+
+def list_problems(checkpoint: str | os.PathLike, files: Iterable[str]) -> list[str]:
+    """
+    What a checkpoint of `Trainer` lacks for a training to go on as if it had not been stopped, in words.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`): The folder.
+        files (`Iterable[str]`): What it should hold beside the state of the trainer: files that `torch.save` writes,
+            and `"model.safetensors"` for weights in whatever files they are.
+    """
+    checks = {TRAINER_STATE_NAME: _check_json, SAFE_WEIGHTS_NAME: _check_weights}
+    problems = []
+    for name in (TRAINER_STATE_NAME, *files):
+        try:
+            checks.get(name, _check_archive)(Path(checkpoint, name))
+        except (FileNotFoundError, ValueError) as error:
+            problems.append(str(error))
+    return problems
+
+
+def _check_json(path: Path):
+    with _naming(path):
+        json.loads(path.read_bytes())
+
+
+def _check_archive(path: Path):
+    """`torch.save` writes zip archives, with a table of contents at the end and a checksum of each part."""
+    with _naming(path), zipfile.ZipFile(path) as archive:
+        if part := archive.testzip():
+            raise ValueError(f"the checksum of {part} is wrong")
+
+
+def _check_weights(path: Path):
+    for file in find_weights(path.parent):
+        if file.suffix == ".safetensors":
+            with _naming(file), safe_open(file, "pt"):  # compares the table of contents with the length
+                pass
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Lets errors name the file that they are about."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing") from error
+    except Exception as error:
+        raise ValueError(f"{path} is damaged ({error})") from error
+
+
+def sync(paths: Iterable[Path]):
+    """Makes sure that files, and the names in folders, outlive a loss of power."""
+    for path in paths:
+        if os.name != "posix":  # elsewhere folders, and files that are open for reading, have no such thing
+            return
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def load_weights(model: nn.Module, folder: str | os.PathLike):
@@ -107,6 +180,7 @@ def _load_adapters(model: nn.Module, folder: str | os.PathLike):
 
     for name in model.peft_config:
         path = Path(folder) if name == "default" or not isinstance(model, PeftModel) else Path(folder, name)
+        find_weights(path)
         saved = load_peft_weights(str(path), device="cpu")
         if not isinstance(model, PeftModel):
             saved = {key.removeprefix("base_model.model."): tensor for key, tensor in saved.items()}

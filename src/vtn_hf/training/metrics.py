@@ -17,17 +17,26 @@ import torch
 from transformers import EvalPrediction
 
 from ..data.coverage import NO_LABEL
+from .min_coverage import check_coverage
 
 
 def keep_logits(outputs: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:
     """
     For `Trainer(preprocess_logits_for_metrics=…)`: the logits `(batch, classes)` without hidden states, which would
     fill the memory during an evaluation.
+
+    Raises:
+        FloatingPointError: If they are not finite, of which none is the best.
     """
-    return outputs[0] if isinstance(outputs, tuple) else outputs
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    if not logits.isfinite().all():
+        raise FloatingPointError("The scores of the model are not finite numbers, so it has no accuracy.")
+    return logits
 
 
-def compute_top_accuracy(prediction: EvalPrediction, num_missing: int = 0) -> dict[str, float]:
+def compute_top_accuracy(
+    prediction: EvalPrediction, num_missing: int = 0, min_coverage: float = 0.0
+) -> dict[str, float]:
     """
     For `Trainer(compute_metrics=…)` with [`keep_logits`]: `top1` and `top5` of the videos that could be read, and
     `coverage`, the share of videos that those are; between 0 and 1. Their product is the accuracy if what could not be
@@ -36,9 +45,14 @@ def compute_top_accuracy(prediction: EvalPrediction, num_missing: int = 0) -> di
     Args:
         prediction (`EvalPrediction`): With the label -100 for a video that could not be read.
         num_missing (`int`, *optional*, defaults to 0): Videos that are not part of the prediction at all.
+        min_coverage (`float`, *optional*, defaults to 0.0): Share of the videos that must be readable.
+
+    Raises:
+        ValueError: If fewer are, or none.
     """
     labels = np.asarray(prediction.label_ids)
     is_covered = labels != NO_LABEL
+    check_coverage(is_covered.sum(), len(labels) + num_missing, min_coverage, "videos to evaluate on")
     best = np.argsort(-np.asarray(prediction.predictions)[is_covered], axis=1, kind="stable")[:, :5]
     hits = best == labels[is_covered, None]
     return {
@@ -48,13 +62,16 @@ def compute_top_accuracy(prediction: EvalPrediction, num_missing: int = 0) -> di
     }
 
 
-def compute_average_precision(prediction: EvalPrediction, num_missing: int = 0) -> dict[str, float]:
+def compute_average_precision(
+    prediction: EvalPrediction, num_missing: int = 0, min_coverage: float = 0.0
+) -> dict[str, float]:
     """
     For `Trainer(compute_metrics=…)` where a video may have several labels: `map`, the average precision of each class
-    that occurs, averaged, and `coverage`; arguments as of [`compute_top_accuracy`].
+    that occurs, averaged, and `coverage`; arguments and errors as in [`compute_top_accuracy`].
     """
     labels = np.asarray(prediction.label_ids)
     is_covered = (labels != NO_LABEL).all(axis=1)
+    check_coverage(is_covered.sum(), len(labels) + num_missing, min_coverage, "videos to evaluate on")
     logits, positive = np.asarray(prediction.predictions)[is_covered], labels[is_covered] > 0
     coverage = float(is_covered.sum() / (len(labels) + num_missing))
     return {"map": mean_average_precision(logits, positive), "coverage": coverage}

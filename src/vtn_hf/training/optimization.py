@@ -15,7 +15,7 @@ from ..configuration_vtn import VTNConfig
 from ..modeling_vtn import compute_losses, find_problem_type
 
 
-_AVERAGE_NAME = "ema.pt"
+AVERAGE_NAME = "ema.pt"
 
 
 class VideoClassificationLoss:
@@ -139,15 +139,15 @@ class RecipeTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str):
         super()._save_optimizer_and_scheduler(output_dir)
         if self._average and self.args.should_save:
-            torch.save(self._average.state_dict(), Path(output_dir, _AVERAGE_NAME))
+            torch.save(self._average.state_dict(), Path(output_dir, AVERAGE_NAME))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self._get_recipe("ema_decay") is not None:
             self._average = WeightAverage(self.model, self.args.ema_decay)
-            path = Path(checkpoint, _AVERAGE_NAME)
+            path = Path(checkpoint, AVERAGE_NAME)
             if not path.is_file():
-                raise FileNotFoundError(f"{checkpoint} has no {_AVERAGE_NAME}: its run had no `ema_decay`.")
+                raise FileNotFoundError(f"{checkpoint} has no {AVERAGE_NAME}: its run had no `ema_decay`.")
             self._average.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
 
 
