@@ -22,7 +22,7 @@ from vtn_hf.data.coverage import report_coverage
 from vtn_hf.inference.attention import look_at_example
 from vtn_hf.inference.multi_view import MultiView, score_views
 from vtn_hf.inference.whole_video import to_scores
-from vtn_hf.model_card_vtn import add_evaluation
+from vtn_hf.model_card import add_evaluation
 from vtn_hf.training.metrics import (
     CalibrationError,
     MeanAveragePrecision,

@@ -2,7 +2,7 @@
 Run by test_hub.py as a process that has transformers, torch and av, but not vtn_hf: loads a model from the Hub, or
 from a folder, through the Auto classes, compares its answers with those of the publisher, and saves it again.
 
-    python hub_reader.py MODEL CLIP.mp4 EXPECTED.pt [FOLDER TO SAVE TO]
+    python hub_reader.py MODEL CLIP.mp4 EXPECTED.pt [FOLDER TO SAVE TO; THE PIPELINE SAVES TO FOLDER-pipeline]
 """
 
 import importlib.util
@@ -58,6 +58,7 @@ def main(name: str, clip: str, expected_path: str, save_to: str | None = None):
     classify = pipeline("video-classification", model=name, trust_remote_code=True)
     # This one does not need torchvision, whatever transformers says of the class that is to load it.
     assert type(classify.video_processor).__name__ == "VTNVideoProcessor"
+    assert classify.video_processor.num_frames == 8
     scores = classify(clip)
     assert [score["label"] for score in scores] == [score["label"] for score in expected["scores"]]
     assert_same(*(torch.tensor([score["score"] for score in results]) for results in (scores, expected["scores"])))
@@ -65,6 +66,7 @@ def main(name: str, clip: str, expected_path: str, save_to: str | None = None):
     if save_to is not None:
         for part in (classifier, classify.video_processor):
             part.save_pretrained(save_to)
+        classify.save_pretrained(f"{save_to}-pipeline")
     print("torchvision" if is_torchvision_available() else "no torchvision")
 
 

@@ -1,6 +1,7 @@
 """A saved VTN comes back through the Auto classes and `pipeline`, with torchvision and without it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -310,6 +311,39 @@ def test_pipeline_on_a_text_file(tmp_path, classify):
 def test_pipeline_on_a_missing_file(classify):
     with pytest.raises(VideoDecodeError, match="nowhere.mp4: No such file or directory"):
         classify("/nowhere.mp4")
+
+
+@pytest.mark.parametrize("num_bytes", [0, 100, -2])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "preprocessor_config.json", "video_preprocessor_config.json"],
+)
+def test_damaged_file_is_named(checkpoint, tmp_path, name, num_bytes):
+    """transformers' pipeline does without a processor that cannot be read, and then takes other frames."""
+    folder = shutil.copytree(checkpoint, tmp_path / "damaged")
+    content = (folder / name).read_bytes()
+    content = (
+        content.rstrip().removesuffix(b"}") if name.endswith(".json") and num_bytes == -1 else content[:num_bytes]
+    )
+    (folder / name).write_bytes(content[:num_bytes])
+    for load in (
+        AutoModelForVideoClassification.from_pretrained,
+        VTNForVideoClassification.from_pretrained,
+        lambda path: pipeline("video-classification", model=str(path)),
+    ):
+        with pytest.raises((OSError, ValueError), match=rf"{folder / name}\b"):
+            load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model-00002-of-00003.safetensors"])
+def test_missing_file_is_named(model, video_processor, tmp_path, name):
+    model.save_pretrained(tmp_path, max_shard_size="20KB" if "-of-" in name else "1GB")
+    video_processor.save_pretrained(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises((OSError, ValueError), match=name):
+        AutoModelForVideoClassification.from_pretrained(tmp_path)
+    with pytest.raises((OSError, ValueError), match=name):
+        pipeline("video-classification", model=str(tmp_path))
 
 
 def test_no_warning_that_a_processor_is_missing(checkpoint, caplog):

@@ -14,7 +14,7 @@ from video_files import write_shards
 from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.scan import scan_videos
-from vtn_hf.model_card_vtn import make_model_card
+from vtn_hf.model_card import make_model_card
 
 
 ROOT = Path(__file__).parent.parent

@@ -1,11 +1,13 @@
 """
-A published VTN works for someone who has transformers, but not this package. The real client speaks to a Hub on
-loopback, in processes of its own: `huggingface_hub` and transformers read where the Hub is when they are imported.
+A published VTN works for someone who has transformers, but not this package, and each checkpoint runs its own code or
+says that it does not. The real client speaks to a Hub on loopback, in processes of its own: `huggingface_hub` and
+transformers read where the Hub is when they are imported.
 """
 
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -14,12 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hub_server import TOKEN, HubServer
+import transformers
+from hub_server import TOKEN, HubServer, Repository
 from huggingface_hub import ModelCard
+from tiny_models import make_vit_vtn
+from transformers import AutoModel, AutoModelForVideoClassification, pipeline
 from transformers.utils import is_torchvision_available
 from video_files import write_video
 
 import vtn_hf
+from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 
 
 TESTS = Path(__file__).parent
@@ -31,6 +37,9 @@ COMPLETE = CODE | {
     "video_preprocessor_config.json",
     "README.md",
 }
+
+
+NO_HUB = "http://127.0.0.1:9"
 
 
 def start(script: str, *arguments: object, endpoint: str, home: Path, with_vtn_hf: bool) -> subprocess.Popen:
@@ -109,13 +118,17 @@ def test_push_to_hub_publishes_everything(hub, published):
         "Upload VTNForVideoClassification",
         "Upload processor",
     ]
+    assert read_json(files, "config.json")["vtn_hf_version"] == vtn_hf.__version__
     assert read_json(files, "config.json")["auto_map"] == {
         "AutoConfig": "configuration_vtn.VTNConfig",
         "AutoModel": "modeling_vtn.VTNModel",
         "AutoModelForVideoClassification": "modeling_vtn.VTNForVideoClassification",
     }
     for name, auto_map in {
-        "preprocessor_config.json": {"AutoImageProcessor": "image_processing_vtn.VTNImageProcessor"},
+        "preprocessor_config.json": {
+            "AutoImageProcessor": "image_processing_vtn.VTNImageProcessor",
+            "AutoVideoProcessor": "video_processing_vtn.VTNVideoProcessor",
+        },
         "video_preprocessor_config.json": {"AutoVideoProcessor": "video_processing_vtn.VTNVideoProcessor"},
     }.items():
         assert read_json(files, name)["auto_map"] == auto_map
@@ -163,8 +176,10 @@ def test_reader_without_the_package(hub, published, clip, tmp_path):
     printed = run("hub_reader.py", "tester/vtn", clip, expected, tmp_path / "again", endpoint=hub.endpoint, **settings)
     assert printed.splitlines()[-1] == world
     assert {path.name for path in (tmp_path / "again").iterdir()} == COMPLETE - {"README.md"}
-    # From the folder, with no Hub to ask.
-    run("hub_reader.py", tmp_path / "again", clip, expected, endpoint="http://127.0.0.1:9", **settings)
+    assert json.loads((tmp_path / "again/config.json").read_text())["vtn_hf_version"] == vtn_hf.__version__
+    # From the folder of what was saved part by part, and of what the pipeline saved, with no Hub to ask.
+    for folder in (tmp_path / "again", tmp_path / "again-pipeline"):
+        run("hub_reader.py", folder, clip, expected, endpoint=NO_HUB, **settings)
 
 
 def test_reader_of_a_trained_model(hub, published, clip, tmp_path):
@@ -194,3 +209,91 @@ def test_interrupted_upload_leaves_the_repository_as_it_was(clip, tmp_path):
         hub.stall_uploads = False
         run(*arguments, endpoint=hub.endpoint, **settings)
         assert set(repository.head.files) > {"model.safetensors", "config.json", "modeling_vtn.py", "README.md"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    make_vit_vtn(num_frames=8).save_pretrained(folder)
+    VTNVideoProcessor(num_frames=8, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def change_code(checkpoint: Path, folder: Path, origin: str) -> Path:
+    """A copy in which someone has changed three files: their classes say where they come from."""
+    shutil.copytree(checkpoint, folder)
+    for name, classes in {
+        "modeling_vtn.py": ("VTNModel", "VTNForVideoClassification"),
+        "image_processing_vtn.py": ("VTNImageProcessor",),
+        "video_processing_vtn.py": ("VTNVideoProcessor",),
+    }.items():
+        with open(folder / name, "a") as code:
+            code.writelines(f"\n{class_name}.origin = {origin!r}\n" for class_name in classes)
+    return folder
+
+
+@pytest.mark.parametrize("names", [("x/model", "y/model", "z")])
+def test_each_checkpoint_runs_its_own_code(checkpoint, tmp_path, names):
+    """Whatever was loaded before, and though folders have the same name and the same configuration_vtn.py."""
+    folders = [change_code(checkpoint, tmp_path / name, origin=name) for name in names]
+    settings = {"endpoint": NO_HUB, "home": tmp_path, "with_vtn_hf": False}
+    for order in (folders, folders[::-1]):
+        origins = json.loads(run("hub_origins.py", *order, **settings).splitlines()[-1])
+        for folder in order:
+            assert set(origins[str(folder)]) == {str(folder.relative_to(tmp_path))}
+    # In one process and place, too.
+    change_code(checkpoint, tmp_path / "changed", origin="later")
+    printed = run("hub_origins.py", folders[0], "--then", tmp_path / "changed", **settings)
+    assert set(json.loads(printed.splitlines()[-1])[str(folders[0])]) == {"later"}
+
+
+def read_warnings(caplog, load, *args, **kwargs) -> list[str]:
+    transformers.utils.logging.warning_once.cache_clear()
+    transformers.logging.enable_propagation()
+    caplog.clear()
+    try:
+        with caplog.at_level("WARNING"):
+            load(*args, **kwargs)
+    finally:
+        transformers.logging.disable_propagation()
+    return caplog.messages
+
+
+def test_code_that_does_not_run_is_told(checkpoint, tmp_path, caplog):
+    """Where vtn_hf is imported, transformers runs it whatever a checkpoint brings."""
+    changed = change_code(checkpoint, tmp_path / "changed", origin="someone")
+    loaders = [AutoModel.from_pretrained, AutoModelForVideoClassification.from_pretrained]
+    loaders.append(lambda path, **kwargs: pipeline("video-classification", model=str(path), **kwargs))
+    for load in loaders:
+        assert read_warnings(caplog, load, checkpoint) == []
+        assert read_warnings(caplog, load, checkpoint, trust_remote_code=True) == []
+        names = "image_processing_vtn.py, modeling_vtn.py, video_processing_vtn.py"
+        assert any(names in warning for warning in read_warnings(caplog, load, changed))
+        with pytest.raises(ValueError, match=f"(?s){names}.*leave `trust_remote_code` out"):
+            load(changed, trust_remote_code=True)
+    for loaded_class in (VTNForVideoClassification, VTNVideoProcessor):
+        assert len(read_warnings(caplog, loaded_class.from_pretrained, changed)) == 1
+
+
+@pytest.mark.parametrize("version, is_told", [("0.0.1", False), ("99.0", True), ("mine", True)])
+def test_code_of_another_release(checkpoint, tmp_path, caplog, version, is_told):
+    """An earlier one gave the same answers; what a later one gives, this one cannot know."""
+    changed = change_code(checkpoint, tmp_path / "changed", origin="release")
+    code = (changed / "configuration_vtn.py").read_text()
+    (changed / "configuration_vtn.py").write_text(code.replace(vtn_hf.__version__, version))
+    warnings = read_warnings(caplog, VTNForVideoClassification.from_pretrained, changed)
+    assert [f"brings code of vtn_hf {version}" in warning for warning in warnings] == [True] * is_told
+
+
+def test_code_in_a_repository(hub, published, tmp_path):
+    files = dict(hub.repositories["tester/vtn"].head.files)
+    files["modeling_vtn.py"] += b"\nVTNModel.origin = 'someone'\n"
+    hub.repositories["tester/changed"] = Repository()
+    hub.repositories["tester/changed"].commit("A fork", files)
+    settings = {"endpoint": hub.endpoint, "home": tmp_path}
+    printed = run("hub_origins.py", "tester/vtn", "tester/changed", **settings, with_vtn_hf=False)
+    origins = json.loads(printed.splitlines()[-1])
+    assert set(origins["tester/vtn"]) == {None}
+    assert set(origins["tester/changed"]) == {None, "someone"}
+    printed = run("hub_origins.py", "tester/vtn", "tester/changed", **settings, with_vtn_hf=True)
+    assert "tester/changed brings code of vtn_hf" in printed and "imported here: modeling_vtn.py" in printed

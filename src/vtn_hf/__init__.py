@@ -18,6 +18,7 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from .configuration_vtn import VTNConfig
 from .configuration_vtn import __version__ as __version__
+from .hub import complete_classes
 from .image_processing_vtn import VTNImageProcessor
 from .modeling_vtn import VTNForVideoClassification, VTNModel
 from .optimization import optimize
@@ -25,6 +26,7 @@ from .video_decoding_vtn import VideoDecodeError
 from .video_processing_vtn import VTNVideoProcessor
 
 
+complete_classes()
 AutoConfig.register("vtn", VTNConfig)
 AutoModel.register(VTNConfig, VTNModel)
 AutoModelForVideoClassification.register(VTNConfig, VTNForVideoClassification)

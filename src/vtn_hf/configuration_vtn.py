@@ -3,7 +3,7 @@
 import difflib
 import os
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
@@ -11,6 +11,12 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
+
+if TYPE_CHECKING:
+    # Never runs. transformers copies the files that this one names along with it, and tells the code of two
+    # checkpoints apart by them: so all of it is here or none, and each checkpoint runs its own.
+    from .modeling_vtn import VTNModel  # noqa: F401
+    from .video_processing_vtn import VTNVideoProcessor  # noqa: F401
 
 # Travels with every checkpoint, and stands in its config.json as `vtn_hf_version`.
 __version__ = "0.1.0"

@@ -18,7 +18,7 @@ from transformers import AutoConfig
 
 from .configuration_vtn import VTNConfig
 from .data.class_names import read_kinetics_labels
-from .model_card_vtn import make_model_card
+from .model_card import make_model_card
 from .modeling_vtn import VTNForVideoClassification
 from .video_processing_vtn import VTNVideoProcessor
 

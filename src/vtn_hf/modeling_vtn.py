@@ -1,5 +1,6 @@
 """The Video Transformer Network: a 2D backbone per frame, a temporal encoder over the frames, a head."""
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -8,6 +9,7 @@ from functools import reduce, wraps
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -29,7 +31,6 @@ from .backbone_vtn import (
     normalizes_over_frames,
 )
 from .configuration_vtn import VTNConfig
-from .model_card_vtn import make_model_card, replace_generic_card
 from .temporal_encoder_vtn import VTNAttention, VTNEmbeddings, VTNLayer, VTNTemporalEncoder
 
 
@@ -87,6 +88,7 @@ class VTNPreTrainedModel(PreTrainedModel):
     base_model_prefix = "vtn"
     main_input_name = "pixel_values"
     input_modalities = ("video",)
+    model_tags = ["vtn", "video-classification"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["VTNEmbeddings", "VTNLayer"]
     _supports_sdpa = True
@@ -96,6 +98,13 @@ class VTNPreTrainedModel(PreTrainedModel):
         "attentions": OutputRecorder(VTNAttention, index=1),
         "global_attentions": OutputRecorder(VTNAttention, index=2),
     }
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
+        """As in transformers, but the error for a damaged checkpoint names the file."""
+        if pretrained_model_name_or_path is not None:
+            _check_files(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs):
         """
@@ -427,11 +436,6 @@ class VTNForVideoClassification(VTNPreTrainedModel):
         model.vtn.backbone.load_state_dict(load_backbone(backbone_name_or_path).state_dict())
         return model.eval()
 
-    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):
-        # Both ways of pushing a model end here, with a card that says no more than "a transformers model".
-        replace_generic_card(Path(working_dir) / "README.md", make_model_card(self.config, repo_id))
-        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
-
     @can_return_tuple
     def forward(
         self,
@@ -559,6 +563,18 @@ def compute_losses(
         labels = labels * (1 - label_smoothing) + label_smoothing / 2
         losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     return losses.where(is_labelled, 0.0), is_labelled
+
+
+def _check_files(folder: Path):
+    """Reads what a local checkpoint has beside its code: `pipeline()` would do without a processor that is damaged."""
+    for path in [*folder.glob("*config.json"), *folder.glob("*.safetensors*")]:
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            else:
+                safe_open(path, framework="pt")
+        except (ValueError, SafetensorError) as error:
+            raise OSError(f"{path} is damaged: {error}") from error
 
 
 def _check_shape(name: str, tensor: torch.Tensor | None, shape: torch.Size):

@@ -25,7 +25,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..data.clips import ClipTransform
 from ..data.feature_cache import CachedClips
-from ..model_card_vtn import make_model_card
+from ..model_card import make_model_card
 from .checkpoints import check_adapters, list_problems, load_weights, sync
 from .optimization import AVERAGE_NAME, RecipeTrainer
 from .progress import ProgressMeter

@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
 from vtn_hf import VTNConfig
-from vtn_hf.model_card_vtn import add_evaluation, make_model_card, replace_generic_card
+from vtn_hf.model_card import add_evaluation, make_model_card, replace_generic_card
 
 
 def make_config(**settings) -> VTNConfig:

@@ -1,6 +1,9 @@
 """The model card of a VTN: what it is, how it was made, how to use it."""
 
+import html
+import json
 import os
+import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -19,13 +22,24 @@ pip install transformers torch av pillow
 ```python
 from transformers import pipeline
 
-classify = pipeline("video-classification", model="{model_id}", trust_remote_code=True)
+classify = pipeline("video-classification", model={model_id}, trust_remote_code=True)
 classify("video.mp4")
 ```
 
 The Python files beside the weights are the model's own code. Where the package `vtn_hf` is installed, `import vtn_hf`
 takes the place of `trust_remote_code=True`.
 """
+
+
+def escape(text: str) -> str:
+    """Has a name of a class or a file mean nothing to Markdown, HTML and formulas, and stay on its line."""
+    text = html.escape(_clean(text), quote=False)
+    return re.sub(r"[\\`*{}\[\]#|$~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+
+
+def _clean(text: str) -> str:
+    """On one line, without what cannot be printed, such as the bytes of a name that is not UTF-8."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(text)).split())
 
 
 def make_model_card(
@@ -63,7 +77,7 @@ def make_model_card(
     metrics = metrics or {}
     if metrics and not protocol:
         raise ValueError(f"The metrics {', '.join(metrics)} mean nothing without a `protocol`, got {protocol!r}.")
-    title = Path(model_id).name
+    title = _clean(Path(model_id).name)
     results = _make_results(dataset, metrics, protocol) if dataset else []
     data = ModelCardData(
         library_name="transformers",
@@ -71,7 +85,7 @@ def make_model_card(
         license=license,
         tags=["vtn"],
         base_model=_find_base_model(model_id, base_model, config.name_or_path, config.backbone_config.name_or_path),
-        datasets=[dataset] if dataset else None,
+        datasets=[_clean(dataset)] if dataset else None,
         metrics=sorted({_find_metric_type(name) for name in metrics}) or None,
         model_name=title if results else None,
         eval_results=results or None,
@@ -84,10 +98,10 @@ def make_model_card(
     if training:
         description += f"\n\n{training}"
     if metrics:
-        where = dataset or "the evaluation set"
-        description += f"\n\n## Results\n\nOn {where}; {protocol}.\n\n{_make_table(metrics)}"
-    use = _USE.format(model_id=model_id)
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{description.rstrip()}\n\n{use}")
+        where = escape(dataset or "the evaluation set")
+        description += f"\n\n## Results\n\nOn {where}; {escape(protocol)}.\n\n{_make_table(metrics)}"
+    use = _USE.format(model_id=json.dumps(model_id, ensure_ascii=not model_id.isprintable()))
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {escape(title)}\n\n{description.rstrip()}\n\n{use}")
 
 
 def add_evaluation(path: str | Path, dataset: str, metrics: dict[str, float], protocol: str):
@@ -103,9 +117,9 @@ def add_evaluation(path: str | Path, dataset: str, metrics: dict[str, float], pr
     card = ModelCard.load(path)
     results = _make_results(dataset, metrics, protocol)
     names = {result.metric_name for result in results}
-    card.data.model_name = card.data.model_name or Path(path).parent.name
+    card.data.model_name = card.data.model_name or _clean(Path(path).parent.name)
     card.data.eval_results = [old for old in card.data.eval_results or [] if old.metric_name not in names] + results
-    heading = f"## Evaluation on {dataset}: {protocol}"
+    heading = f"## Evaluation on {escape(dataset)}: {escape(protocol)}"
     sections = [section for section in card.text.split("\n## ") if not f"## {section}".startswith(f"{heading}\n")]
     card.text = "\n## ".join(sections).rstrip() + f"\n\n{heading}\n\n{_make_table(metrics)}"
     card.save(path)
@@ -123,10 +137,10 @@ def _make_results(dataset: str, metrics: dict[str, float], protocol: str) -> lis
     return [
         EvalResult(
             task_type="video-classification",
-            dataset_type=dataset,
-            dataset_name=dataset,
+            dataset_type=_clean(dataset),
+            dataset_name=_clean(dataset),
             metric_type=_find_metric_type(name),
-            metric_name=f"{name} ({protocol})",
+            metric_name=_clean(f"{name} ({protocol})"),
             metric_value=value,
         )
         for name, value in metrics.items()
@@ -140,13 +154,13 @@ def _find_metric_type(name: str) -> str:
 
 def _make_table(metrics: dict[str, float]) -> str:
     return "| metric | value |\n| --- | --- |\n" + "".join(
-        f"| {name} | {value:.4f} |\n" for name, value in metrics.items()
+        f"| {escape(name)} | {value:.4f} |\n" for name, value in metrics.items()
     )
 
 
 def _list_labels(config: VTNConfig, most: int = 20) -> str:
     labels = list(config.id2label.values())
-    return ", ".join(labels[:most]) + (f" and {len(labels) - most} more" if len(labels) > most else "")
+    return ", ".join(map(escape, labels[:most])) + (f" and {len(labels) - most} more" if len(labels) > most else "")
 
 
 def _find_base_model(model_id: str, *candidates: str | os.PathLike | None) -> str | None:
