@@ -114,6 +114,15 @@ class PixelProcessorMixin:
                 setattr(self, name, deepcopy(getattr(type(self), name, None)))
         self.check_settings()
 
+    @classmethod
+    def from_dict(cls, stored: dict, **kwargs):
+        """As in transformers; what a file has beside the settings, as one of another release may, is kept."""
+        known = cls.valid_kwargs.__annotations__.keys() | _SERVICE_KEYS
+        loaded = super().from_dict({name: stored[name] for name in stored.keys() & known}, **kwargs)
+        processor = loaded[0] if isinstance(loaded, tuple) else loaded
+        vars(processor).update((name, stored[name]) for name in stored.keys() - known)
+        return loaded
+
     def check_settings(self):
         """Raises `ValueError` for a setting that no video could be processed with."""
         vars(self).update(vars(self.pixel_settings))  # sizes as dictionaries, numbers as tuples

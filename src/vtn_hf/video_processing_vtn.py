@@ -233,7 +233,7 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """As in transformers, and beside it the image processor with the same settings."""
-        image_processor = VTNImageProcessor(**self.to_dict())
+        image_processor = VTNImageProcessor.from_dict(self.to_dict())
         # What saves an image processor only, as `Pipeline.save_pretrained` does, then saves what `AutoVideoProcessor`
         # reads where there is no other file.
         image_processor.auto_map = {"AutoVideoProcessor": "video_processing_vtn.VTNVideoProcessor"}
