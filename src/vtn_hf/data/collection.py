@@ -174,9 +174,8 @@ def read_collection(
         split: Counter(names[label] for row in rows for label in row.labels) for split, rows in listing.rows.items()
     }
     num_videos = {split: len(rows) for split, rows in listing.rows.items()}
-    return Collection(
-        root, videos, names, is_given, is_multi_label, num_videos, counts, missing, dict(listing.bad), listing.notes
-    )
+    bad = {split: listing.bad[split] for split in [*{**listing.rows, **listing.bad}]}
+    return Collection(root, videos, names, is_given, is_multi_label, num_videos, counts, missing, bad, listing.notes)
 
 
 def _drop_missing(listing: Listing) -> dict[str, list[str]]:
