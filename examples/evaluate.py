@@ -21,7 +21,7 @@ from pathlib import Path
 if __name__ == "__main__":
     from evaluation import main
 
-    main()
+    sys.exit(main())
 else:
     # The folder of a running script comes first on the path, so whatever in this folder imports the library `evaluate`
     # (train.py does, through `vtn_hf.training.metrics`) finds this file. It lets the library take its place.

@@ -1,6 +1,8 @@
 """What evaluate.py does: scores of a collection of videos, and what they add up to."""
 
+import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -19,17 +21,23 @@ from transformers import HfArgumentParser
 from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.arguments import CollectionArguments
 from vtn_hf.data.coverage import report_coverage
+from vtn_hf.data.feature_cache import hash_weights
 from vtn_hf.inference.attention import look_at_example
 from vtn_hf.inference.multi_view import MultiView, score_views
 from vtn_hf.inference.whole_video import to_scores
 from vtn_hf.model_card import add_evaluation
+from vtn_hf.outputs import writing
+from vtn_hf.processes import together
+from vtn_hf.results import ResultFile, begin_or_go_on, one_run
 from vtn_hf.training.metrics import (
     CalibrationError,
     MeanAveragePrecision,
     MeanClassAccuracy,
     TopAccuracy,
 )
+from vtn_hf.training.min_coverage import check_coverage, is_hopeless
 from vtn_hf.training.report import Evaluation, write_report
+from vtn_hf.training.runs import describe_videos
 
 
 @dataclass(kw_only=True)
@@ -47,6 +55,10 @@ class EvaluationArguments(CollectionArguments):
     num_crops: int = field(default=1, metadata={"help": "Crops of each clip."})
     clip_num_frames: int = field(default=16, metadata={"help": "Frames of a clip."})
     clip_duration_sec: float = field(default=2.56, metadata={"help": "Seconds that a clip covers."})
+    min_coverage: float = field(
+        default=0.5, metadata={"help": "Share of the videos that must be readable; else there is no result."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Delete the results that are in output_dir first."})
     num_workers: int = field(default=2, metadata={"help": "Processes that decode videos, for each process here."})
     update_card: bool = field(default=False, metadata={"help": "Add the results to the card in the model's folder."})
 
@@ -81,9 +93,10 @@ class VideoLoader:
 def score(model: VTNForVideoClassification, inputs: dict, views: MultiView | None) -> torch.Tensor:
     """Class probabilities of a video, (num_labels,)."""
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    if views is not None:
-        return score_views(model, inputs)
-    return to_scores(model, model(**inputs).logits[0])
+    scores = to_scores(model, model(**inputs).logits[0]) if views is None else score_views(model, inputs)
+    if not scores.isfinite().all():
+        raise FloatingPointError("The scores of the model are not finite numbers, so it has no accuracy.")
+    return scores
 
 
 def describe_protocol(processor: VTNVideoProcessor, views: MultiView | None) -> str:
@@ -117,54 +130,43 @@ def count_multiply_adds(model: VTNForVideoClassification, processor: VTNVideoPro
 
 
 def read_scores(output_dir: Path) -> dict[int, dict]:
-    """What all processes have scored so far, by the number of the video; a line cut off by a crash does not count."""
-    scores = {}
-    for path in sorted(output_dir.glob("scores-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                row = json.loads(line)
-                scores[row["id"]] = row
-    return scores
-
-
-def check_same_run(output_dir: Path, settings: dict):
-    """Makes sure that scores which are there already were made in the same way."""
-    path = output_dir / "settings.json"
-    if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier != settings:
-            differences = [
-                f"{name} {earlier.get(name)!r}, not {value!r}"
-                for name, value in settings.items()
-                if earlier.get(name) != value
-            ]
-            raise ValueError(f"{output_dir} holds scores made with {'; '.join(differences)}. Choose another folder.")
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    """What all processes have scored so far, by the number of the video."""
+    files = [ResultFile(path, ()) for path in sorted(output_dir.glob("scores-*.jsonl"))]
+    return {row["id"]: row for file in files for row in file.records}
 
 
 def score_all(
-    model: VTNForVideoClassification, videos: Dataset, loader: VideoLoader, path: Path, num_workers: int
+    model: VTNForVideoClassification,
+    videos: Dataset,
+    loader: VideoLoader,
+    results: ResultFile,
+    args: EvaluationArguments,
 ) -> Iterator[dict]:
-    """Scores videos one by one, and appends a line to `path` for each."""
-    if path.exists():  # a line that a crash cut off would spoil the next one
-        whole_lines = path.read_bytes().rpartition(b"\n")
-        path.write_bytes(whole_lines[0] + whole_lines[1])
+    """
+    Scores videos one by one, each of which is in the results at once.
+
+    Raises:
+        ValueError: If so many videos cannot be decoded that there is no point in going on.
+        FloatingPointError: If scores are not finite.
+    """
     stream = DataLoader(
         videos.with_transform(loader),
         batch_size=None,
-        num_workers=num_workers,
-        prefetch_factor=2 if num_workers else None,
+        num_workers=args.num_workers,
+        prefetch_factor=2 if args.num_workers else None,
     )
-    with path.open("a", encoding="utf-8") as file:
-        for row, name in zip(stream, videos["name"], strict=True):
-            result = {"id": row["id"], "video": name, "label": row["label"]}
-            if "error" in row["inputs"]:
-                result["error"] = row["inputs"]["error"]
-            else:
-                result["probabilities"] = score(model, row["inputs"], loader.views).tolist()
-            file.write(json.dumps(result) + "\n")
-            file.flush()
-            yield result
+    num_failed = 0
+    for num_tried, (row, name) in enumerate(zip(stream, videos["name"], strict=True), start=1):
+        result = {"id": row["id"], "video": name, "label": row["label"]}
+        if "error" in row["inputs"]:
+            result["error"] = row["inputs"]["error"]
+            num_failed += 1
+        else:
+            result["probabilities"] = score(model, row["inputs"], loader.views).tolist()
+        results.append(result)
+        if is_hopeless(num_failed, num_tried, args.min_coverage):
+            check_coverage(num_tried - num_failed, num_tried, args.min_coverage, "videos so far")
+        yield result
 
 
 def compute_metrics(scores: list[dict], is_multi_label: bool, num_labels: int) -> dict[str, float]:
@@ -191,9 +193,8 @@ def report(
     rows = read_scores(output_dir)
     scores = [rows[number] for number in sorted(rows) if "error" not in rows[number]]
     failures = bad | {row["video"]: row["error"] for row in rows.values() if "error" in row}
-    if not scores:
-        raise ValueError(f"None of the {len(rows)} videos could be decoded: {failures}.")
     num_videos = len(rows) + len(bad) + len(missing_files)
+    check_coverage(len(scores), num_videos, args.min_coverage, f"videos of {args.split}")
     is_multi_label = isinstance(scores[0]["label"], list)
     metrics = compute_metrics(scores, is_multi_label, model.config.num_labels)
     results = {
@@ -206,7 +207,8 @@ def report(
         "not_decoded": failures,
         **timing,
     }
-    (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    with writing(output_dir / "results.json") as unfinished:
+        unfinished.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     if args.update_card:
         coverage = f"{len(scores)} of {num_videos} videos"
         add_evaluation(Path(args.model) / "README.md", Path(args.data_dir).name, metrics, f"{protocol}; {coverage}")
@@ -254,46 +256,65 @@ def load_split(
     return videos, collection.missing[args.split], collection.bad.get(args.split, {})
 
 
-def main():
+def begin(args: EvaluationArguments, model: VTNForVideoClassification, videos: Dataset, protocol: str):
+    """Remembers in the folder of the results what they are made with, or compares it with what is remembered there."""
+    names = ("model", "split", *(each.name for each in fields(CollectionArguments)))
+    settings = {name: getattr(args, name) for name in names}
+    settings |= {"weights": hash_weights(model)[:12], "videos": describe_videos(videos), "protocol": protocol}
+    output_dir = Path(args.output_dir)
+    if not begin_or_go_on(output_dir, settings, args.overwrite):
+        for path in (*output_dir.glob("scores-*.jsonl"), output_dir / "results.json"):
+            path.unlink(missing_ok=True)
+
+
+def evaluate_collection(args: EvaluationArguments):
     """Scores what is not scored yet, then reports."""
-    (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses()
-    state = PartialState()
+    # Without an accelerator, several processes find each other only if they are told that there is none.
+    state = PartialState(cpu=not torch.accelerator.is_available())
     output_dir, views = Path(args.output_dir), args.make_views()
     model = VTNForVideoClassification.from_pretrained(args.model).to(state.device).eval()
     overrides = {} if args.num_frames is None else {"num_frames": args.num_frames}
     processor = VTNVideoProcessor.from_pretrained(args.model, **overrides)
     protocol = describe_protocol(processor, views)
-    if state.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        names = ("model", "split", *(each.name for each in fields(CollectionArguments)))
-        settings = {name: getattr(args, name) for name in names}
-        check_same_run(output_dir, settings | {"protocol": protocol})
-    state.wait_for_everyone()
-
     videos, *left_out = load_split(args, model)
-    done = read_scores(output_dir)
-    state.wait_for_everyone()  # nobody adds scores while another one still reads
-    missing = [number for number in range(len(videos)) if number not in done]
-    mine = videos.select(missing[state.process_index :: state.num_processes])
-    path = output_dir / f"scores-{state.process_index:03d}.jsonl"
-    start = time.monotonic()
-    for _ in tqdm(
-        score_all(model, mine, VideoLoader(processor, views), path, args.num_workers),
-        total=len(mine),
-        unit="video",
-        disable=not state.is_main_process,
-    ):
-        pass
-    state.wait_for_everyone()
-    if state.is_main_process:
-        seconds = time.monotonic() - start
-        timing = {
-            "videos_per_second": len(missing) / seconds if missing else None,
-            "num_processes": state.num_processes,
-            "device": str(state.device),
-            "parameters": model.num_parameters(),
-            "multiply_adds_g_per_video": count_multiply_adds(model, processor, views),
-        }
-        results = report(args, model, protocol, timing, *left_out)
-        print(json.dumps(results, indent=2))
-        write_page(args, model, processor, videos, results)
+    with contextlib.ExitStack() as stack:
+        if state.is_main_process:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(one_run(output_dir))
+            begin(args, model, videos, protocol)
+        state.wait_for_everyone()
+        # What failed is tried again: the reason may be gone.
+        done = {number for number, row in read_scores(output_dir).items() if "error" not in row}
+        state.wait_for_everyone()  # nobody adds scores while another one still reads
+        missing = [number for number in range(len(videos)) if number not in done]
+        mine = videos.select(missing[state.process_index :: state.num_processes])
+        start = time.monotonic()
+        with ResultFile(output_dir / f"scores-{state.process_index:03d}.jsonl", ()) as results:
+            scores = score_all(model, mine, VideoLoader(processor, views), results, args)
+            for _ in tqdm(scores, total=len(mine), unit="video", disable=not state.is_main_process):
+                pass
+        state.wait_for_everyone()
+        if state.is_main_process:
+            seconds = time.monotonic() - start
+            timing = {
+                "videos_per_second": len(missing) / seconds if missing else None,
+                "num_processes": state.num_processes,
+                "device": str(state.device),
+                "parameters": model.num_parameters(),
+                "multiply_adds_g_per_video": count_multiply_adds(model, processor, views),
+            }
+            results = report(args, model, protocol, timing, *left_out)
+            print(json.dumps(results, indent=2))
+            write_page(args, model, processor, videos, results)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(arguments)
+    try:
+        with together():
+            evaluate_collection(args)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"evaluate.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0

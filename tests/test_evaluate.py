@@ -1,4 +1,4 @@
-"""examples/evaluate.py, run as a user runs it, on a few tiny clips."""
+"""examples/evaluate.py on a few tiny clips."""
 
 import csv
 import json
@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from example_runs import launch, run, take_stock
 from video_files import write_shards
 
 from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.scan import scan_videos
 from vtn_hf.model_card import make_model_card
+from vtn_hf.results import one_run
 
 
 ROOT = Path(__file__).parent.parent
@@ -45,19 +47,28 @@ def model_dir(tmp_path):
     return tmp_path / "model"
 
 
-def launch(model_dir, clips, output_dir, *arguments, num_processes=1, expect_error=False):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(num_processes)]
-    command += [str(ROOT / "examples/evaluate.py"), "--model", model_dir, "--data_dir", clips]
-    command += ["--output_dir", output_dir, "--num_workers", "0", *arguments]
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT)
-    assert (result.returncode != 0) == expect_error, result.stderr[-4000:]
-    if expect_error:
-        return result.stderr
+def evaluate(model_dir, clips, output_dir, *arguments):
+    """The results; of a mistake, use `fail`."""
+    arguments = ("--model", model_dir, "--data_dir", clips, "--output_dir", output_dir, "--num_workers", 0, *arguments)
+    assert run("evaluation", *arguments) == 0
     return json.loads((output_dir / "results.json").read_text())
 
 
+def list_files(folder):
+    return {name: entry for name, entry in take_stock(folder).items() if name != "."}
+
+
+def fail(capsys, model_dir, clips, output_dir, *arguments):
+    """What is printed of a mistake, after which the exit status is not 0."""
+    arguments = ("--model", model_dir, "--data_dir", clips, "--output_dir", output_dir, "--num_workers", 0, *arguments)
+    assert run("evaluation", *arguments) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("evaluate.py: error: ")
+    return line
+
+
 def test_whole_videos_are_scored_as_the_model_scores_them(model_dir, clips, tmp_path):
-    results = launch(model_dir, clips, tmp_path / "results", "--update_card", "true")
+    results = evaluate(model_dir, clips, tmp_path / "results", "--update_card", "true")
 
     model = VTNForVideoClassification.from_pretrained(model_dir).eval()
     processor = VTNVideoProcessor.from_pretrained(model_dir)
@@ -83,25 +94,76 @@ def test_whole_videos_are_scored_as_the_model_scores_them(model_dir, clips, tmp_
     assert "up to 8 frames" in card and "10 of 11 videos" in card and "task_type" not in card.split("---")[2]
 
 
-def test_an_interrupted_run_goes_on(model_dir, clips, tmp_path):
-    whole = launch(model_dir, clips, tmp_path / "whole")
+def test_an_interrupted_run_goes_on(model_dir, clips, tmp_path, capsys):
+    whole = evaluate(model_dir, clips, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     scores = tmp_path / "cut/scores-000.jsonl"
     lines = scores.read_text().splitlines(keepends=True)
     scores.write_text("".join(lines[:4]) + lines[4][:20])
-    resumed = launch(model_dir, clips, tmp_path / "cut", num_processes=2)
-
+    arguments = ("--model", model_dir, "--data_dir", clips, "--output_dir", tmp_path / "cut", "--num_workers", 0)
+    launch(*arguments, num_processes=2, script=ROOT / "examples/evaluate.py")
+    resumed = json.loads((tmp_path / "cut/results.json").read_text())
     assert resumed["metrics"] == pytest.approx(whole["metrics"])
-    assert resumed["num_videos"] == 11
-    message = launch(model_dir, clips, tmp_path / "cut", "--num_clips", "2", expect_error=True)
-    assert "holds scores made with protocol" in message
+    assert (resumed["num_videos"], resumed["num_processes"]) == (11, 2)
+
+
+def test_other_settings_videos_and_weights_are_refused(model_dir, clips, tmp_path, capsys):
+    first = evaluate(model_dir, clips, tmp_path / "results")
+    before = list_files(tmp_path / "results")
+    assert "was made with protocol" in fail(capsys, model_dir, clips, tmp_path / "results", "--num_clips", 2)
+    fewer = shutil.copytree(clips, tmp_path / "fewer")
+    (fewer / "val/growing/broken.mp4").unlink()
+    assert "videos '11 videos" in fail(capsys, model_dir, fewer, tmp_path / "results")
+    model = VTNForVideoClassification.from_pretrained(model_dir)
+    torch.nn.init.constant_(model.classifier.out_proj.weight, 0)
+    model.save_pretrained(model_dir)
+    assert "weights '" in fail(capsys, model_dir, clips, tmp_path / "results")
+    assert list_files(tmp_path / "results") == before
+    second = evaluate(model_dir, clips, tmp_path / "results", "--overwrite")
+    assert second["metrics"] != first["metrics"] and second["num_videos"] == 11
+
+
+def test_a_run_that_never_began_is_not_remembered(model_dir, clips, tmp_path, capsys):
+    assert "error: " in fail(capsys, model_dir, tmp_path / "nowhere", tmp_path / "results")
+    assert "nosplit" in fail(capsys, model_dir, clips, tmp_path / "results", "--split", "nosplit")
+    assert not (tmp_path / "results").exists()
+    evaluate(model_dir, clips, tmp_path / "results")
+
+
+def test_two_evaluations_at_once_in_one_folder(model_dir, clips, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    with one_run(tmp_path / "results"):
+        assert "Another process is writing" in fail(capsys, model_dir, clips, tmp_path / "results")
+
+
+def test_too_few_readable_videos_give_no_result(model_dir, clips, tmp_path, capsys):
+    damaged = shutil.copytree(clips, tmp_path / "damaged")
+    originals = sorted(damaged.glob("val/*/val_*.mp4"))
+    contents = {path: path.read_bytes() for path in originals[:6]}
+    for path in contents:
+        path.write_bytes(b"no video")
+    assert "Only 4 of 11 videos of val" in fail(capsys, model_dir, damaged, tmp_path / "results")
+    assert not (tmp_path / "results/results.json").exists()
+    assert evaluate(model_dir, damaged, tmp_path / "results", "--min_coverage", 0.3)["num_decoded"] == 4
+    # What failed is tried again.
+    for path, content in contents.items():
+        path.write_bytes(content)
+    assert evaluate(model_dir, damaged, tmp_path / "results")["num_decoded"] == 10
+
+
+def test_a_model_that_is_not_finite_has_no_accuracy(model_dir, clips, tmp_path, capsys):
+    model = VTNForVideoClassification.from_pretrained(model_dir)
+    torch.nn.init.constant_(model.classifier.out_proj.bias, float("nan"))
+    model.save_pretrained(model_dir)
+    assert "it has no accuracy" in fail(capsys, model_dir, clips, tmp_path / "results")
+    assert not (tmp_path / "results/results.json").exists()
 
 
 def test_shards_and_what_a_scan_found_to_be_bad(model_dir, clips, tmp_path):
-    whole = launch(model_dir, clips, tmp_path / "whole")
+    whole = evaluate(model_dir, clips, tmp_path / "whole")
     list(scan_videos([str(path) for path in clips.glob("*/*/*.mp4")], tmp_path / "scan.csv"))
-    scanned = launch(model_dir, clips, tmp_path / "scanned", "--scan_table", tmp_path / "scan.csv")
-    sharded = launch(model_dir, write_shards(clips, tmp_path / "shards"), tmp_path / "sharded", num_processes=2)
+    scanned = evaluate(model_dir, clips, tmp_path / "scanned", "--scan_table", tmp_path / "scan.csv")
+    sharded = evaluate(model_dir, write_shards(clips, tmp_path / "shards"), tmp_path / "sharded")
 
     for results in (scanned, sharded):
         assert results["metrics"] == pytest.approx(whole["metrics"])
@@ -113,7 +175,7 @@ def test_shards_and_what_a_scan_found_to_be_bad(model_dir, clips, tmp_path):
 
 def test_views_are_averaged(model_dir, clips, tmp_path):
     views = ("--num_clips", 2, "--num_crops", 3, "--clip_num_frames", 4, "--clip_duration_sec", 0.5)
-    results = launch(model_dir, clips, tmp_path / "results", *views)
+    results = evaluate(model_dir, clips, tmp_path / "results", *views)
     assert "2 clips x 3 crops of 16 x 16, 4 frames over 0.5 s" in results["protocol"]
     assert results["num_decoded"] == 10
 
@@ -124,7 +186,7 @@ def test_videos_with_several_labels_are_ranked(model_dir, clips, tmp_path):
     rows = [f"{path},{path.parent.name};growing" for path in sorted(clips.glob("val/*/val_*.mp4"))]
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "val.csv").write_text("\n".join(["video,labels", *rows]) + "\n")
-    results = launch(model_dir, tmp_path / "labels", tmp_path / "results")
+    results = evaluate(model_dir, tmp_path / "labels", tmp_path / "results")
     assert set(results["metrics"]) == {"map"}
     # Every video is "growing", which therefore counts 1 of the ten averages, and every other class is one of ten.
     assert 0.19 <= results["metrics"]["map"] <= 1

@@ -14,7 +14,7 @@ from .outputs import writing
 
 # In an output folder.
 _SETTINGS = "settings.json"
-_LOCK = ".lock"
+_LOCK = "_lock"  # pushes to the Hub pass over `_*`
 
 
 class ResultFile:
