@@ -84,6 +84,8 @@ setup(
         "pillow>=11",
         "numpy>=2.0",
         "pyyaml",
+        # The arithmetic of the metrics.
+        "scikit-learn",
         "tqdm",
     ],
     extras_require=extras,

@@ -37,6 +37,23 @@ def test_equal_scores_are_no_hit():
     assert TopAccuracy().compute(predictions=np.full((2, 7), 0.5), references=[0, 6]) == {"top1": 0.0, "top5": 0.0}
 
 
+@pytest.mark.parametrize("num_classes", [1, 2, 3, 5, 6, 7])
+def test_top_accuracy_of_any_number_of_classes(num_classes):
+    scores = np.random.default_rng(0).random((50, num_classes)).round(1)  # with ties
+    labels = np.arange(50) % num_classes
+    num_better = (scores >= scores[np.arange(50), labels][:, None]).sum(axis=1) - 1
+    result = TopAccuracy().compute(predictions=scores, references=labels)
+    assert result == {f"top{k}": pytest.approx((num_better < k).mean()) for k in (1, 5)}
+
+
+@pytest.mark.parametrize("metric", [TopAccuracy, MeanClassAccuracy, MeanAveragePrecision, CalibrationError])
+def test_scores_that_are_no_numbers_have_no_accuracy(metric):
+    scores = np.full((2, 3), np.nan)
+    references = [[1, 0, 0], [0, 1, 0]] if metric is MeanAveragePrecision else [0, 1]
+    with pytest.raises(ValueError, match="NaN"):
+        metric().compute(predictions=scores, references=references)
+
+
 def test_trainer_metrics_agree_with_the_metric():
     logits = keep_logits((torch.tensor(SCORES), torch.zeros(9)), torch.tensor(LABELS))
     result = compute_top_accuracy(EvalPrediction(predictions=logits.numpy(), label_ids=np.array(LABELS)))

@@ -1,5 +1,6 @@
 """
-Metrics of classification: functions for `Trainer`, and `evaluate.Metric` classes, which need no network.
+Metrics of classification: functions for `Trainer`, and `evaluate.Metric` classes, which need no network. scikit-learn
+computes them.
 
     from evaluate import combine
     from vtn_hf.training.metrics import MeanClassAccuracy, TopAccuracy
@@ -14,6 +15,8 @@ import datasets
 import evaluate
 import numpy as np
 import torch
+from sklearn import metrics
+from sklearn.calibration import calibration_curve
 from transformers import EvalPrediction
 
 from ..data.coverage import NO_LABEL
@@ -53,13 +56,8 @@ def compute_top_accuracy(
     labels = np.asarray(prediction.label_ids)
     is_covered = labels != NO_LABEL
     check_coverage(is_covered.sum(), len(labels) + num_missing, min_coverage, "videos to evaluate on")
-    best = np.argsort(-np.asarray(prediction.predictions)[is_covered], axis=1, kind="stable")[:, :5]
-    hits = best == labels[is_covered, None]
-    return {
-        "top1": float(hits[:, 0].mean()),
-        "top5": float(hits.any(axis=1).mean()),
-        "coverage": float(is_covered.sum() / (len(labels) + num_missing)),
-    }
+    scores, coverage = np.asarray(prediction.predictions)[is_covered], is_covered.sum() / (len(labels) + num_missing)
+    return compute_top_accuracies(scores, labels[is_covered]) | {"coverage": float(coverage)}
 
 
 def compute_average_precision(
@@ -77,15 +75,27 @@ def compute_average_precision(
     return {"map": mean_average_precision(logits, positive), "coverage": coverage}
 
 
+def compute_top_accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """`top1` and `top5` of scores `(videos, classes)` and labels `(videos,)`; of a tie with another class, a miss."""
+    own = labels[:, None]
+    # A model that knows nothing gets nothing.
+    scores = scores.astype(np.float64)
+    np.put_along_axis(scores, own, np.nextafter(np.take_along_axis(scores, own, axis=1), -np.inf), axis=1)
+    # scikit-learn wants more than two classes, and more than k.
+    num_more = max(6 - scores.shape[1], 0)
+    scores = np.pad(scores, ((0, 0), (0, num_more)), constant_values=scores.min() - 1)
+    names = range(scores.shape[1])
+    return {f"top{k}": float(metrics.top_k_accuracy_score(labels, scores, k=k, labels=names)) for k in (1, 5)}
+
+
 def confusion_matrix(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
     """
     Counts videos by class, with the scores `(videos, classes)` and the labels `(videos,)`: `(classes, classes)`, the
     row is the label and the column the class with the highest score.
     """
     predictions = np.asarray(predictions)
-    counts = np.zeros((predictions.shape[1],) * 2, dtype=np.int64)
-    np.add.at(counts, (np.asarray(references), predictions.argmax(axis=1)), 1)
-    return counts
+    names = range(predictions.shape[1])
+    return metrics.confusion_matrix(references, predictions.argmax(axis=1), labels=names)
 
 
 class _ScoreMetric(evaluate.Metric):
@@ -107,18 +117,23 @@ class _ScoreMetric(evaluate.Metric):
             ),
         )
 
+    def _compute(self, predictions: list[list[float]], references: list) -> dict[str, float]:
+        scores = np.asarray(predictions)
+        if np.isnan(scores).any():
+            raise ValueError(f"{np.isnan(scores).any(axis=1).sum()} of {len(scores)} videos have scores that are NaN.")
+        return self._score(scores, np.asarray(references))
+
+    def _score(self, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        raise NotImplementedError
+
 
 class TopAccuracy(_ScoreMetric):
     """`top1` and `top5`: the share of videos whose class is the best, or among the five best. A tie is a miss."""
 
     description = "Share of videos whose class is among the best."
 
-    def _compute(self, predictions: list[list[float]], references: list[int]) -> dict[str, float]:
-        scores, labels = np.asarray(predictions), np.asarray(references)
-        own = np.take_along_axis(scores, labels[:, None], axis=1)
-        # The number of other classes that are at least as good: a model that knows nothing gets nothing.
-        rank = (scores >= own).sum(axis=1) - 1
-        return {f"top{k}": float((rank < k).mean()) for k in (1, 5)}
+    def _score(self, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        return compute_top_accuracies(scores, labels)
 
 
 class MeanClassAccuracy(_ScoreMetric):
@@ -126,10 +141,9 @@ class MeanClassAccuracy(_ScoreMetric):
 
     description = "Accuracy averaged over classes."
 
-    def _compute(self, predictions: list[list[float]], references: list[int]) -> dict[str, float]:
-        counts = confusion_matrix(predictions, references)
-        occurs = counts.sum(axis=1) > 0
-        return {"mean_class_accuracy": float((counts.diagonal()[occurs] / counts.sum(axis=1)[occurs]).mean())}
+    def _score(self, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        recall = metrics.recall_score(labels, scores.argmax(axis=1), labels=np.unique(labels), average="macro")
+        return {"mean_class_accuracy": float(recall)}
 
 
 class CalibrationError(_ScoreMetric):
@@ -142,14 +156,14 @@ class CalibrationError(_ScoreMetric):
     description = "Expected calibration error in 15 bins."
     num_bins = 15
 
-    def _compute(self, predictions: list[list[float]], references: list[int]) -> dict[str, float]:
-        probabilities = np.asarray(predictions)
-        confidence = probabilities.max(axis=1)
-        hits = probabilities.argmax(axis=1) == np.asarray(references)
-        # Bins are open below and closed above, as in the paper.
-        bins = np.ceil(confidence * self.num_bins).astype(np.int64).clip(1, self.num_bins)
-        gaps = np.bincount(bins, weights=confidence - hits, minlength=self.num_bins + 1)
-        return {"calibration_error": float(abs(gaps).sum() / len(hits))}
+    def _score(self, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        confidence = scores.max(axis=1).clip(0, 1)  # a sum of rounded numbers may be a little more
+        hits = scores.argmax(axis=1) == labels
+        accuracy, mean_confidence = calibration_curve(hits, confidence, n_bins=self.num_bins)
+        # Bins are open below and closed above, here as there; those without videos are left out.
+        edges = np.linspace(0, 1, self.num_bins + 1)
+        counts = np.bincount(np.searchsorted(edges[1:-1], confidence))
+        return {"calibration_error": float(np.average(abs(accuracy - mean_confidence), weights=counts[counts > 0]))}
 
 
 class MeanAveragePrecision(_ScoreMetric):
@@ -161,8 +175,8 @@ class MeanAveragePrecision(_ScoreMetric):
     description = "Mean average precision over classes."
     reference = datasets.List(datasets.Value("int64"))
 
-    def _compute(self, predictions: list[list[float]], references: list[list[int]]) -> dict[str, float]:
-        return {"map": mean_average_precision(np.asarray(predictions), np.asarray(references).astype(bool))}
+    def _score(self, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        return {"map": mean_average_precision(scores, labels.astype(bool))}
 
 
 def mean_average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
@@ -179,13 +193,4 @@ def mean_average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float
     occurs = np.flatnonzero(is_positive.any(axis=0))
     if len(occurs) == 0:
         raise ValueError(f"None of the {len(is_positive)} videos has a label.")
-    return float(np.mean([_average_precision(scores[:, label], is_positive[:, label]) for label in occurs]))
-
-
-def _average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    """Of equal scores, all count at the last of their ranks, as the order among them says nothing."""
-    order = np.argsort(-scores, kind="stable")
-    hits = is_positive[order].cumsum()
-    # The last place with the same score.
-    last = np.searchsorted(-scores[order], -scores[order], side="right") - 1
-    return float((hits[last] / (last + 1))[is_positive[order]].mean())
+    return float(metrics.average_precision_score(is_positive[:, occurs], scores[:, occurs]))
