@@ -13,8 +13,8 @@ from transformers.utils import logging
 
 
 if TYPE_CHECKING:
-    # Never runs. transformers copies the files that this one names along with it, and tells the code of two
-    # checkpoints apart by them: so all of it is here or none, and each checkpoint runs its own.
+    # Never runs. transformers copies the files that a file names along with it, and tells checkpoints' code apart by
+    # them: so all of it is there or none, and each checkpoint runs its own.
     from .modeling_vtn import VTNModel  # noqa: F401
     from .video_processing_vtn import VTNVideoProcessor  # noqa: F401
 
@@ -30,8 +30,8 @@ _CHOICES = {
     "problem_type": ("single_label_classification", "multi_label_classification", "regression"),
 }
 # What transformers takes beside the attributes of `PreTrainedConfig`.
-_TRANSFORMERS_FIELDS = {"attn_implementation", "experts_implementation", "auto_map", "quantization_config"}
-_TRANSFORMERS_FIELDS |= {"custom_pipelines", "task_specific_params", "per_layer_config"}
+_TRANSFORMERS_FIELDS = {"attn_implementation", "experts_implementation", "auto_map", "custom_pipelines"}
+_TRANSFORMERS_FIELDS |= {"per_layer_config", "quantization_config", "task_specific_params"}
 
 
 def choose_num_attention_heads(hidden_size: int) -> int:
@@ -48,8 +48,6 @@ def choose_num_attention_heads(hidden_size: int) -> int:
 
 def _check_value(name: str, value: Any):
     """Raises ValueError if a field may not have this value, whose type is checked already."""
-    if name in ("backbone_config", "label2id", "vtn_hf_version"):
-        return
     if name in _CHOICES:
         is_right, rule = value in _CHOICES[name], f"one of {', '.join(_CHOICES[name])}"
     elif name == "id2label":
@@ -64,9 +62,11 @@ def _check_value(name: str, value: Any):
         is_right, rule = 0 <= value <= 1, "between 0 and 1"
     elif name in ("layer_norm_eps", "initializer_range"):
         is_right, rule = 0 <= value < float("inf"), "at least 0"
-    else:
+    elif name == "num_labels" or isinstance(value, int):
         least = 3 if name == "max_position_embeddings" else 1
         is_right, rule = type(value) is int and value >= least, f"at least {least}"
+    else:
+        return
     if not is_right:
         raise ValueError(f"`{name}` must be {rule}, got {value!r}.")
 
@@ -78,74 +78,54 @@ class VTNConfig(PreTrainedConfig):
     model of [Video Transformer Network](https://huggingface.co/papers/2102.00719).
 
     Args:
-        backbone_config (`dict` or `PreTrainedConfig`, *optional*):
-            Configuration of the 2D backbone, any vision model that `AutoModel` can build. Defaults to ViT-B/16 at
-            224 x 224 pixels.
-        hidden_size (`int`, *optional*):
-            Width of the temporal encoder. Defaults to the backbone's feature width; if the two differ, a linear
-            projection joins them.
-        num_hidden_layers (`int`, *optional*, defaults to 3):
-            Number of layers of the temporal encoder.
-        num_attention_heads (`int`, *optional*):
-            Number of attention heads in each layer; must divide `hidden_size`. Defaults to the 12 of the paper where
-            they divide it, else to one per 64 features, else to as many as leave at least 32 features to each.
-        intermediate_size (`int`, *optional*, defaults to 3072):
-            Width of the feed-forward network in each layer.
-        attention_window (`int` or `list[int]`, *optional*, defaults to 18):
-            Two-sided size of the sliding attention window, in frames: 18 lets a frame attend to 9 frames on each side
-            of it. Even and positive; one number, or one per layer.
-        max_position_embeddings (`int`, *optional*, defaults to 288):
-            Rows of the position table; the last two belong to the class token and to padding, the others to frames.
-        position_embedding_type (`str`, *optional*, defaults to `"learned"`):
-            `"learned"`, `"sinusoidal"` (fixed) or `"none"`.
-        position_overflow (`str`, *optional*, defaults to `"wrap"`):
-            What happens in videos with frame positions beyond the table: `"wrap"` starts again at its first row, as
-            the original does; `"spread"` squeezes the positions of such a video onto the table, in which case
-            neighbouring frames share rows. Shorter videos are the same with both.
-        hidden_act (`str`, *optional*, defaults to `"gelu"`):
-            Activation of the feed-forward networks and of the classification head.
-        hidden_dropout_prob (`float`, *optional*, defaults to 0.1):
-            Dropout probability of the embeddings, the attention outputs and the feed-forward outputs.
-        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.1):
-            Dropout probability of the attention weights.
-        layer_norm_eps (`float`, *optional*, defaults to 1e-12):
-            Epsilon of the layer normalisations in the temporal encoder.
-        initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the normal distribution that initialises the weights.
-        classifier_hidden_size (`int`, *optional*):
-            Width of the hidden layer of the classification head. Defaults to `hidden_size`.
-        classifier_dropout (`float`, *optional*, defaults to 0.5):
-            Dropout probability inside the classification head.
-        num_frames (`int`, *optional*, defaults to 250):
-            Frames taken from a video at inference: what `pipeline()` asks the processor for.
-        frames_per_chunk (`int` or `str`, *optional*, defaults to `"auto"`):
-            Frames per call of the backbone, which bounds the memory: `"auto"` is what suits the backbone and its
-            device at inference (4 to 64) and all frames in training; a number holds at inference, and in training
-            with activation checkpointing, where each call is then computed again in the backward pass; `None` passes
-            all at once.
+        backbone_config (`dict` or `PreTrainedConfig`, *optional*): Configuration of the 2D backbone, any vision model
+            that `AutoModel` can build. Defaults to ViT-B/16 at 224 x 224 pixels.
+        hidden_size (`int`, *optional*): Width of the temporal encoder. Defaults to the backbone's feature width; if
+            the two differ, a linear projection joins them.
+        num_hidden_layers (`int`, *optional*, defaults to 3): Number of layers of the temporal encoder.
+        num_attention_heads (`int`, *optional*): Number of attention heads in each layer; must divide `hidden_size`.
+            Defaults to the 12 of the paper where they divide it, else to one per 64 features, else to as many as leave
+            at least 32 features to each.
+        intermediate_size (`int`, *optional*, defaults to 3072): Width of the feed-forward network in each layer.
+        attention_window (`int` or `list[int]`, *optional*, defaults to 18): Two-sided size of the sliding attention
+            window, in frames: 18 is 9 frames on each side. Even; one number, or one per layer.
+        max_position_embeddings (`int`, *optional*, defaults to 288): Rows of the position table; the last two belong
+            to the class token and to padding, the others to frames.
+        position_embedding_type (`str`, *optional*, defaults to `"learned"`): `"learned"`, `"sinusoidal"` or `"none"`.
+        position_overflow (`str`, *optional*, defaults to `"wrap"`): What happens in videos with frame positions beyond
+            the table: `"wrap"` starts again at its first row, as the original does; `"spread"` squeezes the positions
+            of such a video onto the table, so that neighbouring frames share rows.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation of the feed-forward networks and the head.
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.1): Dropout of embeddings and layer outputs.
+        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.1): Dropout of the attention weights.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-12): Epsilon of the temporal encoder's layer norms.
+        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the initial weights.
+        classifier_hidden_size (`int`, *optional*): Width of the head's hidden layer. Defaults to `hidden_size`.
+        classifier_dropout (`float`, *optional*, defaults to 0.5): Dropout inside the head.
+        num_frames (`int`, *optional*, defaults to 250): Frames that `pipeline()` takes from a video.
+        frames_per_chunk (`int` or `str`, *optional*, defaults to `"auto"`): Frames per call of the backbone, which
+            bounds the memory: `"auto"` is what suits the backbone and its device at inference (4 to 64) and all frames
+            in training; a number holds at inference, and in training with activation checkpointing, where each call is
+            then computed again in the backward pass; `None` passes all at once.
 
     Raises:
-        ValueError: If there is no such field, with the closest one.
-        StrictDataclassError: If a field has the wrong type or is out of bounds, or fields contradict each other.
+        ValueError: If there is no such field, or it may not have such a value.
+        StrictDataclassError: If it has another type, or fields contradict each other.
 
     Example:
 
     ```python
-    >>> from vtn_hf import VTNConfig, VTNModel
+    >>> from vtn_hf import VTNConfig
 
     >>> backbone = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 16, 128]}
     >>> config = VTNConfig(backbone_config=backbone, intermediate_size=48)
     >>> config.hidden_size, config.num_attention_heads
     (128, 2)
-    >>> model = VTNModel(config)
-    >>> len(model.temporal_encoder.layers)
-    3
 
     ```"""
 
     model_type = "vtn"
-    # transformers 5.23 would rather have `sub_configs_defaults`, which sends a missing backbone config to its own
-    # default and which older releases do not know; this older spelling is understood by all.
+    # `sub_configs_defaults`, which transformers 5.23 prefers, sends a missing backbone config to its own default.
     sub_configs = {"backbone_config": AutoConfig}
 
     backbone_config: dict | PreTrainedConfig | None = None
@@ -169,21 +149,17 @@ class VTNConfig(PreTrainedConfig):
     vtn_hf_version: str = __version__
 
     def __post_init__(self, **kwargs):
-        # What a file holds may come from another release.
-        is_stored = self.transformers_version is not None
-        for name in kwargs:
-            if mistake := self._find_mistake(name, cutoff=0.8 if is_stored else 0.0):
-                if not is_stored:
-                    raise ValueError(mistake)
-                logger.warning(mistake)
+        is_stored = self.transformers_version is not None  # perhaps by another release
+        for mistake in filter(None, (self._find_mistake(name, 0.8 if is_stored else 0.0) for name in kwargs)):
+            if not is_stored:
+                raise ValueError(mistake)
+            logger.warning(mistake)
         if self.backbone_config is None:
             # ViT-B/16 as timm, and so the original, builds it: its layer norms have epsilon 1e-6.
             self.backbone_config = AutoConfig.for_model("vit", layer_norm_eps=1e-6)
         elif isinstance(self.backbone_config, dict):
             if "model_type" not in self.backbone_config:
-                raise ValueError(
-                    f"`backbone_config` needs a `model_type`, got the keys {sorted(self.backbone_config)}."
-                )
+                raise ValueError(f"`backbone_config` needs a `model_type`, it has {sorted(self.backbone_config)}.")
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         if self.hidden_size is None:
             from .backbone_vtn import get_backbone_feature_size
@@ -223,9 +199,9 @@ class VTNConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As in transformers, but overrides are checked: their names, their values, and how these go together."""
         is_tuple = kwargs.pop("return_unused_kwargs", False)
-        for name in kwargs:  # those of `from_pretrained` are among them, which are none of the configuration's
-            if mistake := cls._find_mistake(name, cutoff=0.8):
-                raise ValueError(mistake)
+        # Those of `from_pretrained` are among them, which are none of the configuration's.
+        for mistake in filter(None, (cls._find_mistake(name, 0.8) for name in kwargs)):
+            raise ValueError(mistake)
         config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
         config.validate()
         return (config, unused) if is_tuple else config
@@ -252,14 +228,11 @@ class VTNConfig(PreTrainedConfig):
         """Part of `@strict`-powered validation. Checks the rules that tie fields together."""
         super().validate_architecture()
         if self.hidden_size % self.num_attention_heads != 0:
-            raise ValueError(
-                f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
-                f"({self.num_attention_heads})."
-            )
-        if len(self.attention_windows) != self.num_hidden_layers:
-            raise ValueError(
-                f"`attention_window` has {len(self.attention_windows)} entries for {self.num_hidden_layers} layers."
-            )
+            sizes = f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads`"
+            raise ValueError(f"{sizes} ({self.num_attention_heads}).")
+        num_windows = len(self.attention_windows)
+        if num_windows != self.num_hidden_layers:
+            raise ValueError(f"`attention_window` has {num_windows} entries for {self.num_hidden_layers} layers.")
 
 
 VTNConfig.register_for_auto_class()
