@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 TORCHVISION := .venv-torchvision
 FLOOR := .venv-floor
 LATEST := .venv-latest
+TRANSFORMERS := .venv-transformers
 WHEEL := .venv-wheel
 
 .PHONY: quickstart test test-slow test-floor test-latest conformance fuzz quality types style docs wheel clean
@@ -25,7 +26,7 @@ test: $(VENV)/.dev $(TORCHVISION)/.done
 		augmentation auto_classes backbones hub image_processing_vtn recipes video_processing_vtn))
 
 # No tests is what there is until a test carries the marker: pytest says 5.
-test-slow: $(VENV)/.dev conformance
+test-slow: $(VENV)/.dev $(TRANSFORMERS)/.done conformance
 	$(BIN)/python -m pytest -m slow || [ $$? = 5 ]
 
 # The oldest versions that setup.py admits, and the newest of what Hugging Face makes, beside the tested torch.
@@ -87,6 +88,11 @@ $(TORCHVISION)/.done: $(BIN)/python constraints.txt
 	$(BIN)/python -m pip install --no-deps --upgrade --target $(TORCHVISION) torchvision timm
 	touch $@
 
+# The newest transformers, with what it needs, which torch is not: a checkpoint is to run on it, without this package.
+$(TRANSFORMERS)/.done: $(BIN)/python setup.py
+	PIP_CONSTRAINT= $(BIN)/python -m pip install --upgrade --target $(TRANSFORMERS) 'transformers<6'
+	touch $@
+
 $(FLOOR)/.done: setup.py constraints-floor.txt
 	$(PYTHON) -m venv $(FLOOR)
 	PIP_CONSTRAINT=$(CURDIR)/constraints-floor.txt $(FLOOR)/bin/python -m pip install -e '.[test,train]'
@@ -100,4 +106,4 @@ $(LATEST)/.done: setup.py constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TORCHVISION) $(FLOOR) $(LATEST) $(WHEEL) .conformance build dist site src/*.egg-info
+	rm -rf $(VENV) $(TORCHVISION) $(TRANSFORMERS) $(FLOOR) $(LATEST) $(WHEEL) .conformance build dist site src/*.egg-info

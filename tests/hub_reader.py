@@ -10,6 +10,7 @@ import sys
 
 import conftest  # noqa: F401 - lets torchvision be imported
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -67,6 +68,7 @@ def main(name: str, clip: str, expected_path: str, save_to: str | None = None):
         for part in (classifier, classify.video_processor):
             part.save_pretrained(save_to)
         classify.save_pretrained(f"{save_to}-pipeline")
+    print(transformers.__version__)
     print("torchvision" if is_torchvision_available() else "no torchvision")
 
 

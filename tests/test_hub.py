@@ -4,6 +4,7 @@ says that it does not. The real client speaks to a Hub on loopback, in processes
 transformers read where the Hub is when they are imported.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -19,6 +20,7 @@ import torch
 import transformers
 from hub_server import TOKEN, HubServer, Repository
 from huggingface_hub import ModelCard
+from packaging.version import Version
 from tiny_models import make_vit_vtn
 from transformers import AutoModel, AutoModelForVideoClassification, pipeline
 from transformers.utils import is_torchvision_available
@@ -40,9 +42,13 @@ COMPLETE = CODE | {
 
 
 NO_HUB = "http://127.0.0.1:9"
+# Unpacked there by `make test-slow`.
+NEWEST_TRANSFORMERS = TESTS.parent / ".venv-transformers"
 
 
-def start(script: str, *arguments: object, endpoint: str, home: Path, with_vtn_hf: bool) -> subprocess.Popen:
+def start(
+    script: str, *arguments: object, endpoint: str, home: Path, with_vtn_hf: bool, with_newest: bool = False
+) -> subprocess.Popen:
     """
     Starts one of the scripts beside this file as a user of the Hub at `endpoint`.
 
@@ -52,6 +58,8 @@ def start(script: str, *arguments: object, endpoint: str, home: Path, with_vtn_h
     paths = [] if with_vtn_hf else [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     if is_torchvision_available():
         paths.append(str(Path(importlib.util.find_spec("torchvision").origin).parents[1]))
+    if with_newest:
+        paths.insert(0, str(NEWEST_TRANSFORMERS))
     if with_vtn_hf:
         paths.append(str(Path(vtn_hf.__file__).parents[1]))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
@@ -81,6 +89,16 @@ def run(*arguments, **settings) -> str:
     output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors[-4000:]
     return output
+
+
+def find_transformers(newest: bool) -> str:
+    """The version of transformers that a script is started with; skips the test where the newest is not there."""
+    if not newest:
+        return transformers.__version__
+    found = list(importlib.metadata.distributions(name="transformers", path=[str(NEWEST_TRANSFORMERS)]))
+    if not found:
+        pytest.skip("`make test-slow` unpacks the newest transformers")
+    return found[0].version
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +200,19 @@ def test_reader_without_the_package(hub, published, clip, tmp_path):
         run("hub_reader.py", folder, clip, expected, endpoint=NO_HUB, **settings)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("with_newest", [False, True], ids=["this transformers", "newest transformers"])
+def test_checkpoint_under_another_transformers(published, clip, tmp_path, with_newest):
+    """Its own code gives the same logits, and a pipeline, under the release it was written with and the newest."""
+    version = find_transformers(with_newest)
+    settings = {"endpoint": NO_HUB, "home": tmp_path, "with_vtn_hf": False, "with_newest": with_newest}
+    arguments = ("hub_reader.py", published / "local", clip, published / "expected.pt", tmp_path / "again")
+    printed = run(*arguments, **settings).splitlines()
+    assert printed[-2] == version and Version(version) >= Version(transformers.__version__)
+    # And what it saves comes back under the first one.
+    run(*arguments[:1], tmp_path / "again", *arguments[2:4], **settings | {"with_newest": False})
+
+
 def test_reader_of_a_trained_model(hub, published, clip, tmp_path):
     expected = torch.load(published / "expected.pt")
     with torch.no_grad():
@@ -232,11 +263,12 @@ def change_code(checkpoint: Path, folder: Path, origin: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("names", [("x/model", "y/model", "z")])
-def test_each_checkpoint_runs_its_own_code(checkpoint, tmp_path, names):
+@pytest.mark.parametrize("with_newest", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_each_checkpoint_runs_its_own_code(checkpoint, tmp_path, with_newest):
     """Whatever was loaded before, and though folders have the same name and the same configuration_vtn.py."""
-    folders = [change_code(checkpoint, tmp_path / name, origin=name) for name in names]
-    settings = {"endpoint": NO_HUB, "home": tmp_path, "with_vtn_hf": False}
+    find_transformers(with_newest)
+    folders = [change_code(checkpoint, tmp_path / name, origin=name) for name in ("x/model", "y/model", "z")]
+    settings = {"endpoint": NO_HUB, "home": tmp_path, "with_vtn_hf": False, "with_newest": with_newest}
     for order in (folders, folders[::-1]):
         origins = json.loads(run("hub_origins.py", *order, **settings).splitlines()[-1])
         for folder in order:
