@@ -36,7 +36,7 @@ from transformers.modeling_utils import PreTrainedModel
 from drawn_videos.drawing import SPLITS, make_generator
 from drawn_videos.event_videos import CLASS_NAMES, draw_event_video
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo, hash_weights, write_shard
+from vtn_hf.data.feature_cache import CachedClips, CacheIndex, FeatureCacheInfo, hash_weights, read_shard, write_shard
 
 
 # A temporal encoder that learns from 600 videos within a minute; what a variant does not change is this.
@@ -342,21 +342,22 @@ def prepare(task: str, backbone_dir: str, output_dir: Path, num_workers: int | N
         backbone_name_or_path=backbone_dir,
         backbone_sha256=hash_weights(VTNForVideoClassification.from_pretrained(backbone_dir).vtn.backbone),
         processor=json.loads(processor.to_json_string()),
-        class_names=list(CLASS_NAMES[task]),
-        num_videos=dict(zip(SPLITS, NUM_VIDEOS[task], strict=True)),
-        videos_per_shard=VIDEOS_PER_SHARD,
     )
     info.save(features_dir)
+    shards = {split: [] for split in SPLITS}
     with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
-        shards = []
-        for split, num_videos in info.num_videos.items():
-            for number, path in enumerate(info.list_shards(features_dir, split)):
-                first = number * VIDEOS_PER_SHARD
+        computed = []
+        for split, num_videos in zip(SPLITS, NUM_VIDEOS[task], strict=True):
+            for first in range(0, num_videos, VIDEOS_PER_SHARD):
+                path = features_dir / split / f"shard-{first // VIDEOS_PER_SHARD:05d}.safetensors"
                 indices = range(first, min(first + VIDEOS_PER_SHARD, num_videos))
                 if not path.exists():
-                    shards.append(pool.submit(write_features, task, split, backbone_dir, path, indices))
-        for shard in tqdm(shards, desc=f"features of {task}", unit="shard"):
+                    computed.append(pool.submit(write_features, task, split, backbone_dir, path, indices))
+                shards[split].append(path)
+        for shard in tqdm(computed, desc=f"features of {task}", unit="shard"):
             shard.result()
+    splits = {split: [video for path in paths for video in read_shard(path)] for split, paths in shards.items()}
+    CacheIndex(list(CLASS_NAMES[task]), splits).save(features_dir)
     return {split: Videos(task, split, features_dir, processor) for split in SPLITS}
 
 

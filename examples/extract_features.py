@@ -6,34 +6,44 @@ Computes the frame features of a collection of videos once, so that `train.py --
     accelerate launch examples/train.py --features FEATURES --output_dir RUN
 
 Any number of processes share the work (`accelerate launch --num_processes 8`), in half precision if they are told to
-(`--mixed_precision bf16`). Stopped, the same command goes on, with any number of processes. What is in FEATURES is
-written down in `vtn_hf.data.feature_cache`.
+(`--mixed_precision bf16`). Stopped, the same command goes on, with any number of processes. Later it computes what is
+new or has changed in VIDEOS, and drops what is gone; other settings are refused. What is in FEATURES is written down
+in `vtn_hf.data.feature_cache`. The exit status is 2 if it fails.
 """
 
+import contextlib
 import json
+import sys
 import zlib
-from dataclasses import dataclass, field, fields
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, concatenate_datasets
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 from train import DataArguments, ModelArguments, make_augmentation, make_processor
 from transformers import AutoConfig, HfArgumentParser
 from transformers.modeling_utils import PreTrainedModel
 
 from vtn_hf import VTNModel, VTNVideoProcessor
-from vtn_hf.backbone_vtn import encode_frames, load_backbone
+from vtn_hf.backbone_vtn import choose_frames_per_chunk, encode_frames, load_backbone
 from vtn_hf.data.arguments import CollectionArguments
 from vtn_hf.data.augmentation import ClipAugmentation
-from vtn_hf.data.class_names import read_class_names
-from vtn_hf.data.collection import Collection
-from vtn_hf.data.feature_cache import FeatureCacheInfo, hash_weights, read_shard_paths, write_shard
-from vtn_hf.video_decoding_vtn import VideoDecodeError, decode_video
+from vtn_hf.data.class_names import escape_bytes, read_class_names
+from vtn_hf.data.extraction_plan import ExtractionPlan, Wanted, clear_cache
+from vtn_hf.data.feature_cache import CachedVideo, CacheIndex, FeatureCacheInfo, hash_weights, write_shard
+from vtn_hf.data.file_pool import map_files
+from vtn_hf.data.listing import hash_video
+from vtn_hf.data.scan import is_about_content
+from vtn_hf.outputs import check_outputs
+from vtn_hf.processes import together
+from vtn_hf.results import one_run
+from vtn_hf.video_decoding_vtn import VideoDecodeError
+from vtn_hf.video_processing_vtn import load_video
 
 
 AUGMENTATION = ("resize_range", "crop_scale", "flip_prob", "rand_augment", "erasing_prob")
@@ -80,11 +90,16 @@ class ExtractionArguments(CollectionArguments):
     )
     erasing_prob: float = field(default=0.0, metadata={"help": "Probability of covering a part of a view."})
     dtype: str = field(default="float16", metadata={"help": "Of the features on disk: float16 or float32."})
-    frames_per_chunk: int = field(default=32, metadata={"help": "Frames per call of the backbone."})
+    frames_per_chunk: str = field(
+        default="auto", metadata={"help": "Frames per call of the backbone: a number, or auto for what is best here."}
+    )
     videos_per_shard: int = field(
         default=32, metadata={"help": "Videos per file; those of an unfinished file are lost when a run is stopped."}
     )
     num_workers: int = field(default=2, metadata={"help": "Processes that decode videos, for each process here."})
+    time_limit_sec: float = field(default=600, metadata={"help": "Seconds to load one video."})
+    memory_limit_gib: float = field(default=8, metadata={"help": "Memory of a process that decodes."})
+    overwrite: bool = field(default=False, metadata={"help": "Delete the features that are in output_dir first."})
     use_cpu: bool = field(
         default=False, metadata={"help": "Compute on the CPU; several processes without GPUs need to be told."}
     )
@@ -97,42 +112,63 @@ class ExtractionArguments(CollectionArguments):
 
 class WholeVideo:
     """
-    Turns rows of the collection into what [`write_shard`] takes, with pixels in the place of features. The first view
-    is what the processor gives; what the others are depends on the name of the video and nothing else.
+    Turns a video into what [`write_shard`] takes, with pictures in the place of features: bytes if the protocol has
+    bytes, which are small on their way between processes. The first view is what the processor gives; what the others
+    are depends on the name of the video and nothing else.
     """
 
-    def __init__(self, processor: VTNVideoProcessor, augmentation: ClipAugmentation | None, num_views: int):
-        self.processor = processor
+    def __init__(self, processor: VTNVideoProcessor, augmentation: ClipAugmentation | None):
+        self.limits = processor.limits
         self.augmentation = augmentation
-        self.num_views = num_views
+        pixels = processor.pixel_settings
+        self.pixels = replace(pixels, do_rescale=False, do_normalize=False) if pixels.has_bytes else pixels
+        self.bare = replace(self.pixels, do_rescale=False, do_normalize=False, do_flip_channel_order=False)
+        self.normalize = None if pixels.has_bytes else pixels.normalize
         settings = {name: getattr(processor, name) for name in ("num_frames", "fps", "frame_sampling")}
         self.sample_frames = partial(processor.sample_frames, **settings) if processor.do_sample_frames else None
 
-    def __call__(self, rows: dict[str, list]) -> dict[str, list]:
-        return {"video": [self._load(*row) for row in zip(rows["video"], rows["name"], rows["label"], strict=True)]}
-
-    def _load(self, video: dict, name: str, label: int | list[int]) -> dict:
-        entry = {"path": video["path"], "label": label}
+    def __call__(self, wanted: Wanted) -> dict:
+        entry = asdict(wanted.video)
         try:
-            frames, metadata = decode_video(video["bytes"] or video["path"], self.sample_frames)
+            entry["sha256"] = hash_video(wanted.video.path)
+            clips = [self._load(wanted.video, view) for view in range(wanted.num_clips)]
         except VideoDecodeError as error:
-            return entry | {"error": str(error)}
-        position_ids = torch.as_tensor(metadata.frames_indices)
-        clips = [(self._to_pixels(frames), position_ids)]
-        frames = torch.from_numpy(frames).permute(0, 3, 1, 2)
-        for view in range(1, self.num_views):
-            generator = np.random.default_rng([zlib.crc32(name.encode()), view])
-            pixels = self._to_pixels(
-                self.augmentation(frames, generator),
-                do_resize=False,
-                do_center_crop=False,
-                input_data_format="channels_first",
-            )
-            clips.append((pixels, position_ids))
-        return entry | {"fps": metadata.fps, "clips": clips}
+            return entry | {"error": str(error), "final": is_about_content(error)}
+        except (OSError, MemoryError) as error:
+            return entry | {"error": f"{wanted.video.path}: {error or 'its memory does not suffice'}", "final": False}
+        return entry | {"fps": clips[0][2], "clips": [clip[:2] for clip in clips]}
 
-    def _to_pixels(self, frames: np.ndarray | torch.Tensor, **kwargs) -> torch.Tensor:
-        return self.processor(frames, do_sample_frames=False, return_tensors="pt", **kwargs)["pixel_values"][0]
+    def _load(self, video: CachedVideo, view: int) -> tuple[np.ndarray, np.ndarray, float | None]:
+        """Pictures, numbers of the frames, and frame rate."""
+        if view == 0:
+            pictures, metadata = load_video(video.path, self.sample_frames, self.pixels, self.limits)
+        else:
+            generator = np.random.default_rng([zlib.crc32(video.name.encode()), view])
+            choose_view = partial(self.augmentation.choose_view, generator=generator)
+            pictures, metadata = load_video(
+                video.path, self.sample_frames, self.bare, self.limits, choose_view=choose_view
+            )
+            pictures = self.augmentation.change(pictures, generator)
+            pictures = pictures if self.normalize is None else self.normalize(pictures)
+        return pictures.numpy(), np.asarray(metadata.frames_indices), metadata.fps
+
+
+def load_videos(load: WholeVideo, videos: list[Wanted], args: ExtractionArguments) -> Iterator[tuple[Wanted, dict]]:
+    """
+    Loads videos, in processes that may crash or hang without taking the others along.
+
+    Yields:
+        A video and what [`WholeVideo`] makes of it, as they are ready.
+    """
+    if args.num_workers == 0:
+        yield from ((video, load(video)) for video in videos)
+        return
+    for video, result in map_files(load, videos, args.num_workers, args.time_limit_sec, args.memory_limit_gib):
+        if isinstance(result, (TimeoutError, ChildProcessError)):
+            result = asdict(video.video) | {"error": f"{video.video.path}: {result}", "final": False}
+        elif isinstance(result, Exception):
+            raise result
+        yield video, result
 
 
 def load_parts(args: ExtractionArguments) -> tuple[PreTrainedModel, VTNVideoProcessor]:
@@ -145,91 +181,77 @@ def load_parts(args: ExtractionArguments) -> tuple[PreTrainedModel, VTNVideoProc
     return backbone, make_processor(ModelArguments(backbone_name_or_path=args.backbone_name_or_path), data_args)
 
 
-def is_complete(shard: Path, videos: Dataset) -> bool:
-    """Whether the features of these videos are there; if they are those of others, that is an error."""
-    if not shard.is_file():
-        return False
-    paths, skipped = read_shard_paths(shard)
-    if changed := {video["path"] for video in videos["video"]} ^ {*paths, *skipped}:
-        raise ValueError(f"{shard} was made from other videos than are there now, for example {min(changed)}.")
-    return True
-
-
-def begin_cache(
-    args: ExtractionArguments,
-    backbone: PreTrainedModel,
-    processor: VTNVideoProcessor,
-    collection: Collection,
-) -> FeatureCacheInfo:
+def begin_cache(args: ExtractionArguments, backbone: PreTrainedModel, processor: VTNVideoProcessor):
     """Writes down what makes the features, or makes sure that those which are there were made in the same way."""
     info = FeatureCacheInfo(
         backbone_name_or_path=args.backbone_name_or_path,
         backbone_sha256=hash_weights(backbone),
         processor=json.loads(processor.to_json_string()),
-        class_names=collection.class_names,
-        num_videos=collection.num_videos,
-        videos_per_shard=args.videos_per_shard,
         num_views=args.num_views,
         augmentation={name: getattr(args, name) for name in AUGMENTATION} if args.num_views > 1 else None,
         dtype=args.dtype,
-        missing={split: names for split, names in collection.missing.items() if names},
     )
+    if args.overwrite:
+        clear_cache(Path(args.output_dir))
     info.save(args.output_dir)
-    return info
 
 
 class VideoEncoder:
-    """
-    Turns what [`WholeVideo`] gives into what [`write_shard`] takes: pixels into features, and several labels, where
-    `num_labels` is told, into zeros and ones.
-    """
+    """Turns what [`WholeVideo`] gives into what [`write_shard`] takes: pictures into features."""
 
-    def __init__(self, accelerator: Accelerator, backbone: PreTrainedModel, chunk_size: int, num_labels: int | None):
+    def __init__(
+        self, accelerator: Accelerator, backbone: PreTrainedModel, processor: VTNVideoProcessor, frames_per_chunk: str
+    ):
         self.accelerator = accelerator
         self.backbone = backbone.to(accelerator.device).eval()
-        self.chunk_size = chunk_size
-        self.num_labels = num_labels
+        self.pixels = processor.pixel_settings
+        chunk_size = frames_per_chunk if frames_per_chunk == "auto" else int(frames_per_chunk)
+        self.chunk_size = choose_frames_per_chunk(chunk_size, self.backbone)
 
     @torch.no_grad()
     def __call__(self, video: dict) -> dict:
-        if "error" in video:
+        if video["error"]:
             return video
-        if self.num_labels is not None:
-            video["label"] = np.isin(np.arange(self.num_labels), video["label"]).astype(np.float32)
         clips = []
-        for pixels, position_ids in video["clips"]:
+        for pictures, position_ids in video["clips"]:
+            pictures = torch.from_numpy(pictures).to(self.accelerator.device)
+            pixels = self.pixels.normalize(pictures) if self.pixels.has_bytes else pictures
             with self.accelerator.autocast():
-                features = encode_frames(self.backbone, pixels.to(self.accelerator.device), chunk_size=self.chunk_size)
-            clips.append((features.cpu(), position_ids))
+                features = encode_frames(self.backbone, pixels, chunk_size=self.chunk_size)
+            clips.append((features.cpu(), torch.from_numpy(position_ids)))
         return video | {"clips": clips}
 
 
 def extract_split(
-    split: str, videos: Dataset, shards: list[Path], load: WholeVideo, encode: VideoEncoder, args: ExtractionArguments
+    split: str,
+    shards: list[tuple[Path, list[Wanted]]],
+    load: WholeVideo,
+    encode: VideoEncoder,
+    args: ExtractionArguments,
 ):
-    """Computes the shards of a split that are not there yet; each process takes its share of them."""
+    """Computes shards of a split; each process takes its share of them."""
     accelerator = encode.accelerator
-    parts = [
-        videos.select(range(first, min(first + args.videos_per_shard, len(videos))))
-        for first in range(0, len(videos), args.videos_per_shard)
-    ]
-    todo = [part for part in zip(shards, parts, strict=True) if not is_complete(*part)]
-    accelerator.print(f"{split}: {len(todo)} of {len(parts)} shards are to be computed.")
-    accelerator.wait_for_everyone()
-    mine = todo[accelerator.process_index :: accelerator.num_processes]
-    if not mine:
-        return
-    # One stream over all shards, so that the workers need not wait where one ends.
-    stream = concatenate_datasets([part for _, part in mine]).with_transform(load)
-    stream = DataLoader(stream, batch_size=None, num_workers=args.num_workers)
-    stream = iter(tqdm(stream, desc=split, unit="video", disable=not accelerator.is_main_process))
-    for path, part in mine:
-        write_shard(path, [encode(next(stream)["video"]) for _ in part], args.dtype)
+    mine = shards[accelerator.process_index :: accelerator.num_processes]
+    # One stream over all shards, so that nobody waits where one ends.
+    videos = [video for _, part in mine for video in part]
+    loaded = load_videos(load, videos, args)
+    is_main = accelerator.is_main_process
+    number_of = {id(video): number for number, (_, part) in enumerate(mine) for video in part}
+    computed: dict[int, dict[int, dict]] = defaultdict(dict)
+    for video, pictures in tqdm(loaded, total=len(videos), desc=split, unit="video", disable=not is_main):
+        number = number_of[id(video)]
+        path, part = mine[number]
+        computed[number][id(video)] = encode(pictures)
+        if len(computed[number]) == len(part):
+            shard = computed.pop(number)
+            write_shard(path, [shard[id(each)] for each in part], args.dtype)
 
 
 def extract(args: ExtractionArguments):
     """Computes the features that are not there yet, shard by shard."""
     accelerator = Accelerator(cpu=args.use_cpu)
+    output_dir = Path(args.output_dir)
+    check_outputs([output_dir], [args.data_dir], overwrite=True)
     collection = args.read(args.class_names and read_class_names(args.class_names))
     accelerator.print(collection.describe())
     collection.check_training(needs_val=args.val_share is None)
@@ -237,25 +259,47 @@ def extract(args: ExtractionArguments):
     augmentation = make_augmentation(args.to_data_arguments(), processor)["augmentation"]
     if (args.num_views > 1) != (augmentation is not None):
         raise ValueError(f"num_views={args.num_views}: more than one view needs an augmentation, and the other way.")
-    with accelerator.main_process_first():
-        info = begin_cache(args, backbone, processor, collection)
-    num_labels = len(info.class_names) if collection.is_multi_label else None
-    encode = VideoEncoder(accelerator, backbone, args.frames_per_chunk, num_labels)
+    load = WholeVideo(processor, augmentation)
+    encode = VideoEncoder(accelerator, backbone, processor, args.frames_per_chunk)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with one_run(output_dir) if accelerator.is_main_process else contextlib.nullcontext():
+        if accelerator.is_main_process:
+            begin_cache(args, backbone, processor)
+        accelerator.wait_for_everyone()
+        plan = ExtractionPlan(output_dir, collection, args.num_views)
+        accelerator.print("\n".join(plan.notes))
+        shards = {split: plan.list_shards(split, args.videos_per_shard) for split in plan.to_do}
+        accelerator.wait_for_everyone()  # nobody writes while another one still looks
+        for split, parts in shards.items():
+            extract_split(split, parts, load, encode, args)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            report(plan.finish(), output_dir)
 
-    for split, videos in collection.videos.items():
-        load = WholeVideo(processor, augmentation, args.num_views if split == "train" else 1)
-        extract_split(split, videos, info.list_shards(args.output_dir, split), load, encode, args)
-    accelerator.wait_for_everyone()
 
-    skipped = {}
-    for shard in (shard for split in collection.videos for shard in info.list_shards(args.output_dir, split)):
-        skipped |= read_shard_paths(shard)[1]
-    accelerator.print(f"{sum(info.num_videos.values()) - len(skipped)} videos are in {args.output_dir}.")
-    for path, reason in skipped.items():
-        accelerator.print(f"Skipped {path}: {reason}")
-    for name in (name for names in collection.missing.values() for name in names):
-        accelerator.print(f"Missing {name}")
+def report(index: CacheIndex, output_dir: Path):
+    """Says what is there and what is not."""
+    videos = [video for split in index.splits.values() for video in split]
+    skipped = [video for video in videos if video.error]
+    print(f"{len(videos) - len(skipped)} videos are in {output_dir}.")
+    for video in skipped:
+        print(escape_bytes(f"Skipped {video.path}: {video.error}"))
+    for name in (name for names in index.missing.values() for name in names):
+        print(f"Missing {name}")
+    for name, reason in (each for reasons in index.bad.values() for each in reasons.items()):
+        print(f"Left out {name}: {reason}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Extracts as the arguments say; returns the exit status."""
+    try:
+        with together():
+            extract(*HfArgumentParser(ExtractionArguments).parse_args_into_dataclasses(argv))
+    except (ValueError, OSError) as error:
+        print(escape_bytes(f"extract_features.py: error: {error}"), file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    extract(*HfArgumentParser(ExtractionArguments).parse_args_into_dataclasses())
+    sys.exit(main())

@@ -33,7 +33,7 @@ from vtn_hf.data.augmentation import ClipAugmentation, ClipMixing
 from vtn_hf.data.class_names import read_class_names
 from vtn_hf.data.clips import ClipTransform, collate_videos
 from vtn_hf.data.coverage import SkippedVideos, report_coverage
-from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo
+from vtn_hf.data.feature_cache import CachedClips, CacheIndex, FeatureCacheInfo
 from vtn_hf.inference.attention import Look, look_at_example
 from vtn_hf.inference.whole_video import to_scores
 from vtn_hf.processes import together
@@ -257,18 +257,18 @@ def load_data(data_args: DataArguments, training_args: TrainingArguments, proces
     """The splits to train and to evaluate on."""
     seed = training_args.seed
     if data_args.features is not None:
-        info = FeatureCacheInfo.load(data_args.features)
+        index = CacheIndex.load(data_args.features)
         clips = CachedClips(data_args.features, "train", data_args.clip_num_frames, data_args.clip_duration_sec, seed)
         splits = {"train": clips}
-        if info.num_videos.get("val"):
+        if index.splits.get("val"):
             splits["val"] = CachedClips(data_args.features, "val")
         elif training_args.eval_strategy != "no":
             raise ValueError(
                 f"{data_args.features} has no val split to evaluate on: extract with --val_share 0.2, which holds a "
                 "fifth of train out, or give --eval_strategy no."
             )
-        bad = {split: cached.skipped for split, cached in splits.items()}
-        return Data(info.class_names, splits, clips, clips.labels.ndim == 2, info.missing, bad)
+        bad = {split: index.bad.get(split, {}) | cached.skipped for split, cached in splits.items()}
+        return Data(index.class_names, splits, clips, clips.labels.ndim == 2, index.missing, bad)
     class_names = data_args.class_names and read_class_names(data_args.class_names)
     collection = data_args.read(class_names, streaming=True)
     if training_args.process_index == 0:

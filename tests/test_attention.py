@@ -7,7 +7,7 @@ from tiny_models import make_vit_vtn
 from video_files import write_video
 
 from vtn_hf import VTNVideoProcessor
-from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo, write_shard
+from vtn_hf.data.feature_cache import CachedClips, CacheIndex, read_shard, write_shard
 from vtn_hf.inference.attention import look_at, look_at_example
 
 
@@ -58,15 +58,15 @@ def test_pictures_are_those_of_the_video_whatever_the_processor_does_to_them(mod
 def test_cached_features_are_looked_at_without_the_backbone(processor, video, tmp_path):
     model = make_vit_vtn(num_labels=4)
     whole = look_at(model, processor, video)
-    info = FeatureCacheInfo("backbone", "", {}, list("abcd"), {"val": 1}, 1, dtype="float32")
-    info.save(tmp_path)
     cached = {
         "path": str(video),
         "label": 0,
         "fps": 10.0,
         "clips": [(whole.video.features, whole.video.frame_numbers)],
     }
-    write_shard(info.list_shards(tmp_path, "val")[0], [cached], "float32")
+    shard = tmp_path / "val/shard-00000.safetensors"
+    write_shard(shard, [cached], "float32")
+    CacheIndex(list("abcd"), {"val": read_shard(shard)}).save(tmp_path)
 
     model.vtn.backbone = None
     seen = look_at_example(model, processor, CachedClips(tmp_path, "val"), 0)

@@ -1,20 +1,24 @@
 """examples/extract_features.py, and training on what it leaves, run as a user runs them."""
 
 import json
+import os
+import re
 import shutil
-import subprocess
+import time
 from pathlib import Path
 
+import extract_features
 import pytest
 import torch
-from example_runs import EXAMPLES, ROOT, SETTINGS, as_flags, launch, make_launcher
+from example_runs import EXAMPLES, SETTINGS, as_flags, launch, run, take_stock
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, ViTImageProcessor, pipeline
 from video_files import write_shards
 
 from drawn_videos.motion_clips import write_motion_clips
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.data.feature_cache import CachedClips, read_shard_paths
+from vtn_hf.data.feature_cache import CachedClips, read_shard
+from vtn_hf.results import one_run
 
 
 @pytest.fixture(scope="module")
@@ -37,62 +41,117 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def extract(
-    clips: Path, backbone: Path, output_dir: Path, num_processes: int = 1, **settings
-) -> subprocess.CompletedProcess:
-    flags = as_flags(
-        {
-            "data_dir": clips,
-            "backbone_name_or_path": backbone,
-            "output_dir": output_dir,
-            "num_frames": 8,
-            "videos_per_shard": 4,
-            "num_workers": 0,
-            "use_cpu": "true",
-            **settings,
-        }
-    )
-    command = [*make_launcher(num_processes), str(EXAMPLES / "extract_features.py"), *flags]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def extract(clips: Path, backbone: Path, output_dir: Path, **settings) -> int:
+    """The exit status of an extraction in this process."""
+    return run("extract_features", *make_flags(clips, backbone, output_dir, **settings))
+
+
+def make_flags(clips: Path, backbone: Path, output_dir: Path, **settings) -> list[str]:
+    parts = {"data_dir": clips, "backbone_name_or_path": backbone, "output_dir": output_dir}
+    small = {"num_frames": 8, "videos_per_shard": 4, "num_workers": 0, "use_cpu": "true"}
+    return as_flags(parts | small | settings)
+
+
+def list_videos(cache: Path) -> dict[str, list[str]]:
+    """The names of the videos by the shard that they are in."""
+    shards = sorted(cache.glob("*/*.safetensors"))
+    return {f"{path.parent.name}/{path.name}": [video.name for video in read_shard(path)] for path in shards}
 
 
 @pytest.fixture(scope="module")
 def features(clips: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output_dir = tmp_path_factory.mktemp("features") / "cache"
-    result = extract(clips, backbone, output_dir)
-    assert result.returncode == 0, result.stderr[-4000:]
-    damaged = str(sorted(clips.glob("train/*/*.mp4"))[7])
-    assert "29 videos are in" in result.stdout and f"Skipped {damaged}: " in result.stdout
-    assert list(CachedClips(output_dir, "train").skipped) == [damaged]
+    assert extract(clips, backbone, output_dir) == 0
     return output_dir
+
+
+def test_what_is_said(clips: Path, backbone: Path, features: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    damaged = str(sorted(clips.glob("train/*/*.mp4"))[7])
+    before = take_stock(clips)
+    for done in (0, 20):
+        assert extract(clips, backbone, tmp_path / "cache") == 0
+        printed = capsys.readouterr().out
+        assert f"train: {done} of 20 videos are done already" in printed
+        assert re.search(r"all videos +20 +10\n", printed)
+        assert "29 videos are in" in printed and f"Skipped {damaged}: " in printed
+    assert list(CachedClips(features, "train").skipped) == [damaged]
+    assert take_stock(clips) == before
 
 
 def test_it_goes_on_where_it_was_stopped_with_any_number_of_processes(
     clips: Path, backbone: Path, features: Path, tmp_path: Path
 ):
-    shutil.copytree(features, tmp_path / "cache")
-    missing = [tmp_path / "cache" / name for name in ("train/shard-00001.safetensors", "val/shard-00002.safetensors")]
-    kept = tmp_path / "cache/train/shard-00000.safetensors"
-    for path in missing:
+    cache = tmp_path / "cache"
+    shutil.copytree(features, cache)
+    missing = [cache / name for name in ("train/shard-00001.safetensors", "val/shard-00002.safetensors")]
+    kept = cache / "train/shard-00000.safetensors"
+    for path in [*missing, cache / "videos.json"]:
         path.unlink()
     unchanged = kept.stat().st_mtime_ns
-    result = extract(clips, backbone, tmp_path / "cache", num_processes=2)
+    flags = make_flags(clips, backbone, cache, num_workers=1)
+    printed = launch(*flags, num_processes=2, script=EXAMPLES / "extract_features.py")
 
-    assert result.returncode == 0, result.stderr[-4000:]
-    for line in ("train: 1 of 5 shards are to be computed", "val: 1 of 3 shards are to be computed"):
-        assert line in result.stdout
+    # One of the four videos of the first shard to come is damaged: it is not tried again.
+    for line in ("train: 16 of 20 videos are done already", "val: 8 of 10 videos are done already"):
+        assert line in printed
     assert kept.stat().st_mtime_ns == unchanged
+    assert list_videos(cache) == list_videos(features)
     for path in missing:
-        first = features / path.parent.name / path.name
-        assert read_shard_paths(path) == read_shard_paths(first)
-        again, once = load_file(path), load_file(first)
+        again, once = load_file(path), load_file(features / path.parent.name / path.name)
         assert all(again[name].equal(once[name]) for name in once)
 
 
-def test_shards_give_the_same_features(clips: Path, backbone: Path, features: Path, tmp_path: Path):
-    result = extract(write_shards(clips, tmp_path / "shards"), backbone, tmp_path / "cache")
-    assert result.returncode == 0, result.stderr[-4000:]
-    assert "29 videos are in" in result.stdout
+def test_collections_that_grow_and_change(clips: Path, backbone: Path, features: Path, tmp_path: Path, capsys):
+    cache, videos = tmp_path / "cache", tmp_path / "videos"
+    shutil.copytree(features, cache)
+    shutil.copytree(clips, videos)
+    first, second, *_ = sorted(videos.glob("train/*/*.mp4"))
+    for folder in ("a new class", first.parent.name):
+        (videos / "train" / folder).mkdir(exist_ok=True)
+        shutil.copy(second, videos / "train" / folder / "new.mp4")
+    shutil.copy(second, first)
+    shards = {path: path.stat().st_mtime_ns for path in cache.glob("*/*")}
+    assert extract(videos, backbone, cache) == 0
+    printed = capsys.readouterr().out
+    assert f"train: 19 of 22 videos are done already. 1 have changed since: {first.relative_to(videos)}" in printed
+    assert {path: path.stat().st_mtime_ns for path in shards} == shards
+    clips_now = CachedClips(cache, "train")
+    assert clips_now.labels[0] == 0 and clips_now.paths[0] == str(videos / "train/a new class/new.mp4")
+    by_path = {path: clip["inputs_embeds"] for path, clip in zip(clips_now.paths, clips_now, strict=True)}
+    assert by_path[str(first)].equal(by_path[str(second)])
+    for path in (first, videos / "train/a new class/new.mp4"):
+        path.unlink()
+    (videos / "train/a new class").rmdir()
+    assert extract(videos, backbone, cache) == 0
+    assert "2 videos have left the collection, and are dropped" in capsys.readouterr().out
+    assert len(CachedClips(cache, "train")) == 19
+
+
+def test_a_part_is_held_out_for_val(clips: Path, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    shutil.copytree(clips / "train", tmp_path / "videos/train")
+    assert extract(tmp_path / "videos", backbone, tmp_path / "cache") == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("extract_features.py: error: ") and "has no val split" in message
+    assert "--val_share 0.2" in message
+    assert not (tmp_path / "cache").exists()
+    assert extract(tmp_path / "videos", backbone, tmp_path / "cache", val_share=0.2) == 0
+    splits = [CachedClips(tmp_path / "cache", split) for split in ("train", "val")]
+    assert sum(map(len, splits)) == 19 and len(splits[1]) >= 2
+    assert not set(splits[0].paths) & set(splits[1].paths)
+
+
+def test_two_at_once_and_outputs_among_inputs(clips: Path, backbone: Path, tmp_path: Path, capsys):
+    (tmp_path / "cache").mkdir()
+    with one_run(tmp_path / "cache"):
+        assert extract(clips, backbone, tmp_path / "cache") == 2
+    assert "Another process is writing" in capsys.readouterr().err
+    assert extract(clips, backbone, clips / "train") == 2
+    assert "inputs are never written to" in capsys.readouterr().err
+
+
+def test_shards_give_the_same_features(clips: Path, backbone: Path, features: Path, tmp_path: Path, capsys):
+    assert extract(write_shards(clips, tmp_path / "shards"), backbone, tmp_path / "cache") == 0
+    assert "29 videos are in" in capsys.readouterr().out
     for split in ("train", "val"):
         expected, found = CachedClips(features, split), CachedClips(tmp_path / "cache", split)
         assert len(found) == len(expected)
@@ -100,12 +159,42 @@ def test_shards_give_the_same_features(clips: Path, backbone: Path, features: Pa
         assert by_sum[0] == pytest.approx(by_sum[1])
 
 
+class CrashingVideo(extract_features.WholeVideo):
+    """Ends or stops its process, for some names."""
+
+    def __call__(self, wanted: extract_features.Wanted) -> dict:
+        if wanted.video.name.endswith("crash.mp4"):
+            os.abort()
+        if wanted.video.name.endswith("hang.mp4"):
+            time.sleep(1000)
+        return super().__call__(wanted)
+
+
+def test_videos_that_crash_or_hang_cost_themselves_only(
+    clips: Path, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    source = sorted(clips.glob("train/*/*.mp4"))[0]
+    for name in ("train/a/1", "train/a/crash", "train/a/hang", "train/b/2", "val/a/3", "val/b/4"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, tmp_path / f"videos/{name}.mp4")
+    monkeypatch.setattr(extract_features, "WholeVideo", CrashingVideo)
+    settings = {"num_workers": 1, "time_limit_sec": 5}
+    assert extract(tmp_path / "videos", backbone, tmp_path / "cache", **settings) == 0
+    printed = capsys.readouterr().out
+    assert "4 videos are in" in printed
+    assert "crash.mp4: its process ended with exit code -6" in printed
+    assert "hang.mp4: it takes longer than 5 s" in printed
+    # They are tried again.
+    monkeypatch.undo()
+    assert extract(tmp_path / "videos", backbone, tmp_path / "cache") == 0
+    assert "6 videos are in" in capsys.readouterr().out
+
+
 def test_views_of_a_training_video(clips: Path, backbone: Path, features: Path, tmp_path: Path):
     """The first is the plain one; the others differ from it, and are the same in another run."""
     settings = {"num_views": 3, "flip_prob": 0.5, "crop_scale": [0.3, 0.6]}
     for name in ("once", "again"):
-        result = extract(clips, backbone, tmp_path / name, **settings)
-        assert result.returncode == 0, result.stderr[-4000:]
+        assert extract(clips, backbone, tmp_path / name, **settings) == 0
     plain, once, again = (CachedClips(root, "train") for root in (features, tmp_path / "once", tmp_path / "again"))
     views = []
     for epoch in range(3):
@@ -121,19 +210,25 @@ def test_views_of_a_training_video(clips: Path, backbone: Path, features: Path, 
     )
 
 
-def test_views_need_an_augmentation(clips: Path, backbone: Path, tmp_path: Path):
-    result = extract(clips, backbone, tmp_path / "cache", num_views=2)
-    assert "num_views=2: more than one view needs an augmentation" in result.stderr
+def test_views_need_an_augmentation(clips: Path, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert extract(clips, backbone, tmp_path / "cache", num_views=2) == 2
+    assert "num_views=2: more than one view needs an augmentation" in capsys.readouterr().err
 
 
-def test_it_refuses_to_mix_features(clips: Path, backbone: Path, features: Path, tmp_path: Path):
+def test_it_refuses_to_mix_features(clips: Path, backbone: Path, features: Path, tmp_path: Path, capsys):
+    shutil.copytree(features, tmp_path / "cache")
     shutil.copytree(backbone, tmp_path / "other")
     model = AutoModel.from_pretrained(backbone)
     torch.nn.init.zeros_(model.layernorm.weight)
     model.save_pretrained(tmp_path / "other")
-    result = extract(clips, tmp_path / "other", features)
-    assert result.returncode != 0
-    assert f"{features} holds other features: backbone_name_or_path" in result.stderr
+    before = take_stock(tmp_path / "cache/train")
+    assert extract(clips, tmp_path / "other", tmp_path / "cache", num_frames=4) == 2
+    message = capsys.readouterr().err
+    assert "cache holds other features: " in message and "backbone_sha256" in message
+    assert "processor.num_frames 8, not 4" in message and "--overwrite" in message
+    assert take_stock(tmp_path / "cache/train") == before
+    assert extract(clips, tmp_path / "other", tmp_path / "cache", num_frames=4, overwrite="true") == 0
+    assert len(CachedClips(tmp_path / "cache", "train")[0]["position_ids"]) == 4
 
 
 def test_the_model_trained_on_features_classifies_videos(clips: Path, features: Path, tmp_path: Path):
@@ -144,7 +239,7 @@ def test_the_model_trained_on_features_classifies_videos(clips: Path, features: 
     }
     heads = '{"num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 16}'
     settings |= {"model_config": heads, "features": features, "output_dir": tmp_path / "model", "max_steps": 6}
-    launch(*as_flags(settings | {"clip_num_frames": 4}))
+    assert run("train", *as_flags(settings | {"clip_num_frames": 4})) == 0
 
     model = VTNForVideoClassification.from_pretrained(tmp_path / "model")
     processor = VTNVideoProcessor.from_pretrained(tmp_path / "model")
@@ -164,16 +259,16 @@ def test_the_model_trained_on_features_classifies_videos(clips: Path, features: 
     assert metrics["eval_top1"] * 10 == pytest.approx(round(metrics["eval_top1"] * 10))
 
 
-def test_missing_and_damaged_videos_count_in_the_coverage(clips: Path, backbone: Path, tmp_path: Path):
+def test_missing_and_damaged_videos_count_in_the_coverage(clips: Path, backbone: Path, tmp_path: Path, capsys):
     (tmp_path / "csv").mkdir()
     for split in ("train", "val"):
         paths = [*sorted((clips / split).glob("*/*.mp4"))[7:], "gone.mp4"]
         lines = (f"{path} {number % 2}\n" for number, path in enumerate(paths))
         (tmp_path / f"csv/{split}.csv").write_text("".join(lines))
-    result = extract(tmp_path / "csv", backbone, tmp_path / "cache")
-    assert result.returncode == 0 and "Missing gone.mp4" in result.stdout
+    assert extract(tmp_path / "csv", backbone, tmp_path / "cache") == 0
+    assert "Missing gone.mp4" in capsys.readouterr().out
     flags = {"features": tmp_path / "cache", "output_dir": tmp_path / "model", "max_steps": 1, "use_cpu": "true"}
-    launch(*as_flags(flags | {"model_config": '{"num_attention_heads": 4}'}))
+    assert run("train", *as_flags(flags | {"model_config": '{"num_attention_heads": 4}'})) == 0
 
     coverage = json.loads((tmp_path / "model/coverage.json").read_text())
     assert coverage["train"]["missing"] == coverage["val"]["missing"] == ["gone.mp4"]
@@ -183,18 +278,26 @@ def test_missing_and_damaged_videos_count_in_the_coverage(clips: Path, backbone:
     assert metrics["eval_coverage"] == coverage["val"]["coverage"] == 3 / 4
 
 
-def test_another_backbone_is_an_error(backbone: Path, features: Path, tmp_path: Path):
+def test_another_backbone_is_an_error(backbone: Path, features: Path, tmp_path: Path, capsys):
     shutil.copytree(backbone, tmp_path / "other")
     model = AutoModel.from_pretrained(backbone)
     torch.nn.init.zeros_(model.layernorm.weight)
     model.save_pretrained(tmp_path / "other")
     flags = {"features": features, "backbone_name_or_path": tmp_path / "other", "output_dir": tmp_path / "model"}
-    with pytest.raises(AssertionError, match="computed by .* with weights"):
-        launch(*as_flags(flags | {"model_config": '{"num_attention_heads": 4}'}))
+    assert run("train", *as_flags(flags | {"model_config": '{"num_attention_heads": 4}'})) == 2
+    assert re.search("computed by .* with weights", capsys.readouterr().err)
 
 
-def test_settings_that_the_features_fix_are_an_error(features: Path, tmp_path: Path):
-    with pytest.raises(
-        AssertionError, match="--crop_size changes pixels or labels, but the features are computed already"
-    ):
-        launch(*as_flags({"features": features, "output_dir": tmp_path / "model", "crop_size": 16}))
+@pytest.mark.parametrize(("name", "value"), [("crop_size", 16), ("val_share", 0.2)])
+def test_settings_that_the_features_fix_are_an_error(features: Path, tmp_path: Path, capsys, name, value):
+    assert run("train", *as_flags({"features": features, "output_dir": tmp_path / "model", name: value})) == 2
+    message = f"--{name} changes pixels or labels, but the features are computed already"
+    assert message in capsys.readouterr().err
+
+
+def test_features_without_val(clips: Path, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    shutil.copytree(clips / "train", tmp_path / "videos/train")
+    assert extract(tmp_path / "videos", backbone, tmp_path / "cache", val_share=0) == 0
+    flags = {"features": tmp_path / "cache", "output_dir": tmp_path / "model", "eval_strategy": "epoch"}
+    assert run("train", *as_flags(flags)) == 2
+    assert "has no val split to evaluate on: extract with --val_share 0.2" in capsys.readouterr().err

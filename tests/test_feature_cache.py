@@ -10,16 +10,21 @@ import torch
 
 from vtn_hf import VTNVideoProcessor
 from vtn_hf.data.clips import collate_videos
-from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo, hash_weights, read_shard_paths, write_shard
+from vtn_hf.data.feature_cache import (
+    CachedClips,
+    CachedVideo,
+    CacheIndex,
+    FeatureCacheInfo,
+    hash_weights,
+    read_shard,
+    write_shard,
+)
 
 
 INFO = FeatureCacheInfo(
     backbone_name_or_path="some/model",
     backbone_sha256="0" * 64,
-    processor={"num_frames": 6},
-    class_names=["a", "b"],
-    num_videos={"train": 5, "val": 1},
-    videos_per_shard=2,
+    processor={"num_frames": 6, "size": {"shortest_edge": 8}},
     num_views=2,
 )
 
@@ -36,10 +41,23 @@ def cache(tmp_path: Path) -> Path:
     """Five videos, the fourth of which could not be read, each 6 frames of 4 equal numbers: video + view / 4."""
     INFO.save(tmp_path)
     videos = [make_video(number) for number in range(5)]
-    videos[3] = {"path": "3.mp4", "error": "cut off"}
-    for number, path in enumerate(INFO.list_shards(tmp_path, "train")):
-        write_shard(path, videos[2 * number : 2 * number + 2])
+    videos[3] = {"path": "3.mp4", "label": 1, "error": "cut off"}
+    save_index(tmp_path, {"train": write_shards(tmp_path, "train", videos), "val": []})
     return tmp_path
+
+
+def write_shards(root: Path, split: str, videos: list[dict]) -> list[CachedVideo]:
+    """Two videos each."""
+    stored = []
+    for number in range(0, len(videos), 2):
+        path = root / split / f"shard-{number // 2:05d}.safetensors"
+        write_shard(path, videos[number : number + 2])
+        stored += read_shard(path)
+    return stored
+
+
+def save_index(root: Path, splits: dict[str, list[CachedVideo]]):
+    CacheIndex(["a", "b"], splits).save(root)
 
 
 def test_each_video_is_read_back_in_the_order_of_the_collection(cache: Path):
@@ -83,7 +101,7 @@ def test_clips_are_drawn_from_seed_epoch_and_index(cache: Path):
 
 
 def test_draws_change_with_seed_and_epoch(cache: Path):
-    path = INFO.list_shards(cache, "train")[0]
+    path = cache / "train/shard-00000.safetensors"
     ramp = (torch.arange(200.0)[:, None].expand(-1, 4), torch.arange(200))
     write_shard(path, [make_video(number) | {"clips": [ramp, ramp]} for number in range(2)])
     draws = set()
@@ -100,34 +118,56 @@ def test_the_data_set_goes_to_another_process(cache: Path):
 
 
 def test_many_labels_per_video(tmp_path: Path):
-    replace(INFO, num_videos={"train": 1}).save(tmp_path)
-    write_shard(INFO.list_shards(tmp_path, "train")[0], [make_video(0) | {"label": [1.0, 1.0]}])
-    assert CachedClips(tmp_path, "train")[0]["labels"].tolist() == [1.0, 1.0]
+    videos = [make_video(number) | {"label": label} for number, label in enumerate([[0, 1], [], [1]])]
+    save_index(tmp_path, {"train": write_shards(tmp_path, "train", videos)})
+    assert CachedClips(tmp_path, "train").labels.tolist() == [[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]
 
 
 def test_what_is_not_there_or_not_complete_is_an_error(cache: Path):
     with pytest.raises(ValueError, match="features of train, val, not of 'test'"):
         CachedClips(cache, "test")
-    with pytest.raises(ValueError, match="1 of 1 shards of .*val are missing: the extraction is not finished"):
+    bad = {"path": "5.mp4", "label": 0, "error": "cut off"}
+    save_index(cache, {"train": CacheIndex.load(cache).splits["train"], "val": write_shards(cache, "val", [bad])})
+    with pytest.raises(ValueError, match="None of the 1 videos of val in .* could be read"):
         CachedClips(cache, "val")
-    write_shard(INFO.list_shards(cache, "val")[0], [{"path": "5.mp4", "error": "cut off"}])
-    with pytest.raises(ValueError, match="None of the 1 videos of .*val could be read"):
-        CachedClips(cache, "val")
+    (cache / "train/shard-00001.safetensors").unlink()
+    with pytest.raises(ValueError, match="1 of 3 shards of train in .* are missing .train/shard-00001.safetensors"):
+        CachedClips(cache, "train")
+    (cache / "videos.json").unlink()
+    with pytest.raises(ValueError, match="videos.json is missing: the extraction is not finished"):
+        CachedClips(cache, "train")
     with pytest.raises(FileNotFoundError, match="holds no cached features"):
         FeatureCacheInfo.load(cache / "train")
-    with pytest.raises(ValueError, match="holds other features: dtype 'float16', not 'float32'"):
-        replace(INFO, dtype="float32").save(cache)
-    INFO.save(cache)
+
+
+def test_other_settings_are_refused(cache: Path):
+    processor = {"num_frames": 8, "size": {"shortest_edge": 9}, "new": 1}
+    with pytest.raises(ValueError, match="holds other features: ") as caught:
+        replace(INFO, dtype="float32", processor=processor).save(cache)
+    for difference in (
+        "dtype 'float16', not 'float32'",
+        "processor.num_frames 6, not 8",
+        "size.shortest_edge 8, not 9",
+    ):
+        assert difference in str(caught.value)
+    # The same weights at another place, and a field that another version of transformers has.
+    replace(INFO, backbone_name_or_path="elsewhere", processor=INFO.processor | {"new": 1}).save(cache)
+    (cache / "feature_cache.json").write_text('{"format_version": 1}')
+    with pytest.raises(ValueError, match="has the format 1, this version of vtn_hf reads 2; extract"):
+        FeatureCacheInfo.load(cache)
 
 
 def test_features_that_do_not_fit_are_an_error_and_leave_no_file(tmp_path: Path):
-    path = tmp_path / "shard"
+    path = tmp_path / "train/shard-00000.safetensors"
     video = make_video(0) | {"clips": [(torch.tensor([[7e4]]), torch.tensor([0]))]}
     with pytest.raises(ValueError, match="features of 0.mp4 reach 70000, which float16 cannot hold"):
         write_shard(path, [video])
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.rglob("*.*"))
     write_shard(path, [video], dtype="float32")
-    assert read_shard_paths(path) == (["0.mp4"], {})
+    assert read_shard(path) == [CachedVideo("0.mp4", 0, shard="train/shard-00000.safetensors", num_clips=1)]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="shard-00000.safetensors is no shard of features, or damaged"):
+        read_shard(path)
 
 
 def test_the_check_tells_backbones_apart():

@@ -13,7 +13,8 @@ import scan_videos as scan_videos_script
 from video_files import write_video
 
 from vtn_hf.data.collection import read_collection
-from vtn_hf.data.scan import describe_coverage, hash_file, read_scan, scan_video, scan_videos
+from vtn_hf.data.listing import hash_video
+from vtn_hf.data.scan import describe_coverage, read_scan, scan_video, scan_videos
 from vtn_hf.video_decoding_vtn import DecodeLimits
 
 
@@ -41,7 +42,7 @@ def test_good_video(collection):
     assert (video.frames, video.fps, video.duration_sec) == (12, 10, 1.2)
     assert (video.height, video.width, video.rotation) == (32, 48, 0)
     assert video.num_bytes == Path(path).stat().st_size
-    assert video.sha256 == hash_file(path)
+    assert video.sha256 == hash_video(path)
 
 
 def test_rotation(videos_dir):

@@ -28,7 +28,7 @@ import transformers
 from transformers import AutoConfig, AutoModel, ViTImageProcessor
 
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo, hash_weights, write_shard
+from vtn_hf.data.feature_cache import CachedClips, CacheIndex, FeatureCacheInfo, hash_weights, read_shard, write_shard
 
 
 EXAMPLES = Path(__file__).parent.parent
@@ -128,24 +128,25 @@ def write_generated_features(root: Path, backbone: Path):
         backbone_name_or_path=str(backbone),
         backbone_sha256=hash_weights(AutoModel.from_pretrained(backbone, add_pooling_layer=False)),
         processor=json.loads(VTNVideoProcessor.from_backbone_pretrained(backbone).to_json_string()),
-        class_names=[f"class {number}" for number in range(NUM_CLASSES)],
-        num_videos={"train": NUM_VIDEOS, "val": NUM_HELD_OUT},
-        videos_per_shard=50,
     )
     info.save(root)
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(NUM_CLASSES // 2, 2, 768, generator=generator) / 2
-    for split, num_videos in info.num_videos.items():
-        for number, path in enumerate(info.list_shards(root, split)):
+    splits = {"train": [], "val": []}
+    for split, num_videos in (("train", NUM_VIDEOS), ("val", NUM_HELD_OUT)):
+        for first in range(0, num_videos, 50):
             videos = []
-            for index in range(50 * number, min(50 * number + 50, num_videos)):
+            for index in range(first, min(first + 50, num_videos)):
                 label = index % NUM_CLASSES
                 order = centres[label // 2] if label % 2 else centres[label // 2].flip(0)
                 features = torch.randn(NUM_FRAMES, 768, generator=generator)
                 features += order.repeat_interleave(NUM_FRAMES // 2, dim=0)
                 clips = [(features, torch.arange(NUM_FRAMES))]
                 videos.append({"path": f"{split}/{index}", "label": label, "fps": 25.0, "clips": clips})
+            path = root / split / f"shard-{first // 50:05d}.safetensors"
             write_shard(path, videos)
+            splits[split] += read_shard(path)
+    CacheIndex([f"class {number}" for number in range(NUM_CLASSES)], splits).save(root)
 
 
 def measure_fine_tuning(backbone: Path) -> dict:

@@ -3,25 +3,24 @@ Frame features computed once and kept: the format on disk, its writer and its re
 
     FEATURES/
         feature_cache.json                  what made the features: `FeatureCacheInfo`
-        SPLIT/shard-00000.safetensors       `videos_per_shard` videos of the split, in the order of the collection
+        videos.json                         which videos are in which split, and where: `CacheIndex`
+        SPLIT/shard-00000.safetensors       some videos each; the folder is where they were put first
         SPLIT/shard-00001.safetensors
 
-A shard is a safetensors file. A clip is one view of a video; the views of a video follow each other.
+Shards are only added: what a video's features are is looked up in `videos.json`, which is written last. A shard is a
+safetensors file. A clip is one view of a video; the views of a video follow each other.
 
     features        (frames, num_features)  float16 or float32: the frames of all the shard's clips, clip after clip
     position_ids    (frames,)               int32: index of each frame in its video
     ends            (clips,)                int64: where in `features` the frames of each clip end
     fps             (clips,)                float64: frames per second of the video, NaN where it does not tell
-    labels          (videos,)               int64: index into the class names; (videos, classes) float32: multi-label
 
-Its metadata holds `paths`, a JSON list with the source of each video, and `skipped`, a JSON object from the source of
-each video that could not be read, and so is in none of the tensors, to the reason.
+Its metadata holds `videos`, a JSON list of the fields of each [`CachedVideo`], also of those that could not be read.
 """
 
 import hashlib
 import json
-import math
-import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -29,17 +28,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset
 
 from ..frame_sampling_vtn import sample_clip
+from ..outputs import writing
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
-_INFO_NAME = "feature_cache.json"
+_INFO_NAME, _INDEX_NAME = "feature_cache.json", "videos.json"
 
 
 def hash_weights(module: nn.Module) -> str:
@@ -61,26 +61,18 @@ class FeatureCacheInfo:
         backbone_name_or_path (`str`): Where the backbone came from; for people, and the default when training.
         backbone_sha256 (`str`): [`hash_weights`] of the backbone.
         processor (`dict`): `VTNVideoProcessor.to_json_string()`, read as JSON.
-        class_names (`list[str]`): In the order of the labels.
-        num_videos (`dict[str, int]`): Of each split, those that cannot be read included.
-        videos_per_shard (`int`): Videos in each file but the last of a split.
         num_views (`int`): Clips per training video. The first is what the processor gives; the others are augmented.
         augmentation (`dict`, *optional*): How: the arguments of `ClipAugmentation`.
         dtype (`str`): Of the features, `"float16"` or `"float32"`.
-        missing (`dict[str, list[str]]`): Names of the videos that were annotated, but not on disk, of splits with any.
         format_version (`int`): Of the files.
     """
 
     backbone_name_or_path: str
     backbone_sha256: str
     processor: dict[str, Any]
-    class_names: list[str]
-    num_videos: dict[str, int]
-    videos_per_shard: int
     num_views: int = 1
     augmentation: dict[str, Any] | None = None
     dtype: str = "float16"
-    missing: dict[str, list[str]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @classmethod
@@ -88,7 +80,7 @@ class FeatureCacheInfo:
         """
         Raises:
             FileNotFoundError: If `root` is no cache.
-            ValueError: If it was written by a newer version of this file.
+            ValueError: If it was written by another version of this file.
         """
         path = Path(root, _INFO_NAME)
         if not path.is_file():
@@ -96,7 +88,8 @@ class FeatureCacheInfo:
         info = json.loads(path.read_text(encoding="utf-8"))
         if info["format_version"] != FORMAT_VERSION:
             raise ValueError(
-                f"{path} has the format {info['format_version']}, this version of vtn_hf reads {FORMAT_VERSION}."
+                f"{path} has the format {info['format_version']}, this version of vtn_hf reads {FORMAT_VERSION}; "
+                "extract the features again."
             )
         return cls(**info)
 
@@ -108,18 +101,18 @@ class FeatureCacheInfo:
             ValueError: If it is of another kind; says what differs.
         """
         path = Path(root, _INFO_NAME)
-        if path.is_file():
-            existing = self.load(root)
-            differences = [
-                f"{each.name} {getattr(existing, each.name)!r}, not {getattr(self, each.name)!r}"
-                for each in fields(self)
-                if getattr(existing, each.name) != getattr(self, each.name)
-            ]
-            if differences:
-                raise ValueError(f"{root} holds other features: {'; '.join(differences)}. Choose another folder.")
+        if not path.is_file():
+            with writing(path) as unfinished:
+                unfinished.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, lambda unfinished: unfinished.write_text(json.dumps(asdict(self), indent=2) + "\n"))
+        # The same weights may lie elsewhere now.
+        existing, now = asdict(self.load(root)), json.loads(json.dumps(asdict(self)))
+        existing["backbone_name_or_path"] = now["backbone_name_or_path"]
+        if differences := list(_list_differences(existing, now)):
+            raise ValueError(
+                f"{root} holds other features: {'; '.join(differences)}. Choose another folder, or delete them "
+                "and begin anew (--overwrite)."
+            )
 
     def check(self, backbone: nn.Module):
         """
@@ -135,10 +128,82 @@ class FeatureCacheInfo:
                 f"{self.backbone_sha256[:12]}…, but the backbone of the model has weights {found[:12]}…."
             )
 
-    def list_shards(self, root: str | Path, split: str) -> list[Path]:
-        """Where the shards of a split are, or will be."""
-        num_shards = math.ceil(self.num_videos[split] / self.videos_per_shard)
-        return [Path(root, split, f"shard-{number:05d}.safetensors") for number in range(num_shards)]
+
+def _list_differences(existing: Any, now: Any, name: str = "") -> Iterator[str]:
+    """In words; what only one of two dictionaries has is no difference, as versions of libraries have other fields."""
+    if isinstance(existing, dict) and isinstance(now, dict):
+        for key in existing.keys() & now.keys():
+            yield from _list_differences(existing[key], now[key], f"{name}.{key}" if name else key)
+    elif existing != now:
+        yield f"{name} {existing!r}, not {now!r}"
+
+
+@dataclass(frozen=True)
+class CachedVideo:
+    """
+    A video of a cache, as it was when its features were computed.
+
+    Args:
+        path (`str`): Its source.
+        label (`int` or `list[int]`): Its class or classes.
+        name (`str`): What the collection calls it.
+        num_bytes, modified_ns, sha256: Size of the file, when it was written (nanoseconds since 1970) and its content.
+        error (`str`): Why it could not be read; else empty.
+        final (`bool`): Whether another try would find the same error.
+        shard (`str`): Path of its shard below the cache.
+        first_clip, num_clips (`int`): Which clips of the shard are its own.
+    """
+
+    path: str
+    label: int | list[int]
+    name: str = ""
+    num_bytes: int = 0
+    modified_ns: int = 0
+    sha256: str = ""
+    error: str = ""
+    final: bool = True
+    shard: str = ""
+    first_clip: int = 0
+    num_clips: int = 0
+
+
+_IN_SHARD = [each.name for each in fields(CachedVideo) if each.name not in ("shard", "first_clip")]
+
+
+@dataclass
+class CacheIndex:
+    """
+    Which videos are in which split of a cache.
+
+    Args:
+        class_names (`list[str]`): In the order of the labels.
+        splits (`dict[str, list[CachedVideo]]`): The videos of each split, those that could not be read included.
+        missing (`dict[str, list[str]]`): Names of the videos that were listed, but not on disk.
+        bad (`dict[str, dict[str, str]]`): Names of those that were known to be bad before, with the reasons.
+    """
+
+    class_names: list[str]
+    splits: dict[str, list[CachedVideo]]
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    bad: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, root: str | Path) -> "CacheIndex":
+        """
+        Raises:
+            ValueError: If the extraction has not come to its end.
+        """
+        path = Path(root, _INDEX_NAME)
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: the extraction is not finished. The same command goes on with it.")
+        index = json.loads(path.read_text(encoding="utf-8"))
+        splits = {split: [CachedVideo(**video) for video in videos] for split, videos in index.pop("splits").items()}
+        return cls(splits=splits, **index)
+
+    def save(self, root: str | Path):
+        """Makes the cache one of these videos."""
+        with writing(Path(root, _INDEX_NAME)) as unfinished:
+            unfinished.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
 
 
 def write_shard(path: Path, videos: list[dict[str, Any]], dtype: str = "float16"):
@@ -146,44 +211,55 @@ def write_shard(path: Path, videos: list[dict[str, Any]], dtype: str = "float16"
     Writes a shard; it appears under its name when it is complete.
 
     Args:
-        path (`Path`): One of [`FeatureCacheInfo.list_shards`].
-        videos (`list[dict]`): One per video, with `path` and either `error`, the reason why there is nothing else, or
-            `label` (int, or one float per class), `fps` (float or `None`), and `clips`: pairs of features
-            `(frames, features)` and position ids `(frames,)`.
+        path (`Path`): `ROOT/SPLIT/shard-NUMBER.safetensors`.
+        videos (`list[dict]`): One per video, with fields of [`CachedVideo`]; and if there is no `error` among them,
+            with `fps` (float or `None`) and `clips`: pairs of features `(frames, features)` and position ids
+            `(frames,)`.
         dtype (`str`, *optional*, defaults to `"float16"`): Of the features on disk.
 
     Raises:
         ValueError: If a feature does not fit into `dtype`, or is not a number.
     """
-    skipped = {video["path"]: video["error"] for video in videos if "error" in video}
-    videos = [video for video in videos if "error" not in video]
     for video in videos:
-        for features, _ in video["clips"]:
+        for features, _ in video.get("clips", ()):
             if not features.to(DTYPES[dtype]).isfinite().all():
                 raise ValueError(
                     f"The features of {video['path']} reach {features.abs().max():g}, which {dtype} cannot hold; "
                     "use another dtype."
                 )
-    clips = [clip for video in videos for clip in video["clips"]]
+    clips = [clip for video in videos for clip in video.get("clips", ())]
+    fps = [video["fps"] or np.nan for video in videos for _ in video.get("clips", ())]
     tensors = {
         "features": torch.cat([features.to(DTYPES[dtype]) for features, _ in clips]) if clips else torch.empty(0, 0),
         "position_ids": torch.cat([position_ids.int() for _, position_ids in clips]) if clips else torch.empty(0),
         "ends": torch.tensor([len(features) for features, _ in clips], dtype=torch.int64).cumsum(0),
-        "fps": torch.tensor(
-            [np.nan if video["fps"] is None else video["fps"] for video in videos for _ in video["clips"]],
-            dtype=torch.float64,
-        ),
-        "labels": torch.as_tensor(np.array([video["label"] for video in videos])),
+        "fps": torch.tensor(fps, dtype=torch.float64),
     }
-    metadata = {"paths": json.dumps([video["path"] for video in videos]), "skipped": json.dumps(skipped)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, lambda unfinished: save_file(tensors, unfinished, metadata))
+    entries = [
+        {name: video[name] for name in _IN_SHARD if name in video} | {"num_clips": len(video.get("clips", ()))}
+        for video in videos
+    ]
+    with writing(path) as unfinished:
+        save_file(tensors, unfinished, {"videos": json.dumps(entries)})
 
 
-def read_shard_paths(path: Path) -> tuple[list[str], dict[str, str]]:
-    """The sources of the videos in a shard, and those that were skipped with the reason."""
-    metadata = _open_shard(path).metadata()
-    return json.loads(metadata["paths"]), json.loads(metadata["skipped"])
+def read_shard(path: Path) -> list[CachedVideo]:
+    """
+    The videos of a shard.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as shard:
+            entries = json.loads(shard.metadata()["videos"])
+    except (SafetensorError, OSError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no shard of features, or damaged: {error}") from error
+    videos, first_clip = [], 0
+    for entry in entries:
+        videos.append(CachedVideo(**entry, shard=f"{path.parent.name}/{path.name}", first_clip=first_clip))
+        first_clip += entry["num_clips"]
+    return videos
 
 
 class CachedClips(Dataset):
@@ -195,7 +271,7 @@ class CachedClips(Dataset):
         root (`str` or `Path`):
             The cache.
         split (`str`):
-            Name of a folder in it.
+            Name of a split.
         num_frames (`int`, *optional*):
             Frames of a training clip, out of the cached ones, at random places as [`ClipTransform`] takes them.
             Without it all frames are used: the way to evaluate, and cheap enough to train.
@@ -205,7 +281,8 @@ class CachedClips(Dataset):
             Seed of everything that is drawn; with it count the epoch and the number of the example.
 
     Raises:
-        ValueError: If the cache has no such split, the split is not complete, or none of its videos could be read.
+        ValueError: If the extraction is not finished, there is no such split, a shard is missing, or none of the
+            videos could be read.
     """
 
     def __init__(
@@ -221,34 +298,22 @@ class CachedClips(Dataset):
         self.seed = seed
         # In shared memory, so that workers that outlive an epoch learn of the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        info = FeatureCacheInfo.load(root)
-        if split not in info.num_videos:
-            raise ValueError(f"{root} holds features of {', '.join(info.num_videos)}, not of {split!r}.")
-        self._shards = info.list_shards(root, split)
-        if missing := sum(not path.is_file() for path in self._shards):
+        index = CacheIndex.load(root)
+        if split not in index.splits:
+            raise ValueError(f"{root} holds features of {', '.join(index.splits)}, not of {split!r}.")
+        self._root = Path(root)
+        self.skipped = {video.path: video.error for video in index.splits[split] if video.error}
+        self._videos = [video for video in index.splits[split] if not video.error]
+        self.paths = [video.path for video in self._videos]
+        shards = {video.shard for video in self._videos}
+        if missing := sorted(shard for shard in shards if not Path(root, shard).is_file()):
             raise ValueError(
-                f"{missing} of {len(self._shards)} shards of {Path(root, split)} are missing: the extraction is not "
-                "finished. The same command goes on with it."
+                f"{len(missing)} of {len(shards)} shards of {split} in {root} are missing ({missing[0]}). The same "
+                "extraction computes them again."
             )
-        self.paths: list[str] = []
-        self.skipped: dict[str, str] = {}
-        # Of each video: its shard, and its first clip and number of clips there; of each shard: where its clips end.
-        self._videos: list[tuple[int, int, int]] = []
-        self._ends, self._fps, labels = [], [], []
-        for number, path in enumerate(self._shards):
-            shard = _open_shard(path)
-            paths, skipped = read_shard_paths(path)
-            ends = shard.get_tensor("ends").tolist()
-            num_views = len(ends) // max(len(paths), 1)
-            self._videos += [(number, video * num_views, num_views) for video in range(len(paths))]
-            self._ends.append([0, *ends])
-            self._fps.append(shard.get_tensor("fps").tolist())
-            labels.append(shard.get_tensor("labels"))
-            self.paths += paths
-            self.skipped |= skipped
-        if not self.paths:
-            raise ValueError(f"None of the {len(self.skipped)} videos of {Path(root, split)} could be read.")
-        self.labels = torch.cat([label for label in labels if len(label)])
+        if not self._videos:
+            raise ValueError(f"None of the {len(self.skipped)} videos of {split} in {root} could be read.")
+        self.labels = _stack_labels([video.label for video in self._videos], len(index.class_names))
 
     def set_epoch(self, epoch: int):
         """Makes the next draws those of this epoch, in workers that run already too."""
@@ -262,16 +327,17 @@ class CachedClips(Dataset):
         Returns:
             `dict`: `inputs_embeds` (frames, features) float32, `position_ids` (frames,) int64 and `labels`.
         """
-        shard, first_clip, num_views = self._videos[index]
+        video = self._videos[index]
         epoch = self._epoch.item()
         # Each epoch sees another view of a video, and in each epoch all views are seen equally often.
-        clip = first_clip + (epoch + index) % num_views
-        begin, end = self._ends[shard][clip : clip + 2]
-        file = _open_shard(self._shards[shard])
-        features = file.get_slice("features")[begin:end].float()
-        position_ids = file.get_slice("position_ids")[begin:end].long()
+        clip = video.first_clip + (epoch + index) % video.num_clips
+        path = self._root / video.shard
+        shard = _Shard.open(path, path.stat().st_mtime_ns)
+        begin, end = shard.ends[clip : clip + 2]
+        features = shard.file.get_slice("features")[begin:end].float()
+        position_ids = shard.file.get_slice("position_ids")[begin:end].long()
         if self.num_frames is not None:
-            chosen = self._sample_clip(position_ids.numpy(), self._fps[shard][clip], [self.seed, epoch, index])
+            chosen = self._sample_clip(position_ids.numpy(), shard.fps[clip], [self.seed, epoch, index])
             features = features[chosen]
             # Positions count from the start of the clip, as in the original.
             position_ids = position_ids[chosen] - position_ids[chosen[0]]
@@ -287,17 +353,26 @@ class CachedClips(Dataset):
         return np.searchsorted(position_ids, wanted)
 
 
-# Few at a time, as the system limits how many files a process may have open; opening one reads its header only.
-@lru_cache(maxsize=64)
-def _open_shard(path: Path):
-    return safe_open(path, framework="pt")
+def _stack_labels(labels: list[int | list[int]], num_classes: int) -> torch.Tensor:
+    """Classes as (videos,) int64; or, where a video may have several, zeros and ones (videos, classes) float32."""
+    if not isinstance(labels[0], list):
+        return torch.tensor(labels)
+    vectors = torch.zeros(len(labels), num_classes)
+    for vector, classes in zip(vectors, labels, strict=True):
+        vector[classes] = 1.0
+    return vectors
 
 
-def _write_whole(path: Path, write):
-    """A file that is there is complete: `write` fills another one, which then gets the name."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+class _Shard:
+    """An open shard, and what is small in it."""
+
+    def __init__(self, path: Path):
+        self.file = safe_open(path, framework="pt")
+        self.ends = [0, *self.file.get_tensor("ends").tolist()]
+        self.fps = self.file.get_tensor("fps").tolist()
+
+    # Few at a time, as the system limits how many files a process may have open; opening one reads little.
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def open(path: Path, modified_ns: int) -> "_Shard":
+        return _Shard(path)

@@ -1,6 +1,8 @@
 """What a collection says about its videos, before any of them is opened: what every reader of a layout gives."""
 
+import hashlib
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ VIDEO_EXTENSIONS = (
 # What systems leave in folders of their own: macOS in archives, network storage for its previews.
 _SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
 _NUM_EXAMPLES = 3
+_HASH_BLOCK = 2**20
 
 
 @dataclass(slots=True)
@@ -164,6 +167,26 @@ def find_file(video: str) -> str | None:
     if video.startswith("file://"):
         return os.fsdecode(unquote_to_bytes(video.removeprefix("file://").removeprefix("localhost")))
     return video.partition(",,:")[2] if video.startswith("subfile,") else video
+
+
+def find_part(video: str) -> tuple[int, int] | None:
+    """Where a `Row.video` that is a part of a file begins and ends in it, in bytes; `None` for a whole file."""
+    match = re.match(r"subfile,,start,(\d+),end,(\d+),,:", video)
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def hash_video(video: str) -> str:
+    """SHA-256 of the content of a `Row.video`, in hexadecimal digits; empty for a URL."""
+    file = find_file(video)
+    if file is None:
+        return ""
+    digest = hashlib.sha256()
+    with open(file, "rb") as content:
+        begin, end = find_part(video) or (0, os.path.getsize(file))
+        content.seek(begin)
+        while block := content.read(min(_HASH_BLOCK, end - content.tell())):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _is_hidden(name: str) -> bool:

@@ -1,7 +1,6 @@
 """Whether the files of a collection can be decoded: what is known of each, in a table that others read."""
 
 import csv
-import hashlib
 import io
 import os
 import time
@@ -18,7 +17,7 @@ from ..results import ResultFile, one_run
 from ..video_decoding_vtn import DecodeLimits, VideoDecodeError, iter_video_frames
 from .class_names import escape_bytes
 from .file_pool import map_files
-from .listing import Listing, find_file
+from .listing import Listing, find_file, hash_video
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def scan_video(path: str, limits: DecodeLimits | None = None) -> ScannedVideo:
         `ScannedVideo`: What is known of it, also if it is bad.
     """
     try:
-        video = replace(_begin(path), sha256=hash_file(path))
+        video = replace(_begin(path), sha256=hash_video(path))
     except OSError as error:
         return replace(_begin(path), reason=str(error), final=False)
     found, size, num_frames = [], None, 0
@@ -87,7 +86,8 @@ def scan_video(path: str, limits: DecodeLimits | None = None) -> ScannedVideo:
             num_frames += 1
     except VideoDecodeError as error:
         time_left = limits is None or time.monotonic() - start < (limits.max_decode_sec or float("inf"))
-        return replace(video, reason=str(error).removeprefix(f"{path}: "), final=time_left and _is_of_content(error))
+        final = time_left and is_about_content(error)
+        return replace(video, reason=str(error).removeprefix(f"{path}: "), final=final)
     except MemoryError:
         return replace(video, reason="its memory does not suffice", final=False)
     metadata = found[0]
@@ -101,15 +101,6 @@ def scan_video(path: str, limits: DecodeLimits | None = None) -> ScannedVideo:
         width=size[1],
         rotation=_read_rotation(path),
     )
-
-
-def hash_file(path: str) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def scan_videos(
@@ -240,8 +231,8 @@ def _begin(path: str) -> ScannedVideo:
     return replace(video, num_bytes=status.st_size, modified_ns=status.st_mtime_ns)
 
 
-def _is_of_content(error: VideoDecodeError) -> bool:
-    """Whether the content of a file is to blame, rather than the system."""
+def is_about_content(error: VideoDecodeError) -> bool:
+    """Whether the content of a video is to blame, rather than the system; then another try would find the same."""
     cause = error.__cause__
     return not isinstance(cause, MemoryError) and (isinstance(cause, av.FFmpegError) or not isinstance(cause, OSError))
 
@@ -252,7 +243,7 @@ def _is_same_file(video: ScannedVideo, now: ScannedVideo) -> bool:
 
 def _scan_if_new(path: str, by_content: dict[str, ScannedVideo], limits: DecodeLimits) -> ScannedVideo:
     now = _begin(path)
-    same = by_content.get(hash_file(path)) if now.modified_ns else None
+    same = by_content.get(hash_video(path)) if now.modified_ns else None
     if same is None:
         return scan_video(path, limits)
     return replace(same, path=path, label=now.label, num_bytes=now.num_bytes, modified_ns=now.modified_ns)
