@@ -289,3 +289,37 @@ def test_what_a_scan_found_to_be_bad_is_left_out_and_listed(clips, tmp_path):
     assert read_json(tmp_path / "run/eval_results.json")["eval_coverage"] == 0.95
     report = (tmp_path / "run/report/index.html").read_text()
     assert f"<b>{video['video']}</b>: {html.escape(video['reason'])}" in report
+
+
+def test_without_val(clips, tmp_path, capsys):
+    shutil.rmtree(clips / "val")
+    settings = {"eval_strategy": "epoch", "num_train_epochs": 1}
+    with pytest.raises(ValueError, match="clips has no val split to evaluate on: give --val_share 0.2"):
+        train(clips, tmp_path / "run", **settings)
+    train(clips, tmp_path / "run", val_share=0.2, **settings)
+    printed = capsys.readouterr().out
+    assert "videos are held out as val (val_seed=0)" in printed
+    coverage = read_json(tmp_path / "run/coverage.json")
+    assert 4 <= coverage["val"]["used"] <= 14
+    assert coverage["train"]["used"] + coverage["val"]["used"] == 40
+    assert read_json(tmp_path / "run/eval_results.json")["eval_coverage"] == 1
+
+
+def test_without_val_and_without_evaluation(clips, tmp_path):
+    shutil.rmtree(clips / "val")
+    train(clips, tmp_path / "run", max_steps=1)
+    assert not (tmp_path / "run/eval_results.json").exists()
+
+
+def test_wrong_classes_are_said_before_training(clips, tmp_path, capsys):
+    first, second, *_ = CLASS_NAMES
+    (clips / "train" / first.upper()).mkdir()
+    shutil.copy(next(clips.glob(f"train/{first}/*.mp4")), clips / "train" / first.upper())
+    with pytest.raises(ValueError, match=f"folders that are spelt in several ways: '{first.upper()}'"):
+        train(clips, tmp_path / "run")
+    shutil.rmtree(clips / "train" / first.upper())
+    (clips / "val" / second).rename(clips / "val/another")
+    with pytest.raises(ValueError, match="val shows classes of which train has no video: another"):
+        train(clips, tmp_path / "run")
+    assert "another" in capsys.readouterr().out
+    assert not (tmp_path / "run/model.safetensors").exists()
