@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import yaml
 from tiny_models import make_vit_vtn
 
 from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
@@ -20,6 +21,7 @@ from vtn_hf.inference.attention import look_at_example
 from vtn_hf.training.report import Evaluation, describe_classes, write_report
 
 
+CONFIGS = Path(__file__).parent.parent / "examples/configs"
 NAMES = ["jump", "run", "sit"]
 LABELS = np.array([0, 0, 0, 1, -100, 1])
 SCORES = np.array(
@@ -175,3 +177,10 @@ def test_videos_that_are_gone_are_named_with_the_reason(tmp_path: Path, videos, 
     evaluation = Evaluation(list(CLASS_NAMES), videos["name"][:], videos["label"][:], np.eye(10)[::-1])
     page = write_report(tmp_path, evaluation, look=look).read_text()
     assert page.count("No pictures: ") == 10 and "gone.mp4" in page
+
+
+@pytest.mark.parametrize("name", ["cached_features", "kinetics400_vit_b_vtn", "kinetics400_vit_b_vtn_modern"])
+def test_recipes_give_curves_ten_points(name: str):
+    settings = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    num_points = settings["num_train_epochs"] if settings["eval_strategy"] == "epoch" else 1 / settings["eval_steps"]
+    assert num_points >= 10
