@@ -41,7 +41,7 @@ def main():
         os.chdir(folder)
         videos = read_collection(write_motion_clips("videos", num_train=1, num_val=10)).videos["val"]
         class_names = videos.features["label"].names
-        model = make_vit_vtn(id2label=dict(enumerate(class_names)))
+        model = make_vit_vtn(id2label=dict(enumerate(class_names)), num_frames=8)
         square = {"height": 16, "width": 16}
         processor = vtn_hf.VTNVideoProcessor(size=square, crop_size=square, num_frames=8)
         model.save_pretrained("model")
