@@ -4,8 +4,6 @@ Video Transformer Network (VTN) for Hugging Face transformers.
 Importing the package registers it with the Auto classes, so that `AutoModel`, `pipeline` and their kin load a VTN.
 """
 
-import contextlib
-
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -30,11 +28,10 @@ complete_classes()
 AutoConfig.register("vtn", VTNConfig)
 AutoModel.register(VTNConfig, VTNModel)
 AutoModelForVideoClassification.register(VTNConfig, VTNForVideoClassification)
-with contextlib.suppress(ImportError):  # older transformers have it only where torchvision is
-    # One class for both of transformers' backends: its pixel maths needs neither torchvision nor PIL.
-    AutoImageProcessor.register(
-        VTNConfig, image_processor_classes={"torchvision": VTNImageProcessor, "pil": VTNImageProcessor}
-    )
+# One class for both of transformers' backends: its pixel maths needs neither torchvision nor PIL.
+AutoImageProcessor.register(
+    VTNConfig, image_processor_classes={"torchvision": VTNImageProcessor, "pil": VTNImageProcessor}
+)
 AutoVideoProcessor.register(VTNConfig, VTNVideoProcessor)
 
 __all__ = [

@@ -13,13 +13,8 @@ import torch
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import is_pil_image
 from transformers.processing_utils import Unpack, VideosKwargs
+from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata
-
-
-try:
-    from transformers.video_processing_utils import VideoProcessorMixin
-except ImportError:  # transformers before 5.20 has it fused with the torchvision backend
-    from transformers.video_processing_utils import BaseVideoProcessor as VideoProcessorMixin
 
 from .frame_sampling_vtn import sample_pyslowfast_full_video, sample_uniform
 from .image_processing_vtn import PixelProcessorMixin, VTNImageProcessor, batch_videos
