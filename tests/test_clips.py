@@ -15,6 +15,8 @@ from video_files import write_video
 from vtn_hf import VideoDecodeError, VTNVideoProcessor, video_processing_vtn
 from vtn_hf.data.augmentation import ClipAugmentation, ClipMixing
 from vtn_hf.data.clips import ClipTransform, collate_videos
+from vtn_hf.frame_sampling_vtn import sample_clip
+from vtn_hf.video_decoding_vtn import decode_video
 
 
 SHADE = 4  # steps from one frame to the next
@@ -202,6 +204,47 @@ def test_augmentation_comes_before_the_normalisation(clip):
     # Frames of one colour each look the same in the mirror.
     for name in ("pixel_values", "position_ids"):
         assert torch.equal(transform(make_rows(clip))[name][0], plain(make_rows(clip))[name][0])
+
+
+@pytest.mark.parametrize("protocol", ["transformers", "libswscale", "pyslowfast"])
+@pytest.mark.parametrize("num_repeats", [1, 2])
+@pytest.mark.parametrize("settings", [{}, {"crop_scale": (0.3, 0.9)}, {"resize_range": (56, 80)}])
+def test_augmented_clips_have_the_pixels_of_the_protocol(videos_dir, protocol, num_repeats, settings):
+    """Those of whole frames, augmented; nearly so where libswscale crops and resizes at once."""
+    path = str(videos_dir / "mm_part.mp4")
+    processor = VTNVideoProcessor(size=64, crop_size=48, pixel_protocol=protocol)
+    augmentation = ClipAugmentation(processor, flip_prob=0.5, **settings)
+    transform = ClipTransform(processor, num_frames=4, augmentation=augmentation, num_repeats=num_repeats)
+    clips = transform(make_rows(path))["pixel_values"]
+    frames = torch.from_numpy(decode_video(path)[0]).movedim(-1, -3)
+    for repeat, clip in enumerate(clips):
+        generator = transform._make_generator("video 0", repeat)
+        numbers = sample_clip(len(frames), 4, None, generator)
+        expected = processor.pixel_settings.normalize(augmentation(frames[numbers], generator))
+        if protocol == "libswscale":
+            assert not torch.equal(clip, expected)
+            assert np.corrcoef(clip.flatten(), expected.flatten())[0, 1] > 0.97
+        else:
+            assert torch.equal(clip, expected)
+
+
+def test_clip_of_some_seconds_of_uneven_frames(processor, tmp_path):
+    times = [number / 30 for number in range(30)] + list(range(1, 31))
+    path = str(write_video(tmp_path / "uneven.mp4", draw_frames(), times=times))
+    inputs = ClipTransform(processor, num_frames=6, clip_duration_sec=5)(make_rows(*[path] * 20))
+    for pixel_values in inputs["pixel_values"]:
+        taken = [times[round(number)] for number in frame_numbers(pixel_values)]
+        assert taken[-1] - taken[0] <= 5
+        assert (np.diff(taken) <= 2).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_frames": 4}, {"num_frames": 4, "augmentation": True}])
+def test_limits(clip, settings):
+    processor = VTNVideoProcessor(size=8, crop_size=8, decode_limits={"max_pixels": 10})
+    if "augmentation" in settings:
+        settings = settings | {"augmentation": ClipAugmentation(processor, flip_prob=1.0)}
+    with pytest.raises(VideoDecodeError, match="max_pixels=10"):
+        ClipTransform(processor, **settings)(make_rows(clip))
 
 
 def test_damaged_video_is_named(processor, videos_dir):

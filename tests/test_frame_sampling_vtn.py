@@ -172,3 +172,49 @@ def test_clips_are_spread_from_the_start_to_the_end():
     assert sample_clips(4, 2, 4, 10).tolist() == [[0, 3, 3, 3]] * 2
     with pytest.raises(ValueError, match="`num_clips` must be positive, got 0"):
         sample_clips(40, 0, 4, 10)
+
+
+STEADY = np.arange(40) / 30
+# Thirty frames in the first second, then one per second.
+UNEVEN = np.array([number / 30 for number in range(30)] + list(range(1, 11)), dtype=float)
+
+
+@pytest.mark.parametrize("jitter", [0, 0.001, 0.015])
+def test_a_constant_rate_needs_no_times(jitter):
+    """Times that are rounded to ticks are those of a constant rate, too."""
+    times = STEADY + np.random.default_rng(0).uniform(-jitter, jitter, 40)
+    times -= times[0]
+    for generator_seed in range(5):
+        draws = [
+            sample_clip(40, 8, 13.7, np.random.default_rng(generator_seed), frame_times)
+            for frame_times in (None, times)
+        ]
+        assert draws[0].tolist() == draws[1].tolist()
+    assert sample_uniform(40, 7).tolist() == sample_uniform(40, 7, times).tolist()
+    assert sample_clips(40, 3, 8, 13.7).tolist() == sample_clips(40, 3, 8, 13.7, times).tolist()
+
+
+def test_uneven_frames_are_spread_in_time():
+    assert UNEVEN[sample_uniform(40, 11, UNEVEN)].tolist() == list(range(11))
+    # None twice, and the first second is not taken as a whole.
+    taken = UNEVEN[sample_uniform(40, 41, UNEVEN)]
+    np.testing.assert_allclose(taken, [0, 0.25, 0.5, 0.75, *range(1, 11)], atol=1 / 59)
+    assert sample_uniform(40, None, UNEVEN).tolist() == list(range(40))
+
+
+def test_clips_of_uneven_frames_last_as_long_as_asked_for():
+    frames_per_sec = 39 / 10
+    for seed in range(50):
+        clip = sample_clip(40, 9, 2 * frames_per_sec, np.random.default_rng(seed), UNEVEN)
+        times = UNEVEN[clip]
+        assert len(clip) == 9 and (np.diff(clip) >= 0).all()
+        assert times[-1] - times[0] <= 2
+        assert (np.diff(times) <= 1).all()
+    first, _, last = UNEVEN[sample_clips(40, 3, 9, 2 * frames_per_sec, UNEVEN)]
+    assert first[0] == 0 and last[-1] == 10
+
+
+@pytest.mark.parametrize("times", [np.zeros(1), np.zeros(3), np.array([0, 0, 5.0])])
+def test_odd_times(times):
+    assert set(sample_uniform(len(times), 2, times)) <= set(range(len(times)))
+    assert sample_clip(len(times), 4, 2.0, np.random.default_rng(0), times).shape == (4,)

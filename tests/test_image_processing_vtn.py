@@ -1,7 +1,6 @@
 """Pixels are compared with numbers worked out by hand, with torchvision, and with those of the original."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPImageProcessor
-from transformers.image_utils import SizeDict
 from transformers.utils import is_torchvision_available
 
 from vtn_hf import VTNImageProcessor
-from vtn_hf.pixels_vtn import crop_frames, place_crop, resize_frames
 
 
 needs_torchvision = pytest.mark.skipif(not is_torchvision_available(), reason="compares with torchvision")
@@ -246,41 +243,6 @@ def test_size(frames, size, expected):
     assert processor(list(upright), return_tensors="pt").pixel_values.shape == (1, 3, 3, *expected)
 
 
-def crop(frames, size, **arguments):
-    return crop_frames(frames, *place_crop(*frames.shape[-2:], size, **arguments), size.height, size.width)
-
-
-def number_pixels(height, width):
-    """A frame whose pixels are 100 * row + column."""
-    return (100.0 * torch.arange(height)[:, None] + torch.arange(width)).expand(1, 1, height, width)
-
-
-@pytest.mark.parametrize(
-    ("size", "arguments", "rows", "columns"),
-    [
-        ((4, 8), {}, (0, 4), (2, 6)),
-        ((8, 4), {}, (2, 6), (0, 4)),
-        ((6, 9), {}, (1, 5), (2, 6)),  # a margin of 5: 2 and 3
-        ((6, 9), {"round_up": True}, (1, 5), (3, 7)),
-        ((4, 9), {"position": 0}, (0, 4), (0, 4)),
-        ((4, 9), {"position": 1}, (0, 4), (5, 9)),
-        ((9, 5), {"position": 0}, (0, 4), (0, 4)),
-        ((9, 5), {"position": 1, "round_up": True}, (5, 9), (1, 5)),
-        ((4, 4), {"position": 1}, (0, 4), (0, 4)),
-    ],
-)
-def test_crop(size, arguments, rows, columns):
-    frames = number_pixels(*size)
-    cropped = crop(frames, SizeDict(height=4, width=4), **arguments)
-    assert cropped.tolist() == frames[..., slice(*rows), slice(*columns)].tolist()
-
-
-def test_crop_of_another_shape():
-    frames = number_pixels(7, 9)
-    cropped = crop(frames, SizeDict(height=3, width=5))
-    assert cropped.tolist() == frames[..., 2:5, 2:7].tolist()
-
-
 @pytest.mark.parametrize(
     ("crop_size", "rows", "columns"),
     [
@@ -362,49 +324,6 @@ def test_pixels_equal_the_backbones_processor(tmp_path, height, width):
     frames = draw_frames(2, height, width)
     pixel_values = VTNImageProcessor.from_backbone_pretrained(tmp_path)(frames, return_tensors="pt").pixel_values[0]
     torch.testing.assert_close(pixel_values, clip(to_pil(frames), return_tensors="pt").pixel_values)
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "size", "crop", "left_out"),
-    [
-        (1080, 1920, 256, 224, (0, 384)),
-        (1920, 1080, 256, 224, (384, 0)),
-        (720, 1280, 256, 224, (0, 256)),
-        (480, 854, 232, 112, (60, 0)),
-        (200, 200, 300, 224, (20, 20)),  # larger
-        (256, 340, 256, 224, (12, 52)),  # not resized
-        (240, 320, 256, 224, (0, 0)),  # 341 columns are no ratio to cut at
-        (240, 320, 128, 160, (0, 0)),  # padded
-        (360, 640, 225, 200, (8, 152)),
-    ],
-)
-@pytest.mark.parametrize("resample", [2, 3])
-@pytest.mark.parametrize("position", [0, 0.5, 1])
-def test_a_part_gives_the_same_pixels(height, width, size, crop, left_out, resample, position):
-    frames = torch.randint(256, (1, height, width, 3), dtype=torch.uint8).movedim(-1, -3)
-    pixels = VTNImageProcessor(size=size, crop_size=crop, resample=resample).pixel_settings
-    whole = pixels.view(height, width, position)
-    part = whole.narrow()
-    if position == 0.5:
-        assert (part.region.top, part.region.left) == left_out
-    assert torch.equal(pixels.take(frames, part), pixels.take(frames, whole))
-
-
-def test_a_part_is_the_whole():
-    pixels = VTNImageProcessor(do_resize=False, crop_size=64).pixel_settings
-    assert replace(pixels, do_center_crop=False).view(96, 128).narrow().region == (0, 0, 96, 128, 96, 128)
-    assert pixels.view(96, 128).narrow().region == (12, 28, 72, 72, 72, 72)
-    assert not replace(pixels, resample=0).can_be_narrowed
-
-
-def test_pyslowfast_crops_equal_the_original(reference_dir):
-    reference = load_file(reference_dir / "preprocess.safetensors")
-    frame = reference["arm_wrestling_k400.mp4.rgb_frame0"].permute(2, 0, 1)[None]
-    expected = reference["arm_wrestling_k400.mp4.three_crops_scale224_frame0"].float()
-    resized = resize_frames(frame.float(), 224, 297, resample=2, antialias=False)
-    for position, original in zip((0, 0.5, 1), expected, strict=True):
-        cropped = crop(resized, SizeDict(height=224, width=224), position=position, round_up=True)
-        torch.testing.assert_close((cropped[0] / 255 - 0.45) / 0.225, original, rtol=0, atol=2e-3)
 
 
 def test_pyslowfast_pixels_equal_the_original(reference_dir):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from video_files import write_video
 
-from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf import VideoDecodeError, VTNConfig, VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.inference.multi_view import MultiView, score_views
 
 
@@ -75,6 +75,25 @@ def test_one_view_of_the_whole_video_is_its_middle(video, processor):
     assert views["position_ids"].tolist() == [[0, 13, 26, 39]]
     expected = processor(video[1][[0, 13, 26, 39]], do_sample_frames=False, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(views["pixel_values"], expected)
+
+
+@pytest.mark.parametrize("protocol", ["libswscale", "pyslowfast"])
+def test_pixels_are_those_of_the_processor(videos_dir, protocol):
+    path = videos_dir / "mm_part.mp4"
+    processor = VTNVideoProcessor(size=64, crop_size=56, pixel_protocol=protocol)
+    views = MultiView(num_clips=1, num_crops=3, num_frames=4, clip_duration_sec=None).load(path, processor)
+    whole = processor(path, do_center_crop=False, do_sample_frames=False, return_tensors="pt").pixel_values[0]
+    numbers = views["position_ids"][0]
+    margin = whole.shape[-1] - 56
+    middle = -(-margin // 2) if protocol == "pyslowfast" else margin // 2
+    for crop, left in zip(views["pixel_values"], (0, middle, margin), strict=True):
+        assert torch.equal(crop, whole[numbers][..., 4:60, left : left + 56])
+
+
+def test_limits(video):
+    processor = VTNVideoProcessor(size=16, crop_size=12, decode_limits={"max_pixels": 10})
+    with pytest.raises(VideoDecodeError, match="max_pixels=10"):
+        MultiView(num_clips=1).load(video[0], processor)
 
 
 def test_impossible_views_are_refused():

@@ -152,15 +152,41 @@ PICTURE = make_pictures(1)[0]
         ([PICTURE[..., 0], None], None, r"stream 0 has uint8 \(40, 48\)"),
         ([PICTURE, None], [0.5, None], "runs backwards in stream 0: 0.5 s after 1.0 s"),
         ([PICTURE, None], None, "Stream 0 has frames with times and frames without"),
+        ([PICTURE, None], [float("nan"), None], "finite and below 1e\\+11, stream 0 has nan"),
+        ([None, PICTURE], [None, float("inf")], "finite .* stream 1 has inf"),
+        ([PICTURE, None], [1e19, None], "below 1e\\+11, stream 0 has 1e\\+19"),
+        ([None, PICTURE], [None, "now"], "must be seconds, .* stream 1 has 'now'"),
+        ([PICTURE[:0], None], [2.0, None], r"stream 0 has uint8 \(0, 48, 3\)"),
+        ([PICTURE.tolist(), None], [2.0, None], "stream 0 has list"),
+        ([PICTURE, PICTURE[..., :2]], [2.0, 2.0], r"stream 1 has uint8 \(40, 48, 2\)"),
     ],
 )
 def test_bad_frames_change_nothing(frames, times, message):
-    stream = StreamingClassifier(make_model(), PROCESSOR, num_streams=2)
+    model = make_model()
+    stream = StreamingClassifier(model, PROCESSOR, num_streams=2, fps=25)
     stream.push([PICTURE, None], [1.0, None])
+    before = stream.state_dict()
     with pytest.raises(ValueError, match=message):
         stream.push(frames, times)
-    assert [stream.get_statistics(index)["seen"] for index in (0, 1)] == [1, 0]
-    assert stream.predict()[1] is None
+    assert_same_state(stream.state_dict(), before)
+    [prediction, other] = stream.predict()
+    assert other is None
+    # Nor does what fails on the way, and the stream goes on.
+    hook = model.classifier.register_forward_pre_hook(lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        for number in range(10):
+            before = stream.state_dict()
+            stream.push([make_pictures(1, seed=number)[0], PICTURE], [2.0 + number, None])
+    assert_same_state(stream.state_dict(), before)
+    hook.remove()
+    stream.push([PICTURE, PICTURE], [20.0, None])
+
+
+def assert_same_state(state, expected):
+    for one, other in zip(state, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert torch.equal(value, other[name]) if torch.is_tensor(value) else value == other[name], name
 
 
 @pytest.mark.parametrize(
@@ -185,3 +211,37 @@ def test_state_of_something_else_is_refused():
     [state] = stream.state_dict()
     with pytest.raises(ValueError, match="holds 7 features per frame, but the backbone gives 32"):
         stream.load_state_dict([state | {"features": torch.zeros(0, 7)}])
+    with pytest.raises(ValueError, match="`num_frames` is 4"):
+        full = StreamingClassifier(make_model(), PROCESSOR, num_frames=8)
+        push_all(full, make_pictures(6))
+        StreamingClassifier(make_model(), PROCESSOR, num_frames=4).load_state_dict(full.state_dict())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"features": torch.full((3, 32), float("nan"))},
+        {"features": torch.zeros(2, 32)},
+        {"features": [[0.0] * 32] * 3},
+        {"numbers": torch.zeros(2, dtype=torch.long)},
+        {"numbers": torch.zeros(3)},
+        {"times": (0.0, 1.0)},
+        {"times": (0.0, 1.0, float("nan"))},
+        {"times": (0.0, 1.0, 1e19)},
+        {"last_time": float("inf")},
+        {"num_seen": 2},
+        {"num_seen": 3.5},
+        {"step": 0},
+        {"last_feature": None},
+    ],
+)
+def test_damaged_state_is_refused(damage):
+    stream = StreamingClassifier(make_model(), PROCESSOR)
+    push_all(stream, make_pictures(3), [0.0, 1.0, 2.0])
+    before = stream.state_dict()
+    with pytest.raises(ValueError, match="state of a stream is damaged"):
+        stream.load_state_dict([before[0] | damage])
+    for state in ({"features": before[0]["features"]}, before[0] | {"other": 1}):
+        with pytest.raises(ValueError, match="The state of a stream holds .* differs in"):
+            stream.load_state_dict([state])
+    assert_same_state(stream.state_dict(), before)

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import io
 import json
 import pickle
 import threading
@@ -14,6 +15,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_models import make_vit_vtn
 from video_files import write_video
 
 from vtn_hf import VideoDecodeError, VTNImageProcessor, VTNVideoProcessor
@@ -449,6 +451,102 @@ def test_metadata_of_another_video(processor):
         processor(draw_frames(), video_metadata={"total_num_frames": 90, "fps": 3})
 
 
+IMPOSSIBLE = [
+    ({"num_frames": 0}, "`num_frames` must be positive, got 0"),
+    ({"num_frames": -1}, "`num_frames` must be positive, got -1"),
+    ({"num_frames": "8"}, "num_frames.*8"),
+    ({"num_frames": True}, "num_frames.*True"),
+    ({"fps": float("nan")}, "`fps` must be positive, got nan"),
+    ({"fps": float("inf")}, "`fps` must be positive, got inf"),
+    ({"frame_sampling": "random"}, "`frame_sampling` must be one of.*got 'random'"),
+    ({"decode_limits": {"max_pixel": 1}}, "max_pixel"),
+    ({"size": {"longest_edge": 8}}, "`size` must have the key.*longest_edge.*8"),
+    ({"size": {"shortest_edge": 8, "longest_edge": 9}}, "`size` must have the key.*9"),
+    ({"size": {"shortest_edge": 0}}, "`size` must have the key.*from 1 on, got.*0"),
+    ({"size": -3}, "`size` must have the key.*-3"),
+    ({"crop_size": 0}, "`crop_size` must have the keys.*from 1 on, got.*0"),
+    ({"crop_size": -8}, "`crop_size` must have the keys.*-8"),
+    ({"crop_size": {"shortest_edge": 3}}, "`crop_size` must have the keys.*3"),
+    ({"pixel_protocol": "random"}, "`pixel_protocol` must be one of.*got 'random'"),
+    ({"resample": 1}, "`resample` must be one of.*got 1"),
+    ({"image_std": 0.0}, "`image_std` must not be 0, got 0.0"),
+    ({"image_std": [0.2, 0.2, 0.0]}, "`image_std` must not be 0"),
+    ({"image_std": float("nan")}, "`image_std` must be a number, or one per channel, got nan"),
+    ({"image_mean": [0.1] * 4}, "`image_mean` has 4 entries for frames of 3 channels"),
+    ({"rescale_factor": 0.0}, "`rescale_factor` must be a number other than 0, got 0.0"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), IMPOSSIBLE)
+def test_impossible_settings_are_refused_when_made(processor, clip, settings, message):
+    errors = (ValueError, TypeError, StrictDataclassFieldValidationError)
+    with pytest.raises(errors, match=f"(?s){message}"):
+        VTNVideoProcessor(**settings)
+    with pytest.raises(errors, match=f"(?s){message}"):
+        processor(clip, **settings)
+
+
+def test_misspelt_settings(caplog):
+    with pytest.raises(ValueError, match=r"VTNVideoProcessor has no settings \['num_frame'\]; it has .*'num_frames'"):
+        VTNVideoProcessor(num_frame=3)
+    # What a later version has saved can be loaded.
+    settings = VTNVideoProcessor(num_frames=3).to_dict() | {"new_setting": 1}
+    assert VTNVideoProcessor.from_dict(settings).num_frames == 3
+
+
+def test_floats_of_another_scale(processor):
+    """Are not rescaled a second time in silence."""
+    frames = draw_frames(4)
+    floats = (frames / 255).astype(np.float32)
+    for video in (floats, torch.tensor(floats), list(floats), [floats, floats], floats.transpose(0, 3, 1, 2)):
+        with pytest.raises(ValueError, match=r"to be rescaled, but these are in \[0, 1\].*do_rescale=False"):
+            processor(video)
+    expected = processor(frames, return_tensors="pt").pixel_values
+    for video in (floats, floats.astype(np.float64), torch.tensor(floats)):
+        pixel_values = processor(video, do_rescale=False, return_tensors="pt").pixel_values
+        assert (pixel_values - expected).abs().max() < 1.5 / 255 / 0.225
+    with pytest.raises(ValueError, match=r"in \[-2, 2.44444\]"):
+        processor((floats - 0.45) / 0.225)
+    with pytest.raises(ValueError, match=r"in \[0, 1020\]"):
+        processor(frames.astype(np.uint16) * 4)
+    with pytest.raises(ValueError, match=r"in \[nan, nan\]"):
+        processor(np.full_like(floats, np.nan))
+    # Dark frames are no frames in [0, 1].
+    dark = frames.astype(np.float32) * np.array([0.001, 1, 1, 1])[:, None, None, None]
+    processor(dark)
+    processor(list(dark))
+    processor(np.zeros_like(floats))
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "int64", "uint16", "uint32", "float16", "float64"])
+def test_numbers_of_any_type(processor, dtype):
+    expected = processor(draw_frames(4), return_tensors="pt").pixel_values
+    for video in (draw_frames(4).astype(dtype), torch.tensor(draw_frames(4).astype(dtype))):
+        pixel_values = processor(video, return_tensors="pt").pixel_values
+        assert (pixel_values - expected).abs().max() < 1.5 / 255 / 0.225
+
+
+@pytest.mark.parametrize("dtype", ["bool", "complex64", "object"])
+def test_numbers_that_are_no_pixels(processor, dtype):
+    with pytest.raises(ValueError, match=f"integers or floats, got {dtype}"):
+        processor(draw_frames(4).astype(dtype))
+
+
+def test_files_that_are_open(processor, expected, clip):
+    with open(clip, "rb") as file:
+        for source in (file, io.BytesIO(clip.read_bytes())):
+            source.read(10)
+            assert_same(processor(source, return_tensors="pt"), expected)
+            assert_same(processor([source], return_tensors="pt"), expected)
+
+
+def test_frames_of_several_sizes(processor):
+    pictures = to_pil(draw_frames(2)) + to_pil(draw_frames(2, 30, 24))
+    pixel_values = processor(pictures, return_tensors="pt").pixel_values
+    expected = [VTNImageProcessor(**PIXELS)(picture, return_tensors="pt").pixel_values for picture in pictures]
+    assert torch.equal(pixel_values, torch.cat(expected, dim=1))
+
+
 def test_unknown_argument(processor, clip):
     with pytest.raises(TypeError, match="frame_sampling_rate"):
         processor(clip, frame_sampling_rate=3)
@@ -620,5 +718,56 @@ def test_decode_limits(clip, tmp_path):
         with pytest.raises(VideoDecodeError, match="max_pixels=10"):
             each(clip)
         each(clip, decode_limits={"max_pixels": 10**6})
-    with pytest.raises(TypeError, match="max_pixel"):
-        processor(clip, decode_limits={"max_pixel": 1})
+
+
+def test_limits_of_a_batch(clip):
+    processor = VTNVideoProcessor(num_frames=4, size=16, crop_size=12)
+    num_bytes = 3 * 4 * 3 * 12 * 12 * 4
+    processor([clip] * 3, decode_limits={"max_bytes": num_bytes})
+    with pytest.raises(VideoDecodeError, match=f"3 videos.* take {num_bytes:,} bytes or more, max_bytes is"):
+        processor([clip] * 3, decode_limits={"max_bytes": num_bytes - 1})
+    # Which counts a short video as long as the longest.
+    with pytest.raises(VideoDecodeError, match="3 videos"):
+        processor([draw_frames(1), clip, draw_frames(1)], decode_limits={"max_bytes": num_bytes - 1})
+
+
+def test_limits_hold_where_frames_are_fetched(clip):
+    with pytest.raises(VideoDecodeError, match="max_pixels=10"):
+        VTNVideoProcessor(decode_limits={"max_pixels": 10}).fetch_videos([str(clip)])
+
+
+def test_number_of_frames_is_the_models(tmp_path, caplog):
+    make_vit_vtn(num_frames=12).save_pretrained(tmp_path)
+    VTNVideoProcessor(num_frames=12).save_pretrained(tmp_path)
+    assert not caplog.records
+    assert VTNVideoProcessor.from_pretrained(tmp_path).num_frames == 12
+    processor = VTNVideoProcessor(num_frames=7)
+    processor.save_pretrained(tmp_path)
+    assert "num_frames=7 gives way to num_frames=12" in caplog.text
+    assert json.loads((tmp_path / "video_preprocessor_config.json").read_text())["num_frames"] == 12
+    assert processor.num_frames == 7
+    assert VTNVideoProcessor.from_pretrained(tmp_path, num_frames=3).num_frames == 3
+    make_vit_vtn(num_frames=20).save_pretrained(tmp_path)
+    assert VTNVideoProcessor.from_pretrained(tmp_path).num_frames == 20
+
+
+# Thirty frames in the first second, then one per second.
+UNEVEN = [number / 30 for number in range(30)] + list(range(1, 30))
+
+
+@pytest.fixture(scope="session")
+def uneven_clip(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("videos") / "uneven.mp4", draw_frames(59), times=UNEVEN)
+
+
+@pytest.mark.parametrize(("fps", "times"), [(1, range(30)), (0.5, np.linspace(0, 29, 15)), (4, None)])
+def test_fps_goes_by_timestamps(uneven_clip, fps, times):
+    inputs = VTNVideoProcessor(**PIXELS)(uneven_clip, fps=fps, return_metadata=True, return_tensors="pt")
+    [metadata] = inputs["video_metadata"]
+    taken = np.array(UNEVEN)[inputs["position_ids"][0]]
+    np.testing.assert_allclose(metadata.timestamps, taken, atol=1e-3)
+    if times is not None:
+        expected = [min(UNEVEN, key=lambda time, wanted=wanted: abs(time - wanted)) for wanted in times]
+        assert taken.tolist() == expected
+    else:
+        assert (taken < 1).sum() == 4 and (taken[4:] == range(1, 30)).all()

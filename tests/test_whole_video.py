@@ -9,6 +9,7 @@ import torch
 from video_files import write_video
 
 from vtn_hf import VideoDecodeError, VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.inference.repeats import encode_distinct
 from vtn_hf.inference.whole_video import classify_video, encode_video, make_timeline
 
 
@@ -107,6 +108,43 @@ def test_sampling(tmp_path):
     assert len(at_2_fps.features) == 6 and (at_2_fps.fps, at_2_fps.duration) == (10, 3.0)
 
 
+# Thirty frames in the first second, then one per second.
+UNEVEN = [number / 30 for number in range(30)] + list(range(1, 11))
+
+
+def test_seconds_are_those_of_the_frames(tmp_path):
+    model, path = make_model(), write_video(tmp_path / "video.mp4", make_pictures(40), times=UNEVEN)
+    result = classify_video(model, PROCESSOR, path, window=8, stride=6)
+    np.testing.assert_allclose(result.video.times, UNEVEN, atol=1e-3)
+    for part in result.timeline:
+        assert part.start_sec == pytest.approx(UNEVEN[part.first_frame], abs=1e-3)
+        if part.last_frame < 39:
+            assert part.end_sec == pytest.approx(UNEVEN[part.last_frame + 1], abs=1e-3)
+    assert result.timeline[-1].end_sec >= 10
+    at_1_fps = encode_video(model, PROCESSOR, path, fps=1)
+    np.testing.assert_allclose(at_1_fps.times, range(11), atol=1e-3)
+
+
+@pytest.mark.parametrize("protocol", ["libswscale", "pyslowfast"])
+def test_pixels_are_those_of_the_processor(videos_dir, protocol):
+    model, path = make_model(), videos_dir / "mm_part.mp4"
+    processor = VTNVideoProcessor(**{**PROCESSOR.to_dict(), "pixel_protocol": protocol})
+    inputs = processor(path, num_frames=8, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs).logits[0]
+    assert_close(classify_video(model, processor, path, num_frames=8).logits, expected)
+    others = PROCESSOR(path, num_frames=8, return_tensors="pt").pixel_values
+    assert not torch.allclose(others, inputs.pixel_values, atol=1e-2)
+
+
+@pytest.mark.parametrize("limits", [{"max_pixels": 1000}, {"max_duration_sec": 0.1}])
+def test_limits(tmp_path, limits):
+    path = write_video(tmp_path / "video.mp4", make_pictures(5))
+    processor = VTNVideoProcessor(**{**PROCESSOR.to_dict(), "decode_limits": limits})
+    with pytest.raises(VideoDecodeError, match=next(iter(limits))):
+        classify_video(make_model(), processor, path)
+
+
 # Every picture once
 
 
@@ -177,6 +215,19 @@ def test_several_labels_per_video():
     assert_close(result.timeline[0].scores, result.scores)
 
 
+def test_repeats_of_the_sampling_are_computed_once(tmp_path):
+    model = make_model()
+    processor = VTNVideoProcessor(**{**PROCESSOR.to_dict(), "frame_sampling": "pyslowfast"})
+    paths = [write_video(tmp_path / f"{seed}.mp4", make_pictures(4 + seed, seed), fps=10) for seed in (0, 2)]
+    inputs = processor(paths, num_frames=25, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        calls = count_encoded(model)
+        distinct = encode_distinct(model, inputs)
+        assert sum(calls) == 4 + 6
+        assert_close(model(**distinct).logits, expected)
+
+
 # What goes wrong
 
 
@@ -187,6 +238,10 @@ def test_several_labels_per_video():
         ({"fps": 5}, "fps=5 needs a video with a frame rate"),
         ({"video": iter(make_pictures(3)), "num_frames": 2}, "num_frames=2 needs a video with a length"),
         ({"repeat_threshold": -1.0}, "must not be negative, got -1.0"),
+        ({"repeat_threshold": float("nan")}, "must not be negative, got nan"),
+        ({"frames_per_chunk": 0}, "`frames_per_chunk` must be at least 1, got 0"),
+        ({"video": [make_pictures(1)[0] / 255]}, r"uint8 of shape \(height, width, 3\), the video has float64"),
+        ({"video": ["one.jpg"]}, "uint8 .* the video has str"),
         ({"window": 0}, "must be positive, got 0"),
         ({"window": 2, "stride": -1}, "must be positive, got 2 and -1"),
     ],

@@ -2,21 +2,31 @@
 
 import io
 import tarfile
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 
 
-def write_video(path: Path, frames: np.ndarray, fps: int = 10) -> Path:
-    """Encodes uint8 RGB frames (frames, height, width, 3) without loss: decoding gives them back bit for bit."""
+def write_video(path: Path, frames: np.ndarray, fps: int = 10, times: Sequence[float] | None = None) -> Path:
+    """
+    Encodes uint8 RGB frames (frames, height, width, 3) without loss: decoding gives them back bit for bit. They are
+    shown at these times, in seconds, or `fps` per second.
+    """
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264rgb", rate=fps, options={"qp": "0"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "rgb24"
         stream.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 30_000)
+        for number, array in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = round(30_000 * times[number]), Fraction(1, 30_000)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 

@@ -28,10 +28,11 @@ def sample_uniform(
         ValueError: If a number is not positive.
     """
     _check_positive(total_num_frames=total_num_frames, num_frames=1 if num_frames is None else num_frames)
+    if num_frames is not None and not is_steady(frame_times):
+        return np.unique(_find_nearest(np.linspace(0, total_num_frames - 1, num_frames), frame_times))
     if num_frames is None or num_frames >= total_num_frames:
         return np.arange(total_num_frames)
-    places = np.linspace(0, total_num_frames - 1, num_frames)
-    return places.astype(np.int64) if is_steady(frame_times) else np.unique(_find_nearest(places, frame_times))
+    return np.linspace(0, total_num_frames - 1, num_frames).astype(np.int64)
 
 
 def sample_clip(
@@ -117,11 +118,11 @@ def sample_pyslowfast_full_video(
 
 
 def is_steady(frame_times: np.ndarray | None) -> bool:
-    """Whether frames come within half a frame of when a constant rate would show them, as far as is known."""
+    """Whether frames come within one frame of when a constant rate would show them, as far as is known."""
     if frame_times is None or len(frame_times) < 2:
         return True
     steady = np.linspace(0, frame_times[-1], len(frame_times))
-    return bool(np.abs(frame_times - steady).max() <= steady[1] / 2)
+    return bool(np.abs(frame_times - steady).max() <= steady[1])
 
 
 def _find_nearest(places: np.ndarray, frame_times: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ A decoded frame becomes a *picture* (cropped, resized, still bytes where the pro
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -231,7 +232,7 @@ class PixelSettings:
                 "`crop_size` must have the keys `height` and `width`, in pixels from 1 on, got "
                 f"{_show(self.crop_size)}."
             )
-        if self.do_rescale and not (_is_number(self.rescale_factor) and self.rescale_factor != 0):
+        if self.do_rescale and not (is_number(self.rescale_factor) and self.rescale_factor != 0):
             raise ValueError(f"`rescale_factor` must be a number other than 0, got {self.rescale_factor}.")
         if self.do_normalize:
             self._check_normalizing()
@@ -255,7 +256,7 @@ class PixelSettings:
         for name in ("image_mean", "image_std"):
             numbers = getattr(self, name)
             numbers = numbers if isinstance(numbers, tuple) else (numbers,)
-            if not all(map(_is_number, numbers)) or not numbers:
+            if not all(map(is_number, numbers)) or not numbers:
                 raise ValueError(f"`{name}` must be a number, or one per channel, got {getattr(self, name)}.")
             if len(numbers) not in (1, 3):
                 raise ValueError(f"`{name}` has {len(numbers)} entries for frames of 3 channels.")
@@ -366,8 +367,9 @@ class PixelSettings:
         return self.normalize(torch.cat(pictures))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether a setting is a finite number."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _has_sides(size: SizeDict | None, *keys: str) -> bool:
@@ -446,7 +448,10 @@ def _to_channels_first(
     frames: torch.Tensor, do_convert_rgb: bool | None, input_data_format: str | ChannelDimension | None, white: int
 ) -> torch.Tensor:
     if input_data_format is None:
-        input_data_format = infer_channel_dimension_format(frames, num_channels=(1, 3, 4))
+        try:
+            input_data_format = infer_channel_dimension_format(frames, num_channels=(1, 3, 4))
+        except ValueError as error:
+            raise ValueError(f"Frames have 1, 3 or 4 channels, these are of shape {tuple(frames.shape)}.") from error
     if ChannelDimension(input_data_format) == ChannelDimension.LAST:
         frames = frames.movedim(-1, -3)
     if do_convert_rgb and frames.shape[-3] == 1:
@@ -588,8 +593,12 @@ def _describe(pixel_format: Any) -> _Format:
     may_be_transparent = pixel_format.has_palette or any(component.is_alpha for component in components)
     # Of packed formats with chroma for several pixels, such as yuyv422, a part takes another way, to other colours.
     is_packed = len({component.plane for component in components}) < len(components)
-    is_subsampled = len({component.width for component in components}) > 1
-    return _Format(pixel_format.name, may_be_transparent, not (is_packed and is_subsampled))
+    is_subsampled = len({(component.height, component.width) for component in components}) > 1
+    # Where chroma do not come out even, they are stretched over the whole frame.
+    is_stretched = any(
+        pixel_format.height % component.height or pixel_format.width % component.width for component in components
+    )
+    return _Format(pixel_format.name, may_be_transparent, not (is_stretched or (is_packed and is_subsampled)))
 
 
 def _read_orientation(av: Any, frame: Any) -> _Orientation:

@@ -1,7 +1,6 @@
 """From videos to the input of a VTN: the one road from a file, and a plan of frames, to pixels and times."""
 
 import copy
-import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,17 +9,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import is_pil_image
 from transformers.processing_utils import Unpack, VideosKwargs
+from transformers.utils import logging
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata
 
-from .frame_sampling_vtn import sample_pyslowfast_full_video, sample_uniform
+from .frame_sampling_vtn import is_steady, sample_pyslowfast_full_video, sample_uniform
 from .image_processing_vtn import PixelProcessorMixin, VTNImageProcessor, batch_videos
-from .pixels_vtn import PixelSettings, Region, View, to_frames
-from .video_decoding_vtn import DecodeLimits, SampleIndices, VideoSource, decode_video, iter_video_frames
+from .pixels_vtn import PixelSettings, Region, View, is_number, to_frames
+from .video_decoding_vtn import (
+    DecodeLimits,
+    SampleIndices,
+    VideoDecodeError,
+    VideoSource,
+    decode_video,
+    iter_video_frames,
+)
 
+
+logger = logging.get_logger(__name__)
 
 FRAME_SAMPLINGS = ("uniform", "pyslowfast")
 
@@ -226,8 +236,23 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         names = VTNImageProcessor.valid_kwargs.__annotations__
         return VTNImageProcessor(**{name: getattr(self, name) for name in names if hasattr(self, name)})
 
+    @classmethod
+    def get_video_processor_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> tuple[dict, dict]:
+        """As in transformers, with the number of frames that the model beside it takes."""
+        names = ("cache_dir", "force_download", "token", "local_files_only", "revision", "subfolder")
+        where = {name: kwargs[name] for name in names if name in kwargs}
+        settings, kwargs = super().get_video_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if "num_frames" not in kwargs:
+            num_frames = settings.get("num_frames", cls.num_frames)
+            settings["num_frames"] = _choose_num_frames(num_frames, pretrained_model_name_or_path, **where)
+        return settings, kwargs
+
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """As in transformers, and beside it the image processor with the same settings."""
+        num_frames = _choose_num_frames(self.num_frames, save_directory)
+        if num_frames != self.num_frames:
+            self = copy.copy(self)
+            self.num_frames = num_frames
         image_processor = VTNImageProcessor.from_dict(self.to_dict())
         # What saves an image processor only, as `Pipeline.save_pretrained` does, then saves what `AutoVideoProcessor`
         # reads where there is no other file.
@@ -276,6 +301,7 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         for video in videos:
             if is_source(video):
                 pixels_of_video, found = load_video(video, sample_indices, pixels, limits, device=settings["device"])
+                _check_batch(pixel_values + [pixels_of_video], len(videos), limits)
             else:
                 video, found = _take_frames(video, next(array_metadata), sample_indices)
                 frames = to_frames(video, pixels, **layout)
@@ -321,9 +347,11 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
             return sample_pyslowfast_full_video(total, metadata.fps, num_frames)
         if fps is None:
             return sample_uniform(total, num_frames)
-        frames_at_fps = max(1, round(total / metadata.fps * fps))
-        num_frames = frames_at_fps if num_frames is None else min(num_frames, frames_at_fps)
-        return sample_uniform(total, num_frames, getattr(metadata, "frame_times", None))
+        frame_times = getattr(metadata, "frame_times", None)
+        # Where frames come when they like, one at the start of each part of a second, and the last one.
+        frames_at_fps = round(total / metadata.fps * fps) if is_steady(frame_times) else int(frame_times[-1] * fps) + 1
+        num_frames = max(1, frames_at_fps if num_frames is None else min(num_frames, frames_at_fps))
+        return sample_uniform(total, num_frames, frame_times)
 
     def fetch_videos(self, video_url_or_urls, sample_indices_fn=None):
         """Decodes one video or a list of them, within the limits: `(frames, metadata)`, or two lists."""
@@ -334,14 +362,39 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         return decode_video(video_url_or_urls, sample_indices_fn, limits=self.limits)
 
 
+def _choose_num_frames(num_frames: int, name_or_path: str | os.PathLike, **kwargs) -> int:
+    """The number of frames of the model at this place, which `pipeline()` takes; without a model, the one given."""
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(name_or_path, **kwargs)
+    except OSError:
+        return num_frames
+    if config.get("model_type") != "vtn" or config.get("num_frames", num_frames) == num_frames:
+        return num_frames
+    logger.warning(
+        f"The processor's num_frames={num_frames} gives way to num_frames={config['num_frames']} of the model in "
+        f"{name_or_path}; to change it, change the model's configuration."
+    )
+    return config["num_frames"]
+
+
 def _check_sampling(settings: dict[str, Any]):
     num_frames, fps, frame_sampling = (settings[name] for name in ("num_frames", "fps", "frame_sampling"))
     if frame_sampling not in FRAME_SAMPLINGS:
         raise ValueError(f"`frame_sampling` must be one of {', '.join(FRAME_SAMPLINGS)}, got {frame_sampling!r}.")
-    if num_frames is not None and not (isinstance(num_frames, int) and num_frames > 0):
+    if num_frames is not None and not (is_number(num_frames) and num_frames == int(num_frames) and num_frames > 0):
         raise ValueError(f"`num_frames` must be positive, got {num_frames}.")
-    if fps is not None and not (isinstance(fps, (int, float)) and 0 < fps < math.inf):
+    if fps is not None and not (is_number(fps) and fps > 0):
         raise ValueError(f"`fps` must be positive, got {fps}.")
+
+
+def _check_batch(loaded: list[torch.Tensor], num_videos: int, limits: DecodeLimits):
+    """Refuses a batch, in which all videos are as long as the longest, before the memory is taken."""
+    num_bytes = num_videos * max(video.nbytes for video in loaded)
+    if num_bytes > limits.max_bytes:
+        raise VideoDecodeError(
+            f"{num_videos} videos, as long as the longest, take {num_bytes:,} bytes or more, max_bytes is "
+            f"{limits.max_bytes:,}; pass fewer at once."
+        )
 
 
 def is_source(video: Any) -> bool:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers.video_utils import VideoMetadata
 
 from ..frame_sampling_vtn import sample_clip
 from ..pixels_vtn import PixelSettings
-from ..video_decoding_vtn import VideoDecodeError, VideoSource
+from ..video_decoding_vtn import TimedVideoMetadata, VideoDecodeError, VideoSource
 from ..video_processing_vtn import ChooseView, VTNVideoProcessor, load_video
 from .augmentation import ClipAugmentation, ClipMixing
 from .coverage import NO_LABEL, SkippedVideos
@@ -150,7 +149,7 @@ class ClipTransform:
     ) -> list[dict[str, torch.Tensor]]:
         """A clip for each generator, all of one pass through the video."""
 
-        def choose(metadata: VideoMetadata) -> np.ndarray:
+        def choose(metadata: TimedVideoMetadata) -> np.ndarray:
             return np.concatenate([self._sample_clip(metadata, generator) for generator in generators])
 
         pixel_values, metadata = load_video(source, choose, pixels, self.processor.limits, choose_view=choose_view)
@@ -161,14 +160,12 @@ class ClipTransform:
             for clip, indices in zip(pixel_values.chunk(len(generators)), numbers, strict=True)
         ]
 
-    def _sample_clip(self, metadata: VideoMetadata, generator: np.random.Generator) -> np.ndarray:
-        span = None
-        if self.clip_duration_sec is not None:
-            if metadata.fps is None:
-                raise VideoDecodeError(
-                    "A clip of some seconds needs the frame rate of the video, which it does not tell."
-                )
-            span = self.clip_duration_sec * metadata.fps
+    def _sample_clip(self, metadata: TimedVideoMetadata, generator: np.random.Generator) -> np.ndarray:
+        if self.clip_duration_sec is None:
+            return sample_clip(metadata.total_num_frames, self.num_frames, generator=generator)
+        if metadata.fps is None:
+            raise VideoDecodeError("A clip of some seconds needs the frame rate of the video, which it does not tell.")
+        span = self.clip_duration_sec * metadata.fps
         return sample_clip(metadata.total_num_frames, self.num_frames, span, generator, metadata.frame_times)
 
     def _make_stand_in(self) -> dict[str, torch.Tensor]:

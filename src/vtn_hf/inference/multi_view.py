@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from transformers.video_utils import VideoMetadata
 
 from ..frame_sampling_vtn import sample_clips
 from ..modeling_vtn import VTNForVideoClassification
 from ..pixels_vtn import crop_frames, place_crop
-from ..video_decoding_vtn import VideoDecodeError, VideoSource
+from ..video_decoding_vtn import TimedVideoMetadata, VideoDecodeError, VideoSource
 from ..video_processing_vtn import VTNVideoProcessor, load_video
 from .whole_video import to_scores
 
@@ -81,16 +80,15 @@ class MultiView:
             "position_ids": torch.from_numpy(clips - clips[:, :1]),
         }
 
-    def sample(self, metadata: VideoMetadata) -> np.ndarray:
+    def sample(self, metadata: TimedVideoMetadata) -> np.ndarray:
         """The frame numbers of each clip, `(num_clips, num_frames)`."""
-        span = metadata.total_num_frames
-        if self.clip_duration_sec is not None:
-            if metadata.fps is None:
-                raise VideoDecodeError(
-                    "Clips of some seconds need the frame rate of the video, which it does not tell."
-                )
-            span = self.clip_duration_sec * metadata.fps
-        return sample_clips(metadata.total_num_frames, self.num_clips, self.num_frames, span, metadata.frame_times)
+        total = metadata.total_num_frames
+        if self.clip_duration_sec is None:
+            return sample_clips(total, self.num_clips, self.num_frames, span=total)
+        if metadata.fps is None:
+            raise VideoDecodeError("Clips of some seconds need the frame rate of the video, which it does not tell.")
+        span = self.clip_duration_sec * metadata.fps
+        return sample_clips(total, self.num_clips, self.num_frames, span, metadata.frame_times)
 
 
 @torch.no_grad()
