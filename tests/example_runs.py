@@ -1,12 +1,27 @@
-"""The example scripts, run as a user runs them."""
+"""
+The example scripts: called in this process, which has torch loaded already, or run as a user runs them.
 
+One real launch of each script remains; the others would show nothing more and take many seconds each.
+"""
+
+import contextlib
 import hashlib
 import importlib
+import io
 import json
+import multiprocessing
+import os
+import runpy
+import socket
 import subprocess
 import sys
+import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
+from accelerate.state import AcceleratorState, GradientState
 from tiny_models import RESNET_VTN
 
 
@@ -30,10 +45,6 @@ SETTINGS = {
 }
 
 
-# Behind everything else: a script has the name of the library `evaluate`.
-sys.path.append(str(EXAMPLES))
-
-
 def run(script: str, *arguments: object) -> int:
     """The exit status of an example, called in this process."""
     try:
@@ -42,11 +53,90 @@ def run(script: str, *arguments: object) -> int:
         return error.code
 
 
-def launch_script(script: str, *arguments: object) -> tuple[str, int]:
-    """What an example prints, run as a user runs it, and its exit status."""
-    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    return result.stdout, result.returncode
+def run_main(script: str | Path, *arguments: object) -> subprocess.CompletedProcess:
+    """Runs a script of the examples, or another one, as the main program, in this process."""
+    path = EXAMPLES / script
+    argv = [str(path), *map(str, arguments)]
+    printed, errors, status = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch.object(sys, "argv", argv),
+        mock.patch.dict(os.environ, {"ACCELERATE_USE_CPU": "true"}),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else int(error.code is not None)
+            errors.write("" if isinstance(error.code, int | None) else str(error.code))
+        except Exception:
+            status = 1
+            traceback.print_exc()
+        finally:
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
+    return subprocess.CompletedProcess(argv, status, printed.getvalue(), errors.getvalue())
+
+
+def run_forked(script: str | Path, *arguments: object, num_processes: int) -> subprocess.CompletedProcess:
+    """The same in several processes that share the work, as under torchrun; they are copies of this one."""
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def work(rank: int):
+        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
+        os.environ |= {name: str(value) for name, value in places.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        result = run_main(script, *arguments)
+        results.put((result.returncode, result.stdout, result.stderr))
+
+    processes = [context.Process(target=work, args=(rank,)) for rank in range(num_processes)]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + 300
+    found = []
+    while len(found) < num_processes and time.monotonic() < deadline:
+        if not results.empty():
+            found.append(results.get())
+        elif any(process.exitcode for process in processes):
+            break
+        else:
+            time.sleep(0.05)
+    for process in processes:
+        process.join(timeout=10)
+        process.kill()
+    assert len(found) == num_processes, f"Of {num_processes} processes {len(found)} came to an end: {found}"
+    status = max(abs(status) for status, _, _ in found)
+    return subprocess.CompletedProcess([], status, *("".join(texts) for texts in list(zip(*found, strict=True))[1:]))
+
+
+def run_process(
+    script: str | Path, *arguments: object, launcher: Sequence[str] = (sys.executable,)
+) -> subprocess.CompletedProcess:
+    """Runs a script as a user runs it: by itself, or launched."""
+    command = [*launcher, str(EXAMPLES / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def make_launcher(num_processes: int) -> list[str]:
+    """`accelerate launch` starts one process on the CPU, whatever the number asked for; torchrun starts several."""
+    if num_processes == 1:
+        return [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+
+
+def launch(*arguments: object, num_processes: int = 1, script: str | Path = "train.py") -> str:
+    """Runs examples/train.py, or another script, here or in copies of this process; returns what it printed."""
+    result = (
+        run_main(script, *arguments)
+        if num_processes == 1
+        else run_forked(script, *arguments, num_processes=num_processes)
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout
 
 
 def take_stock(folder: Path) -> dict[str, tuple]:
@@ -60,21 +150,6 @@ def take_stock(folder: Path) -> dict[str, tuple]:
         )
         for path in [folder, *folder.rglob("*")]
     }
-
-
-def make_launcher(num_processes: int) -> list[str]:
-    """`accelerate launch` starts one process on the CPU, whatever the number asked for; torchrun starts them."""
-    if num_processes == 1:
-        return [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
-
-
-def launch(*arguments: object, num_processes: int = 1, script: Path = EXAMPLES / "train.py") -> str:
-    """Runs examples/train.py, or another script; returns what it printed."""
-    command = [*make_launcher(num_processes), str(script), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stderr[-4000:]
-    return result.stdout
 
 
 def as_flags(settings: dict) -> list[str]:

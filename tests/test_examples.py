@@ -5,7 +5,7 @@ from pathlib import Path
 
 import example_runs
 import pytest
-from example_runs import as_flags, launch
+from example_runs import as_flags, launch, make_launcher, run_process
 from tiny_models import RESNET_VTN
 from transformers import pipeline
 
@@ -21,11 +21,16 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_motion_clips(tmp_path_factory.mktemp("clips") / "motion", num_train=20, num_val=10, num_workers=1)
 
 
-@pytest.mark.parametrize("num_processes", [1, 2])
-def test_train_leaves_a_model_that_pipeline_loads(clips: Path, tmp_path: Path, num_processes: int):
-    printed = launch(
-        *as_flags(SETTINGS), "--data_dir", clips, "--output_dir", tmp_path / "model", num_processes=num_processes
-    )
+@pytest.mark.parametrize("is_launched", [True, False])
+def test_train_leaves_a_model_that_pipeline_loads(clips: Path, tmp_path: Path, is_launched: bool):
+    """One process that a user launches, and two that share the work."""
+    flags = [*as_flags(SETTINGS), "--data_dir", clips, "--output_dir", tmp_path / "model"]
+    if is_launched:
+        result = run_process("train.py", *flags, launcher=make_launcher(1))
+        assert result.returncode == 0, result.stderr[-4000:]
+        printed = result.stdout
+    else:
+        printed = launch(*flags, num_processes=2)
 
     model = VTNForVideoClassification.from_pretrained(tmp_path / "model")
     assert f"Training {model.num_parameters():,} of {model.num_parameters():,} parameters" in printed

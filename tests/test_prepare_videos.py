@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import prepare_videos
 import pytest
-from example_runs import launch_script, run, take_stock
+from example_runs import run, run_process, take_stock
 from video_files import write_video
 
 from vtn_hf.data.scan import scan_video
@@ -53,8 +53,8 @@ def list_files(root: Path) -> list[str]:
 
 def test_a_collection_is_prepared_by_processes(collection, tmp_path):
     target = tmp_path / "prepared"
-    printed, status = launch_script("prepare_videos.py", collection, target, *OPTIONS)
-    assert status == 1 and printed.count("failed: ") == 2
+    result = run_process("prepare_videos.py", collection, target, *OPTIONS)
+    assert result.returncode == 1 and result.stdout.count("failed: ") == 2
     failed = (target / "failed.csv").read_text().splitlines()
     assert failed[0] == "path,reason" and [line.split(",")[0] for line in failed[1:]] == [
         str(collection / "train/run/cut.mp4"),
