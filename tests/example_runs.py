@@ -64,6 +64,7 @@ def run_main(script: str | Path, *arguments: object) -> subprocess.CompletedProc
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(errors),
     ):
+        forget_processes()
         try:
             runpy.run_path(str(path), run_name="__main__")
         except SystemExit as error:
@@ -73,9 +74,14 @@ def run_main(script: str | Path, *arguments: object) -> subprocess.CompletedProc
             status = 1
             traceback.print_exc()
         finally:
-            AcceleratorState._reset_state(reset_partial_state=True)
-            GradientState._reset_state()
+            forget_processes()
     return subprocess.CompletedProcess(argv, status, printed.getvalue(), errors.getvalue())
+
+
+def forget_processes():
+    """Accelerate finds out once per process how many there are."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 def run_forked(script: str | Path, *arguments: object, num_processes: int) -> subprocess.CompletedProcess:
