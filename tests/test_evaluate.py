@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from example_runs import launch, run, take_stock
+from example_runs import make_launcher, run, run_process, take_stock
 from video_files import write_shards
 
 from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
@@ -101,7 +101,8 @@ def test_an_interrupted_run_goes_on(model_dir, clips, tmp_path, capsys):
     lines = scores.read_text().splitlines(keepends=True)
     scores.write_text("".join(lines[:4]) + lines[4][:20])
     arguments = ("--model", model_dir, "--data_dir", clips, "--output_dir", tmp_path / "cut", "--num_workers", 0)
-    launch(*arguments, num_processes=2, script=ROOT / "examples/evaluate.py")
+    result = run_process("evaluate.py", *arguments, launcher=make_launcher(2))
+    assert result.returncode == 0, result.stderr[-4000:]
     resumed = json.loads((tmp_path / "cut/results.json").read_text())
     assert resumed["metrics"] == pytest.approx(whole["metrics"])
     assert (resumed["num_videos"], resumed["num_processes"]) == (11, 2)
