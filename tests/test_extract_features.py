@@ -10,7 +10,7 @@ from pathlib import Path
 import extract_features
 import pytest
 import torch
-from example_runs import EXAMPLES, SETTINGS, as_flags, launch, run, take_stock
+from example_runs import SETTINGS, as_flags, make_launcher, run, run_process, take_stock
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, ViTImageProcessor, pipeline
 from video_files import write_shards
@@ -89,7 +89,9 @@ def test_it_goes_on_where_it_was_stopped_with_any_number_of_processes(
         path.unlink()
     unchanged = kept.stat().st_mtime_ns
     flags = make_flags(clips, backbone, cache, num_workers=1)
-    printed = launch(*flags, num_processes=2, script=EXAMPLES / "extract_features.py")
+    result = run_process("extract_features.py", *flags, launcher=make_launcher(2))
+    assert result.returncode == 0, result.stderr[-4000:]
+    printed = result.stdout
 
     # One of the four videos of the first shard to come is damaged: it is not tried again.
     for line in ("train: 16 of 20 videos are done already", "val: 8 of 10 videos are done already"):
