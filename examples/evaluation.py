@@ -22,6 +22,7 @@ from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcesso
 from vtn_hf.data.arguments import CollectionArguments
 from vtn_hf.data.coverage import report_coverage
 from vtn_hf.data.feature_cache import hash_weights
+from vtn_hf.data.rows import find_source
 from vtn_hf.inference.attention import look_at_example
 from vtn_hf.inference.multi_view import MultiView, score_views
 from vtn_hf.inference.whole_video import to_scores
@@ -80,7 +81,7 @@ class VideoLoader:
         return {"inputs": [self._load(video) for video in rows["video"]], "label": rows["label"], "id": rows["id"]}
 
     def _load(self, video: dict) -> dict:
-        source = video["path"] if video["bytes"] is None else video["bytes"]
+        source = find_source(video)
         try:
             if self.views is not None:
                 return self.views.load(source, self.processor)

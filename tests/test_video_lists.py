@@ -176,7 +176,7 @@ def test_csv_with_several_labels_per_video(root):
     (root / "train.csv").write_text("video,labels\na.mp4,run; jump\nb.mp4,\n")
     collection = read_collection(root)
     assert collection.videos["train"].features["label"] == List(ClassLabel(names=["jump", "run"]))
-    assert read_back(collection) == {"a.mp4": ["run", "jump"], "b.mp4": []}
+    assert read_back(collection) == {"a.mp4": ["jump", "run"], "b.mp4": []}
     assert collection.num_videos == {"train": 2}
     (root / "val.csv").write_text("a.mp4 1\n")
     with pytest.raises(ValueError, match="different kinds"):

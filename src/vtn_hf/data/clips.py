@@ -15,11 +15,13 @@ from ..video_decoding_vtn import TimedVideoMetadata, VideoDecodeError, VideoSour
 from ..video_processing_vtn import ChooseView, VTNVideoProcessor, load_video
 from .augmentation import ClipAugmentation, ClipMixing
 from .coverage import NO_LABEL, SkippedVideos
+from .rows import find_label, find_label_vector, find_source
 
 
 class ClipTransform:
     """
-    Turns a batch of rows with the columns `video` and `label` into model inputs, for `Dataset.with_transform`.
+    Turns a batch of rows with the columns `video` and `label` into model inputs, for `Dataset.with_transform`. What they
+    may hold is said by [`vtn_hf.data.rows.find_source`], [`find_label`] and [`find_label_vector`].
 
     What it draws for a video depends on the seed, the epoch and the name of the video (column `name`, or else its
     path), and on nothing else: not on the worker, the process, the batch or what was drawn before. So a run that is
@@ -90,7 +92,7 @@ class ClipTransform:
         names = rows.get("name") or [_name(video) for video in rows["video"]]
         examples = []
         for video, label, name in zip(rows["video"], rows["label"], names, strict=True):
-            label = label if self.num_labels is None else self._to_vector(label)
+            label = self._find_label(label, name)
             loaded = self._load(video, name)
             if not loaded and self.num_frames is None:
                 loaded, label = [self._make_stand_in()], _hide(label)
@@ -106,7 +108,7 @@ class ClipTransform:
 
     def _load(self, video: dict[str, Any], name: str) -> list[dict[str, torch.Tensor]]:
         """The inputs from a video: one for evaluation, `num_repeats` for training, none if it is skipped."""
-        source = video["path"] if video["bytes"] is None else video["bytes"]
+        source = find_source(video, name)
         try:
             return [self._load_whole(source)] if self.num_frames is None else self._load_clips(source, name)
         except VideoDecodeError as error:
@@ -175,10 +177,8 @@ class ClipTransform:
         inputs = self.processor(frames, do_sample_frames=False, return_tensors="pt")
         return {"pixel_values": inputs["pixel_values"][0], "position_ids": torch.arange(num_frames)}
 
-    def _to_vector(self, label: int | list[int]) -> torch.Tensor:
-        vector = torch.zeros(self.num_labels)
-        vector[label] = 1.0
-        return vector
+    def _find_label(self, label: Any, name: str) -> int | float | torch.Tensor:
+        return find_label(label, name) if self.num_labels is None else find_label_vector(label, self.num_labels, name)
 
     def _mix(self, examples: list[dict[str, Any]], generator: np.random.Generator):
         clips, targets = (torch.stack([example[key] for example in examples]) for key in ("pixel_values", "labels"))
@@ -191,9 +191,12 @@ def _hide(label: int | torch.Tensor) -> int | torch.Tensor:
     return NO_LABEL if isinstance(label, int) else torch.full_like(torch.as_tensor(label), NO_LABEL)
 
 
-def _name(video: dict[str, Any]) -> str:
+def _name(video: Any) -> str:
     """What to call a video whose row has no name."""
-    return video["path"] if video["bytes"] is None else f"{len(video['bytes'])} bytes {zlib.crc32(video['bytes'])}"
+    source = find_source(video)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"{len(source)} bytes {zlib.crc32(source)}"
+    return str(source)
 
 
 def collate_videos(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

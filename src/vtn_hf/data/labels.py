@@ -69,7 +69,7 @@ def resolve_labels(listing: Listing, class_names: list[str]):
                     unknown.setdefault(label, row.where)
                 spellings[number].add(str(label))
             labels = dict.fromkeys(label if isinstance(label, int) else find_label(label) for label in row.labels)
-            row.label = [*labels] if isinstance(row.label, list) else next(iter(labels))
+            row.label = sorted(labels) if isinstance(row.label, list) else next(iter(labels))
     if unknown:
         _refuse_unknown(listing, class_names, unknown)
     listing.notes += [

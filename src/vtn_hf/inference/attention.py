@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 
 from ..data.feature_cache import CachedClips
+from ..data.rows import find_source
 from ..modeling_vtn import VTNForVideoClassification
 from ..video_decoding_vtn import VideoSource
 from ..video_processing_vtn import VTNVideoProcessor
@@ -96,7 +97,7 @@ def look_at_example(
     if isinstance(dataset, CachedClips):
         return look_at(model, processor, dataset.paths[index], dataset[index]["inputs_embeds"])
     video: dict[str, Any] = dataset.with_format(None)[index]["video"]
-    return look_at(model, processor, video["path"] if video["bytes"] is None else video["bytes"])
+    return look_at(model, processor, find_source(video))
 
 
 def _to_pictures(processor: VTNVideoProcessor, pixel_values: torch.Tensor) -> np.ndarray:
