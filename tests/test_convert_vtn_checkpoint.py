@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import re
 import runpy
 import subprocess
@@ -14,12 +13,13 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, ViTConfig
 
 import vtn_hf
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNImageProcessor, VTNModel, VTNVideoProcessor
 from vtn_hf.convert_vtn_checkpoint import (
     ConversionError,
+    _find_num_heads,
     convert_checkpoint,
     convert_state_dict,
     main,
@@ -29,6 +29,8 @@ from vtn_hf.convert_vtn_checkpoint import (
 )
 
 
+# What the reference checkpoint has, and does not tell.
+HEADS = 3
 CASES = ("clip16", "short5", "long60_wrap", "single")
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
 
@@ -46,7 +48,7 @@ def expected(reference_dir):
 @pytest.fixture(scope="module")
 def converted_dir(checkpoint_path, tmp_path_factory):
     directory = tmp_path_factory.mktemp("converted")
-    convert_checkpoint(checkpoint_path, directory)
+    convert_checkpoint(checkpoint_path, directory, HEADS)
     return directory
 
 
@@ -155,7 +157,7 @@ def test_fields_of_the_cfg_are_used(checkpoint, tmp_path):
         MODEL={"DROPOUT_RATE": 0.25},
         TRAIN={"EVAL_NUM_FRAMES": 64},
     )
-    config = convert_checkpoint(save(checkpoint, tmp_path), tmp_path).config
+    config = convert_checkpoint(save(checkpoint, tmp_path), tmp_path, HEADS).config
     assert config.attention_windows == (2, 4, 8)
     assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.2, 0.3)
     assert (config.classifier_dropout, config.num_frames) == (0.25, 64)
@@ -177,7 +179,7 @@ def test_processors_have_the_constants_of_the_cfg(checkpoint, tmp_path):
         },
         TRAIN={"EVAL_NUM_FRAMES": 64},
     )
-    convert_checkpoint(save(checkpoint, tmp_path), tmp_path)
+    convert_checkpoint(save(checkpoint, tmp_path), tmp_path, HEADS)
     for processor_class in (VTNImageProcessor, VTNVideoProcessor):
         processor = processor_class.from_pretrained(tmp_path)
         assert list(processor.image_mean) == [0.1, 0.2, 0.3]
@@ -227,7 +229,7 @@ def test_checkpoint_round_trip_is_exact(converted_dir, checkpoint, tmp_path):
     # The original uses the smaller scale in evaluation, and we know no other.
     assert differences == {"DATA.TRAIN_JITTER_SCALES": ([256, 256], [256, 320])}
 
-    model = convert_checkpoint(tmp_path / "back.pyth", tmp_path / "again")
+    model = convert_checkpoint(tmp_path / "back.pyth", tmp_path / "again", HEADS)
     first = VTNForVideoClassification.from_pretrained(converted_dir)
     assert model.config.to_diff_dict().keys() == first.config.to_diff_dict().keys()
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in first.state_dict().items())
@@ -285,6 +287,10 @@ def rename(old, new):
     return lambda weights: weights.update({new: weights.pop(old)})
 
 
+def reshape(name, shape):
+    return lambda weights: weights.update({name: torch.zeros(shape)})
+
+
 def cut(name):
     return lambda weights: weights.update({name: weights[name][:-1]})
 
@@ -317,40 +323,25 @@ TEMPORAL_LAYER = "temporal_encoder.encoder.layer.1"
         (cut("temporal_encoder.embeddings.position_embeddings.weight"), r"position_embeddings\.weight.*63.*64"),
         (cut("backbone.blocks.0.attn.qkv.weight"), r"layers\.0\.attention\.v_proj\.weight.*47.*48"),
         (cut("mlp_head.4.bias"), r"classifier\.out_proj\.bias.*6.*7"),
+        (reshape("backbone.patch_embed.proj.weight", (48, 192)), r"patch_embed.*\(48, 192\).*4 dimensions"),
+        (reshape("backbone.pos_embed", (17, 48)), r"pos_embed.*\(17, 48\).*3 dimensions"),
+        (reshape("backbone.pos_embed", (1, 0, 48)), r"pos_embed.*\(1, 0, 48\)"),
+        (reshape("mlp_head.4.weight", ()), r"mlp_head\.4\.weight.*\(\)"),
+        (reshape("backbone.blocks.0.mlp.fc1.weight", ()), r"fc1\.weight.*\(\)"),
+        (reshape("backbone.blocks.0.attn.qkv.bias", ()), r"qkv\.bias.*single number"),
+        (reshape("backbone.blocks.0.attn.qkv.weight", (2, 48)), r"v_proj\.weight.*\(0, 48\).*\(48, 48\)"),
+        (reshape("cls_token", ()), r"cls_token.*\(\).*\(1, 1, 48\)"),
     ],
 )
 def test_weights_must_be_the_originals_exactly(checkpoint, tmp_path, change, message):
     change(checkpoint["model_state"])
     path = save(checkpoint, tmp_path)
     with pytest.raises(ConversionError, match=f"(?s){message}"):
-        convert_checkpoint(path, tmp_path / "out")
+        convert_checkpoint(path, tmp_path / "out", HEADS)
     assert not (tmp_path / "out").exists()
 
 
 # Files that are something else
-
-
-class Exploit:
-    """What a pickle can do to its reader: here, create a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-@pytest.mark.parametrize("save_exploit", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
-def test_code_in_a_checkpoint_is_not_executed(tmp_path, save_exploit):
-    path, trace = tmp_path / "exploit.pyth", tmp_path / "executed"
-    save_exploit({"epoch": 0, "model_state": Exploit(trace), "optimizer_state": {}, "cfg": "VTN: {}"}, path)
-    with pytest.raises(ConversionError, match=f"(?s){re.escape(str(path))}.*would execute code"):
-        read_checkpoint(path)
-    assert not trace.exists()
-    # Otherwise the above would prove nothing.
-    torch.load(path, weights_only=False) if save_exploit is torch.save else pickle.loads(path.read_bytes())
-    assert trace.exists()
-
 
 # Files that are no checkpoints of a VTN, and what the message must say of them.
 BAD_FILES = {
@@ -415,13 +406,21 @@ def test_other_files_are_refused(bad_files, name, tmp_path):
         ({"VTN": {"ATTENTION_WINDOW": [6]}}, "1 entries for 3 layers"),
         ({"VTN": {"MAX_POSITION_EMBEDDINGS": 65}}, "position_embeddings.*64.*65"),
         ({"VTN": {"NUM_ATTENTION_HEADS": "four"}}, "num_attention_heads"),
+        ({"VTN": {"MAX_POSITION_EMBEDDINGS": 10**12}}, "position_embeddings.*64.*10{12}"),
+        ({"VTN": {"MAX_POSITION_EMBEDDINGS": 10**30}}, "not those of one VTN"),
+        ({"VTN": {"HIDDEN_DROPOUT_PROB": 2}}, "hidden_dropout_prob.*2"),
+        ({"TRAIN": {"EVAL_NUM_FRAMES": -1}}, "num_frames.*-1"),
+        ({"DATA": {"TRAIN_JITTER_SCALES": 256}}, "preprocessing"),
+        ({"DATA": {"TRAIN_JITTER_SCALES": []}}, "preprocessing"),
+        ({"DATA": {"TEST_CROP_SIZE": 0}}, "preprocessing.*crop_size"),
+        ({"DATA": {"MEAN": ["a", "b", "c"]}}, "preprocessing"),
     ],
     ids=str,
 )
 def test_cfg_that_does_not_fit_is_refused(checkpoint, tmp_path, sections, message):
     edit_cfg(checkpoint, **sections)
     with pytest.raises(ConversionError, match=f"(?s){message}"):
-        convert_checkpoint(save(checkpoint, tmp_path), tmp_path / "out")
+        convert_checkpoint(save(checkpoint, tmp_path), tmp_path / "out", HEADS)
 
 
 @pytest.mark.parametrize(
@@ -432,7 +431,7 @@ def test_cfg_that_lacks_a_field_is_refused(checkpoint, tmp_path, section, field)
     del cfg[section][field]
     checkpoint["cfg"] = yaml.safe_dump(cfg)
     with pytest.raises(ConversionError, match=field):
-        convert_checkpoint(save(checkpoint, tmp_path), tmp_path / "out")
+        convert_checkpoint(save(checkpoint, tmp_path), tmp_path / "out", HEADS)
     assert not (tmp_path / "out").exists()
 
 
@@ -444,7 +443,7 @@ def test_400_classes_are_those_of_kinetics(checkpoint, tmp_path):
     weights["mlp_head.4.weight"], weights["mlp_head.4.bias"] = torch.zeros(400, 40), torch.arange(400.0)
     path = tmp_path / "VTN_VIT_B_KINETICS.pyth"
     torch.save(checkpoint, path)
-    convert_checkpoint(path, tmp_path / "out")
+    convert_checkpoint(path, tmp_path / "out", HEADS)
     config = VTNConfig.from_pretrained(tmp_path / "out")
     assert config.num_labels == 400
     assert [config.id2label[label] for label in (0, 1, 399)] == ["abseiling", "air drumming", "zumba"]
@@ -479,7 +478,7 @@ def run_command(monkeypatch, *arguments):
 
 
 def test_command(checkpoint_path, tmp_path, monkeypatch, capsys):
-    run_command(monkeypatch, checkpoint_path, tmp_path / "out")
+    run_command(monkeypatch, checkpoint_path, tmp_path / "out", "--backbone_num_attention_heads", HEADS)
     weights = torch.load(checkpoint_path, weights_only=True)["model_state"]
     report = capsys.readouterr().out
     assert f"{sum(weight.numel() for weight in weights.values()):,} parameters, 7 classes, 3 temporal layers" in report
@@ -521,3 +520,82 @@ def test_command_back_fails_with_one_line(tmp_path, capsys):
     assert exit_info.value.code == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and str(tmp_path) in error and len(error.splitlines()) == 1
+
+
+# Outputs
+
+
+def read_all(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_lies_in_the_output_folder_stays(checkpoint_path, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    # The second is what transformers clears away when it saves into a folder.
+    for name in ("notes.txt", "model-00001-of-00002.safetensors"):
+        (out / name).write_text("mine")
+    convert_checkpoint(checkpoint_path, out, HEADS)
+    assert (out / "notes.txt").read_text() == (out / "model-00001-of-00002.safetensors").read_text() == "mine"
+    before = read_all(tmp_path)
+    with pytest.raises(ConversionError, match="Nothing was written.* exists already"):
+        convert_checkpoint(checkpoint_path, out, HEADS)
+    assert read_all(tmp_path) == before
+    (out / "config.json").write_text("old")
+    convert_checkpoint(checkpoint_path, out, HEADS, overwrite=True)
+    assert read_all(tmp_path) == before
+
+
+def test_an_output_that_is_a_file_is_refused(checkpoint_path, converted_dir, tmp_path, capsys):
+    target = tmp_path / "file"
+    target.write_text("mine")
+    back = tmp_path / "folder"
+    back.mkdir()
+    for arguments in (
+        [checkpoint_path, target, "--backbone_num_attention_heads", HEADS],
+        [checkpoint_path, target, "--backbone_num_attention_heads", HEADS, "--overwrite"],
+        [checkpoint_path, target / "below", "--backbone_num_attention_heads", HEADS],
+        ["--to_original", converted_dir, target],
+        ["--to_original", converted_dir, back, "--overwrite"],
+        ["--to_original", converted_dir, converted_dir / "model.safetensors", "--overwrite"],
+    ):
+        with pytest.raises(SystemExit) as exit_info:
+            main([str(argument) for argument in arguments])
+        assert exit_info.value.code == 1
+        error = capsys.readouterr().err.splitlines()
+        assert error[-1].startswith("error: Nothing was written.")
+    assert read_all(tmp_path) == {Path("file"): b"mine"}
+    main(["--to_original", str(converted_dir), str(target), "--overwrite"])
+    assert read_checkpoint(target)
+
+
+# Heads
+
+
+def test_heads_that_cannot_be_known_are_asked_for(checkpoint_path, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(checkpoint_path), str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert "a ViT of width 48 with 2 layers" in error and "--backbone_num_attention_heads" in error
+    for heads in (5, 0, -3):
+        with pytest.raises(ConversionError, match=f"48, cannot be split into {heads} heads"):
+            convert_checkpoint(checkpoint_path, tmp_path / "out", heads)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size, heads", [((192, 12, 768), 3), ((768, 12, 3072), 12), ((768, 8, 2304), None)])
+def test_heads_of_known_vits(size, heads):
+    """768 features in 8 layers were once a ViT-S of timm, which had 8 heads."""
+    vit = ViTConfig(**dict(zip(("hidden_size", "num_hidden_layers", "intermediate_size"), size, strict=True)))
+    if heads is not None:
+        assert _find_num_heads(vit, None) == heads
+        return
+    with pytest.raises(ConversionError, match="none whose heads are known"):
+        _find_num_heads(vit, None)
+
+
+def test_name_of_the_checkpoint_is_text_in_the_card(checkpoint_path, tmp_path):
+    odd = tmp_path / "`a` <b> $c$.pyth"
+    odd.write_bytes(checkpoint_path.read_bytes())
+    convert_checkpoint(odd, tmp_path / "out", HEADS)
+    assert r"\`a\` &lt;b&gt; \$c\$.pyth" in (tmp_path / "out/README.md").read_text()

@@ -7,19 +7,21 @@ package's format and back.
 """
 
 import argparse
-import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import AutoConfig, ViTConfig
 
 from .configuration_vtn import VTNConfig
 from .data.class_names import read_kinetics_labels
-from .model_card import make_model_card
+from .model_card import escape, make_model_card
 from .modeling_vtn import VTNForVideoClassification
+from .outputs import check_outputs, writing, writing_folder
+from .pyslowfast import ConversionError, read_checkpoint
 from .video_processing_vtn import VTNVideoProcessor
 
 
@@ -52,8 +54,8 @@ _OUR_PROJECTIONS = re.compile(r"^vtn\.backbone\.layers\.(\d+)\.attention\.q_proj
 _ORIGINAL_PROJECTIONS = re.compile(r"^backbone\.blocks\.(\d+)\.attn\.qkv\.(weight|bias)$")
 
 
-class ConversionError(ValueError):
-    """A checkpoint cannot be converted; the message says why."""
+# Heads of ViT-Ti, -S, -B and -L, by width, number of layers and width of the MLP.
+_VIT_HEADS = {(192, 12, 768): 3, (384, 12, 1536): 6, (768, 12, 3072): 12, (1024, 24, 4096): 16}
 
 
 def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -67,13 +69,15 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.T
         `dict[str, torch.Tensor]`: The same weights under our names.
 
     Raises:
-        ConversionError: If a name is not one of the original's.
+        ConversionError: If a name is not one of the original's, or a weight has no dimensions.
     """
     converted = {}
     for name, tensor in state_dict.items():
         if match := _ORIGINAL_PROJECTIONS.match(name):
             layer, kind = match.groups()
-            for projection, part in zip("qkv", tensor.chunk(3), strict=True):
+            if tensor.ndim == 0:
+                raise ConversionError(f"The weight {name} is a single number.")
+            for projection, part in zip("qkv", tensor.tensor_split(3), strict=True):
                 converted[f"vtn.backbone.layers.{layer}.attention.{projection}_proj.{kind}"] = part.clone()
         else:
             converted[_rename(name, [(theirs, ours) for ours, theirs in _PREFIXES])] = tensor
@@ -109,98 +113,83 @@ def _rename(name: str, rules: list[tuple[str, str]] | tuple[tuple[str, str], ...
     raise ConversionError(f"There is no counterpart for the weight {name!r}.")
 
 
-def convert_config(
-    cfg: dict, state_dict: dict[str, torch.Tensor], backbone_num_attention_heads: int | None = None
-) -> VTNConfig:
-    """
-    Reads the configuration of a VTN off a checkpoint.
-
-    Args:
-        cfg (`dict`): The checkpoint's own PySlowFast configuration.
-        state_dict (`dict[str, torch.Tensor]`): Its weights, under the original's names.
-        backbone_num_attention_heads (`int`, *optional*): Heads of the ViT backbone, which the checkpoint does not
-            record. Defaults to the ViT family's rule: one per 64 features, and at least the 3 of ViT-Ti.
-
-    Raises:
-        ConversionError: If a weight or a field is missing.
-    """
+def _read_config(cfg: dict, state_dict: dict[str, torch.Tensor]) -> VTNConfig:
+    """The configuration but for the heads of the backbone, which change no shape: it gets one."""
+    hidden_size, num_channels, patch_size, _ = _get_shape(state_dict, "backbone.patch_embed.proj.weight", 4)
+    num_patches = _get_shape(state_dict, "backbone.pos_embed", 3)[1] - 1
+    num_labels, classifier_hidden_size = _get_shape(state_dict, "mlp_head.4.weight", 2)
+    backbone_config = {
+        "model_type": "vit",
+        "hidden_size": hidden_size,
+        "num_hidden_layers": _count_layers(state_dict, "backbone.blocks."),
+        "num_attention_heads": 1,
+        "intermediate_size": _get_shape(state_dict, "backbone.blocks.0.mlp.fc1.weight", 2)[0],
+        "image_size": round(num_patches**0.5) * patch_size,
+        "patch_size": patch_size,
+        "num_channels": num_channels,
+        "layer_norm_eps": 1e-6,
+    }
+    first_layer = "temporal_encoder.encoder.layer.0.intermediate.dense.weight"
+    fields = {
+        "num_hidden_layers": _count_layers(state_dict, "temporal_encoder.encoder.layer."),
+        "num_attention_heads": _get_field(cfg, "VTN", "NUM_ATTENTION_HEADS"),
+        "intermediate_size": _get_shape(state_dict, first_layer, 2)[0],
+        "attention_window": _get_field(cfg, "VTN", "ATTENTION_WINDOW"),
+        "max_position_embeddings": _get_field(cfg, "VTN", "MAX_POSITION_EMBEDDINGS"),
+        "hidden_dropout_prob": _get_field(cfg, "VTN", "HIDDEN_DROPOUT_PROB"),
+        "attention_probs_dropout_prob": _get_field(cfg, "VTN", "ATTENTION_PROBS_DROPOUT_PROB"),
+        "classifier_hidden_size": classifier_hidden_size,
+        "classifier_dropout": _get_field(cfg, "MODEL", "DROPOUT_RATE"),
+        "num_frames": _get_field(cfg, "TRAIN", "EVAL_NUM_FRAMES"),
+    }
+    labels = read_kinetics_labels(400)
+    if num_labels != len(labels):
+        labels = [f"LABEL_{label}" for label in range(num_labels)]
+    fields["id2label"], fields["label2id"] = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
     try:
-        hidden_size, num_channels, patch_size, _ = state_dict["backbone.patch_embed.proj.weight"].shape
-        num_patches = state_dict["backbone.pos_embed"].shape[1] - 1
-        num_labels = state_dict["mlp_head.4.weight"].shape[0]
-        labels = read_kinetics_labels(400)
-        if num_labels != len(labels):
-            labels = [f"LABEL_{label}" for label in range(num_labels)]
-        vtn = cfg["VTN"]
-        return VTNConfig(
-            backbone_config={
-                "model_type": "vit",
-                "hidden_size": hidden_size,
-                "num_hidden_layers": _count_layers(state_dict, "backbone.blocks."),
-                "num_attention_heads": backbone_num_attention_heads or max(3, hidden_size // 64),
-                "intermediate_size": state_dict["backbone.blocks.0.mlp.fc1.weight"].shape[0],
-                "image_size": round(num_patches**0.5) * patch_size,
-                "patch_size": patch_size,
-                "num_channels": num_channels,
-                "layer_norm_eps": 1e-6,
-            },
-            num_hidden_layers=_count_layers(state_dict, "temporal_encoder.encoder.layer."),
-            num_attention_heads=vtn["NUM_ATTENTION_HEADS"],
-            intermediate_size=state_dict["temporal_encoder.encoder.layer.0.intermediate.dense.weight"].shape[0],
-            attention_window=vtn["ATTENTION_WINDOW"],
-            max_position_embeddings=vtn["MAX_POSITION_EMBEDDINGS"],
-            hidden_dropout_prob=vtn["HIDDEN_DROPOUT_PROB"],
-            attention_probs_dropout_prob=vtn["ATTENTION_PROBS_DROPOUT_PROB"],
-            classifier_hidden_size=state_dict["mlp_head.1.weight"].shape[0],
-            classifier_dropout=cfg["MODEL"]["DROPOUT_RATE"],
-            num_frames=cfg["TRAIN"]["EVAL_NUM_FRAMES"],
-            id2label=dict(enumerate(labels)),
-            label2id={name: label for label, name in enumerate(labels)},
-        )
-    except KeyError as error:
-        raise ConversionError(f"This is not a VTN checkpoint: it lacks {error}.") from error
+        return VTNConfig(backbone_config=backbone_config, **fields)
     except (StrictDataclassError, ValueError) as error:
         raise ConversionError(f"Its cfg and its weights are not those of one VTN: {error}") from error
+
+
+def _get_shape(state_dict: dict[str, torch.Tensor], name: str, num_dimensions: int) -> tuple[int, ...]:
+    if name not in state_dict:
+        raise ConversionError(f"This is not a VTN checkpoint: it lacks the weight {name}.")
+    shape = tuple(state_dict[name].shape)
+    if len(shape) != num_dimensions or 0 in shape:
+        raise ConversionError(f"The weight {name} has the shape {shape}, where {num_dimensions} dimensions are right.")
+    return shape
+
+
+def _get_field(cfg: dict, section: str, name: str) -> Any:
+    fields = cfg.get(section)
+    if not isinstance(fields, dict) or name not in fields:
+        raise ConversionError(f"This is not a VTN checkpoint: its cfg lacks {section}.{name}.")
+    return fields[name]
 
 
 def _count_layers(state_dict: dict[str, torch.Tensor], prefix: str) -> int:
     return len({name.removeprefix(prefix).split(".")[0] for name in state_dict if name.startswith(prefix)})
 
 
-def read_checkpoint(path: str | Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    """
-    Reads a checkpoint of the original without running any code that it may hold.
-
-    Returns:
-        The PySlowFast configuration, and the weights under the original's names.
-
-    Raises:
-        ConversionError: If the file is damaged, would execute code, or is not a PySlowFast checkpoint.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own message goes on to say how to execute the code after all.
-        raise ConversionError(f"{path} is not read, because it is no checkpoint or would execute code.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ConversionError(f"{path} cannot be read, it may be truncated: {error}") from error
-    if not isinstance(checkpoint, dict) or not {"model_state", "cfg"} <= checkpoint.keys():
-        found = sorted(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise ConversionError(f"{path} is not a PySlowFast checkpoint: it needs `model_state` and `cfg`, got {found}.")
-    state_dict = checkpoint["model_state"]
-    if not isinstance(state_dict, dict) or not all(isinstance(weight, torch.Tensor) for weight in state_dict.values()):
-        raise ConversionError(f"{path} is not a PySlowFast checkpoint: its `model_state` are no named tensors.")
-    try:
-        cfg = yaml.safe_load(checkpoint["cfg"])
-    except (yaml.YAMLError, AttributeError):
-        cfg = None
-    if not isinstance(cfg, dict):
-        raise ConversionError(f"{path} is not a PySlowFast checkpoint: its `cfg` is no mapping in yaml.")
-    return cfg, state_dict
+def _find_num_heads(vit: ViTConfig, num_heads: int | None) -> int:
+    sizes = (vit.hidden_size, vit.num_hidden_layers, vit.intermediate_size)
+    if num_heads is None and sizes not in _VIT_HEADS:
+        raise ConversionError(
+            f"It does not record the heads of its backbone, and a ViT of width {sizes[0]} with {sizes[1]} layers is "
+            "none whose heads are known; give them (--backbone_num_attention_heads)."
+        )
+    num_heads = _VIT_HEADS[sizes] if num_heads is None else num_heads
+    if num_heads < 1 or vit.hidden_size % num_heads != 0:
+        raise ConversionError(f"The width of its backbone, {vit.hidden_size}, cannot be split into {num_heads} heads.")
+    return num_heads
 
 
 def convert_checkpoint(
-    checkpoint_path: str | Path, output_dir: str | Path, backbone_num_attention_heads: int | None = None
+    checkpoint_path: str | Path,
+    output_dir: str | Path,
+    backbone_num_attention_heads: int | None = None,
+    overwrite: bool = False,
 ) -> VTNForVideoClassification:
     """
     Turns a checkpoint of the original into a directory that `pipeline("video-classification")` loads: weights,
@@ -208,48 +197,95 @@ def convert_checkpoint(
 
     Args:
         checkpoint_path (`str` or `Path`): The `.pyth` file.
-        output_dir (`str` or `Path`): Where to write.
-        backbone_num_attention_heads (`int`, *optional*): As in [`convert_config`].
+        output_dir (`str` or `Path`): Where to write; what lies there stays.
+        backbone_num_attention_heads (`int`, *optional*): Heads of the ViT backbone, which the checkpoint does not
+            record. Defaults to those of ViT-Ti, -S, -B and -L, if it is one of them.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether files of the same names may be replaced.
 
     Returns:
         [`VTNForVideoClassification`]: The model, as written.
 
     Raises:
-        ConversionError: If the checkpoint cannot be converted completely.
+        ConversionError: If the checkpoint cannot be converted completely, or the directory cannot be written.
     """
     cfg, state_dict = read_checkpoint(checkpoint_path)
     try:
-        config = convert_config(cfg, state_dict, backbone_num_attention_heads)
-        model = VTNForVideoClassification(config)
-        model.load_state_dict(convert_state_dict(state_dict), strict=True)
-        data = cfg["DATA"]
-        preprocessing = {
-            "size": {"shortest_edge": data["TRAIN_JITTER_SCALES"][0]},
-            "crop_size": {"height": data["TEST_CROP_SIZE"], "width": data["TEST_CROP_SIZE"]},
-            "image_mean": data["MEAN"],
-            "image_std": data["STD"],
-            "pixel_protocol": "pyslowfast",
-        }
-    except (ConversionError, RuntimeError) as error:
+        config = _read_config(cfg, state_dict)
+        weights = convert_state_dict(state_dict)
+        model = _build(config)
+        _compare(model.state_dict(), weights)
+        processor = _make_processor(cfg)
+        num_heads = _find_num_heads(config.backbone_config, backbone_num_attention_heads)
+    except ConversionError as error:
         raise ConversionError(f"{checkpoint_path} cannot be converted. {error}") from error
-    except KeyError as error:
-        raise ConversionError(f"{checkpoint_path} cannot be converted. Its cfg lacks {error}.") from error
-    model.save_pretrained(output_dir)
-    VTNVideoProcessor(**preprocessing, num_frames=config.num_frames, frame_sampling="pyslowfast").save_pretrained(
-        output_dir
-    )
+    model.config.backbone_config.num_attention_heads = num_heads
+    model.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
     card = make_model_card(config, str(output_dir), training=_describe(config, Path(checkpoint_path).name))
-    card.save(Path(output_dir) / "README.md")
-    return model
+    try:
+        with writing_folder(output_dir) as unfinished:
+            model.save_pretrained(unfinished)
+            processor.save_pretrained(unfinished)
+            card.save(unfinished / "README.md")
+            check_outputs([Path(output_dir, path.name) for path in unfinished.iterdir()], overwrite=overwrite)
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"Nothing was written. {error}") from error
+    return VTNForVideoClassification.from_pretrained(output_dir)
 
 
-def revert_checkpoint(model_dir: str | Path, checkpoint_path: str | Path):
+def _build(config: VTNConfig) -> VTNForVideoClassification:
+    """A model without weights: nothing is allocated for sizes that may be absurd."""
+    try:
+        with torch.device("meta"):
+            return VTNForVideoClassification(config)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise ConversionError(f"Its cfg and its weights are not those of one VTN: {error}") from error
+
+
+def _compare(expected: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]):
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - weights.keys())]
+    problems += [f"{name} is unknown" for name in sorted(weights.keys() - expected.keys())]
+    problems += [
+        f"{name} has the shape {tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & weights.keys())
+        if weights[name].shape != expected[name].shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ConversionError(f"Its weights are not those of one VTN: {'; '.join(problems[:5])}{more}.")
+
+
+def _make_processor(cfg: dict) -> VTNVideoProcessor:
+    """The original's full-video evaluation."""
+    side = _get_field(cfg, "DATA", "TEST_CROP_SIZE")
+    scales = _get_field(cfg, "DATA", "TRAIN_JITTER_SCALES")
+    try:
+        return VTNVideoProcessor(
+            size={"shortest_edge": scales[0]},
+            crop_size={"height": side, "width": side},
+            image_mean=_get_field(cfg, "DATA", "MEAN"),
+            image_std=_get_field(cfg, "DATA", "STD"),
+            pixel_protocol="pyslowfast",
+            num_frames=_get_field(cfg, "TRAIN", "EVAL_NUM_FRAMES"),
+            frame_sampling="pyslowfast",
+        )
+    except ConversionError:
+        raise
+    except (ValueError, TypeError, LookupError) as error:
+        raise ConversionError(f"Its cfg does not describe a preprocessing: {error}") from error
+
+
+def revert_checkpoint(model_dir: str | Path, checkpoint_path: str | Path, overwrite: bool = False):
     """
     Writes a model of this package as a checkpoint that the original can load: `model_state` under its names, no
     optimiser, and the parts of its configuration that this package knows.
 
+    Args:
+        model_dir (`str` or `Path`): A model of this package.
+        checkpoint_path (`str` or `Path`): The `.pyth` file to write, outside of `model_dir`.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether a file of this name may be replaced.
+
     Raises:
-        ConversionError: If the model is one that the original cannot build.
+        ConversionError: If the model is one that the original cannot build, or the file cannot be written.
     """
     model, processor = _load_model(model_dir)
     config = model.config
@@ -269,7 +305,12 @@ def revert_checkpoint(model_dir: str | Path, checkpoint_path: str | Path):
         "optimizer_state": {},
         "cfg": yaml.safe_dump(_make_cfg(config, processor)),
     }
-    torch.save(checkpoint, checkpoint_path)
+    try:
+        check_outputs([checkpoint_path], inputs=[model_dir], overwrite=overwrite)
+        with writing(checkpoint_path) as unfinished:
+            torch.save(checkpoint, unfinished)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConversionError(f"Nothing was written. {error}") from error
 
 
 def _make_cfg(config: VTNConfig, processor: VTNVideoProcessor) -> dict:
@@ -309,7 +350,7 @@ def _load_model(model_dir: str | Path) -> tuple[VTNForVideoClassification, VTNVi
         if model_type == VTNConfig.model_type:
             model, info = VTNForVideoClassification.from_pretrained(model_dir, dtype="auto", output_loading_info=True)
             processor = VTNVideoProcessor.from_pretrained(model_dir)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise ConversionError(f"{model_dir} cannot be loaded: {error}") from error
     if model_type != VTNConfig.model_type:
         raise ConversionError(f"{model_dir} holds a model of type {model_type!r}, not a VTN.")
@@ -321,7 +362,7 @@ def _load_model(model_dir: str | Path) -> tuple[VTNForVideoClassification, VTNVi
 def _describe(config: VTNConfig, checkpoint_name: str) -> str:
     description = (
         f"The weights are those of the original implementation (https://github.com/bomri/SlowFast), converted from "
-        f"`{checkpoint_name}` by `vtn_hf`. The processors reproduce the original's full-video evaluation: "
+        f"{escape(checkpoint_name)} by `vtn_hf`. The processors reproduce the original's full-video evaluation: "
         f"{config.num_frames} frames of the first {config.num_frames / 25:g} s, its resizing and its crop."
     )
     if config.num_labels == 400:
@@ -341,15 +382,17 @@ def main(arguments: list[str] | None = None):
     parser.add_argument(
         "--backbone_num_attention_heads",
         type=int,
-        help="heads of the ViT backbone, which checkpoints do not record (default: one per 64 features, at least 3)",
+        help="heads of the ViT backbone, which checkpoints do not record (default: known for ViT-Ti, -S, -B and -L)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist already")
     options = parser.parse_args(arguments)
     try:
         if options.to_original:
-            revert_checkpoint(options.source, options.target)
+            revert_checkpoint(options.source, options.target, options.overwrite)
             print(f"Wrote {options.target}.")
             return
-        model = convert_checkpoint(options.source, options.target, options.backbone_num_attention_heads)
+        heads = options.backbone_num_attention_heads
+        model = convert_checkpoint(options.source, options.target, heads, options.overwrite)
     except ConversionError as error:
         parser.exit(1, f"error: {' '.join(str(error).split())}\n")
     backbone = model.config.backbone_config

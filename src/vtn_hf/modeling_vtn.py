@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce, wraps
 from pathlib import Path
@@ -102,9 +102,15 @@ class VTNPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
         """As in transformers, but the error for a damaged checkpoint names the file."""
+        folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
         if pretrained_model_name_or_path is not None:
-            _check_files(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            # `pipeline()` would do without a processor that cannot be read.
+            _check_files(folder.glob("*processor_config.json"))
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (SafetensorError, json.JSONDecodeError):
+            _check_files(folder.glob("*.safetensors*"))
+            raise
 
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs):
         """
@@ -565,9 +571,8 @@ def compute_losses(
     return losses.where(is_labelled, 0.0), is_labelled
 
 
-def _check_files(folder: Path):
-    """Reads what a local checkpoint has beside its code: `pipeline()` would do without a processor that is damaged."""
-    for path in [*folder.glob("*config.json"), *folder.glob("*.safetensors*")]:
+def _check_files(paths: Iterable[Path]):
+    for path in paths:
         try:
             if path.suffix == ".json":
                 json.loads(path.read_bytes())
