@@ -56,7 +56,7 @@ def shared_dir():
 @pytest.fixture(scope="session")
 def reference_dir():
     """Inputs and outputs of the original implementation."""
-    return find_shared("reference")
+    return Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
+from safetensors.torch import load_file
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int = 10, times: Sequence[float] | None = None) -> Path:
@@ -29,6 +31,17 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 10, times: Sequence[f
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def read_original_frame(fixtures: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    A frame, uint8 (256, 340, 3), black above row 150; and of what the original makes of its three crops the rows from
+    132 on, which do not depend on what is black, (3, 3, 92, 224).
+    """
+    reference = load_file(fixtures / "preprocess.safetensors")
+    frame = torch.zeros(256, 340, 3, dtype=torch.uint8)
+    frame[150:] = reference["arm_wrestling_k400.mp4.rgb_frame0_rows_150_to_256"]
+    return frame, reference["arm_wrestling_k400.mp4.three_crops_scale224_frame0_rows_132_to_224"].float()
 
 
 def write_shard(path: Path, files: dict[str, bytes]) -> Path:
