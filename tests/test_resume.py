@@ -12,9 +12,9 @@ from pkgutil import resolve_name
 
 import pytest
 import torch
-from example_runs import EXAMPLES, ROOT, SETTINGS, as_flags, make_launcher
+from example_runs import EXAMPLES, ROOT, SETTINGS, as_flags, launch, make_launcher
 from safetensors.torch import load_file
-from tiny_models import make_vit_vtn
+from tiny_models import VIT_VTN, make_vit_vtn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -269,6 +269,11 @@ def test_the_best_checkpoint_is_found_in_a_folder_that_was_moved(tmp_path: Path)
         make_trainer(tmp_path / "moved", **worse).train(resume_from_checkpoint=str(tmp_path / "moved/checkpoint-4"))
 
 
+def has_reached(output_dir: Path, step: int) -> bool:
+    steps = [int(path.name.split("-")[1]) for path in output_dir.glob("checkpoint-*")]
+    return max(steps, default=-1) >= step or (step == 0 and (output_dir / "run.json").exists())
+
+
 def run_train(*arguments: object, num_processes: int, kill_at: tuple[int, float] | None = None) -> int:
     """Runs examples/train.py; kills it, and all it started, some seconds after the checkpoint of a step is there."""
     output_dir = Path(arguments[arguments.index("--output_dir") + 1])
@@ -281,9 +286,7 @@ def run_train(*arguments: object, num_processes: int, kill_at: tuple[int, float]
     )
     if kill_at is not None:
         step, delay = kill_at
-        while process.poll() is None and not any(
-            int(path.name.split("-")[1]) >= step for path in output_dir.glob("checkpoint-*")
-        ):
+        while process.poll() is None and not has_reached(output_dir, step):
             time.sleep(0.01)
         time.sleep(delay)
         assert process.poll() is None, "It ended before it was killed."
@@ -291,21 +294,28 @@ def run_train(*arguments: object, num_processes: int, kill_at: tuple[int, float]
     return process.wait()
 
 
+EVALUATED = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": "true"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_processes", "settings"),
     [
         (1, {"flip_prob": 0.5, "crop_scale": [0.5, 1], "mixup_alpha": 0.8, "num_repeats": 2, "ema_decay": 0.9}),
-        (1, {"freeze_backbone": "true", "gradient_accumulation_steps": 2, "num_train_epochs": 8}),
+        (1, {"freeze_backbone": "true", "gradient_accumulation_steps": 2, "num_train_epochs": 8, "logging_steps": 3}),
+        (1, EVALUATED),
+        (1, {"features": True, "clip_num_frames": 4} | EVALUATED),
         (2, {"per_device_train_batch_size": 2}),
     ],
-    ids=["augmentation, EMA", "frozen backbone, accumulation", "two processes"],
+    ids=["augmentation, EMA", "frozen backbone, accumulation", "best model", "cached features", "two processes"],
 )
 def test_killed_at_five_random_moments_the_same_command_gives_the_same_weights(
     tmp_path: Path, num_processes: int, settings: dict
 ):
     clips = write_motion_clips(tmp_path / "clips", num_train=48, num_val=10, num_workers=1)
     settings = SETTINGS | {
+        "data_dir": clips,
+        "model_config": json.dumps(VIT_VTN),
         "num_train_epochs": 4,
         "save_strategy": "steps",
         "save_steps": 2,
@@ -314,11 +324,13 @@ def test_killed_at_five_random_moments_the_same_command_gives_the_same_weights(
         "learning_rate": 1e-2,
         **settings,
     }
-    flags = [*as_flags(settings), "--data_dir", clips, "--output_dir"]
+    if "features" in settings:
+        settings = use_features(settings, tmp_path)
+    flags = [*as_flags(settings), "--output_dir"]
     assert run_train(*flags, tmp_path / "whole", num_processes=num_processes) == 0
     moments = random.Random(0)
-    # Of 48 steps.
-    for step in sorted(moments.sample(range(1, 37), 5)):
+    # Of 48 steps; at 0, there is no checkpoint yet.
+    for step in [0, *sorted(moments.sample(range(1, 37), 4))]:
         delay = moments.uniform(0, 0.1)
         code = run_train(*flags, tmp_path / "killed", num_processes=num_processes, kill_at=(step, delay))
         assert code == -signal.SIGKILL
@@ -328,5 +340,18 @@ def test_killed_at_five_random_moments_the_same_command_gives_the_same_weights(
     histories = [
         json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"] for name in ("whole", "killed")
     ]
-    curves = [[(entry["step"], entry["loss"]) for entry in history if "loss" in entry] for history in histories]
+    names = ("step", "loss", "grad_norm", "learning_rate", "eval_loss", "eval_top1", "train_loss")
+    curves = [[{name: entry.get(name) for name in names} for entry in history] for history in histories]
     assert curves[0] == curves[1]
+
+
+def use_features(settings: dict, path: Path) -> dict:
+    """Extracts them; what was said of pixels and the model is theirs then."""
+    make_vit_vtn(num_labels=10).vtn.backbone.save_pretrained(path / "backbone")
+    processor = VTNVideoProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, num_frames=8)
+    processor.save_pretrained(path / "backbone")
+    flags = ["--data_dir", settings["data_dir"], "--backbone_name_or_path", path / "backbone", "--use_cpu", "true"]
+    launch(*flags, "--output_dir", path / "features", script=EXAMPLES / "extract_features.py")
+    of_pixels = ("data_dir", "model_config", "resize_to", "crop_size", "eval_num_frames")
+    kept = {name: value for name, value in settings.items() if name not in of_pixels}
+    return kept | {"features": path / "features", "model_config": json.dumps({"num_attention_heads": 2})}
