@@ -14,7 +14,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from vtn_hf import VTNConfig, VTNForVideoClassification
-from vtn_hf.training.optimization import RecipeTrainer
+from vtn_hf.training.recipe_trainer import RecipeTrainer
 
 
 TRAINERS = (Trainer, RecipeTrainer)

@@ -115,7 +115,7 @@ def test_a_checkpoint_that_was_being_written_is_not_the_last_one(tmp_path: Path,
 
     def kill(self, output_dir):
         # What a killed process does not do.
-        monkeypatch.setattr("vtn_hf.training.trainer.shutil.rmtree", lambda *args, **kwargs: None)
+        monkeypatch.setattr("vtn_hf.training.checkpoint_trainer.shutil.rmtree", lambda *args, **kwargs: None)
         raise Killed
 
     trainer = make_trainer(tmp_path, max_steps=2)

@@ -22,6 +22,7 @@ TESTS = Path(__file__).parent
 CONFIGS = TESTS.parent / "examples/configs/accelerate"
 # As in the config.
 FSDP = {"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": ["VTNLayer", "ViTLayer"]}}
+SHARDED_FSDP = {"fsdp": True, "fsdp_config": FSDP["fsdp_config"] | {"state_dict_type": "SHARDED_STATE_DICT"}}
 
 
 def run(output_dir: Path, num_processes: int, **settings) -> dict:
@@ -93,12 +94,14 @@ def test_an_evaluation_by_two_processes_sees_each_video_once(one_process: dict, 
     assert result["eval_loss"] == pytest.approx(one_process["eval_loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("fsdp", [False, True], ids=["DDP", "FSDP"])
-@pytest.mark.parametrize("step", [1, 3], ids=["first epoch", "second epoch"])
-def test_two_processes_go_on_from_the_middle_of_an_epoch(tmp_path: Path, fsdp: bool, step: int):
+@pytest.mark.parametrize(
+    ("mode", "step"),
+    [({}, 1), ({}, 3), (FSDP, 1), (FSDP, 3), (SHARDED_FSDP, 3)],
+    ids=["DDP, first epoch", "DDP, second", "FSDP, first", "FSDP, second", "FSDP in parts"],
+)
+def test_two_processes_go_on_from_the_middle_of_an_epoch(tmp_path: Path, mode: dict, step: int):
     """The order of the videos and the dropout of each process included."""
-    settings = {"per_device_train_batch_size": 4, "dropout": 0.3, "save_strategy": "steps", "save_steps": 1}
-    settings |= FSDP if fsdp else {}
+    settings = {"per_device_train_batch_size": 4, "dropout": 0.3, "save_strategy": "steps", "save_steps": 1, **mode}
     whole = run(tmp_path / "whole", 2, **settings)
     resumed = run(tmp_path / "resumed", 2, **settings, resume=str(tmp_path / f"whole/checkpoint-{step}"))
 

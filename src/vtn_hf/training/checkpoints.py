@@ -45,8 +45,7 @@ def find_weights(folder: str | os.PathLike) -> list[Path]:
         with _naming(path):
             files = [folder / name for name in sorted(set(json.loads(path.read_bytes())["weight_map"].values()))]
     for file in files:
-        with _naming(file):
-            file.stat()
+        _check_presence(file)
     return files
 
 
@@ -73,17 +72,24 @@ def list_problems(checkpoint: str | os.PathLike, files: Iterable[str]) -> list[s
 
     Args:
         checkpoint (`str` or `os.PathLike`): The folder.
-        files (`Iterable[str]`): What it should hold beside the state of the trainer: files that `torch.save` writes,
-            and `"model.safetensors"` for weights in whatever files they are.
+        files (`Iterable[str]`): What it should hold beside the state of the trainer; `"model.safetensors"` stands for
+            weights in whatever files they are.
     """
-    checks = {TRAINER_STATE_NAME: _check_json, SAFE_WEIGHTS_NAME: _check_weights}
+    checks = {".json": _check_json, ".safetensors": _check_weights}
+    checks |= dict.fromkeys((".pt", ".pth", ".bin"), _check_archive)
     problems = []
     for name in (TRAINER_STATE_NAME, *files):
+        path = Path(checkpoint, name)
         try:
-            checks.get(name, _check_archive)(Path(checkpoint, name))
+            checks.get(path.suffix, _check_presence)(path)
         except (FileNotFoundError, ValueError) as error:
             problems.append(str(error))
     return problems
+
+
+def _check_presence(path: Path):
+    with _naming(path):
+        path.stat()
 
 
 def _check_json(path: Path):

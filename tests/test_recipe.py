@@ -9,8 +9,7 @@ from transformers import TrainingArguments
 
 from vtn_hf import VTNConfig, VTNForVideoClassification
 from vtn_hf.training.arguments import VTNTrainingArguments
-from vtn_hf.training.optimization import (
-    RecipeTrainer,
+from vtn_hf.training.recipe import (
     VideoClassificationLoss,
     WeightAverage,
     group_by_layer,
@@ -18,6 +17,7 @@ from vtn_hf.training.optimization import (
     list_parameters_without_batch_norm,
     make_step_schedule,
 )
+from vtn_hf.training.recipe_trainer import RecipeTrainer
 
 
 VIT = {
