@@ -12,7 +12,7 @@ from transformers.image_utils import SizeDict
 from video_files import read_original_frame
 
 from vtn_hf import VideoDecodeError, VTNImageProcessor, VTNVideoProcessor
-from vtn_hf.pixels_vtn import Region, View, crop_frames, place_crop, resize_frames
+from vtn_hf.pixels_vtn import Region, Span, View, resize_frames
 from vtn_hf.video_decoding_vtn import DecodeLimits, decode_video
 from vtn_hf.video_processing_vtn import load_video
 
@@ -21,8 +21,10 @@ from vtn_hf.video_processing_vtn import load_video
 RAW = {"do_resize": False, "do_center_crop": False, "do_rescale": False, "do_normalize": False}
 
 
-def crop(frames, size, **arguments):
-    return crop_frames(frames, *place_crop(*frames.shape[-2:], size, **arguments), size.height, size.width)
+def crop(frames, size, position=0.5, round_up=False):
+    protocol = "pyslowfast" if round_up else "transformers"
+    pixels = VTNImageProcessor(do_resize=False, crop_size=dict(size), pixel_protocol=protocol).pixel_settings
+    return pixels.take(frames, pixels.view(*frames.shape[-2:], position))
 
 
 def number_pixels(height, width):
@@ -76,16 +78,17 @@ def test_a_part_gives_the_same_pixels(height, width, size, crop, left_out, resam
     frames = torch.randint(256, (1, height, width, 3), dtype=torch.uint8).movedim(-1, -3)
     pixels = VTNImageProcessor(size=size, crop_size=crop, resample=resample).pixel_settings
     whole = pixels.view(height, width, position)
-    part = whole.narrow()
+    part = View(*map(Span.narrow, whole))
     if position == 0.5:
-        assert (part.region.top, part.region.left) == left_out
+        assert (part.rows.start, part.columns.start) == left_out
     assert torch.equal(pixels.take(frames, part), pixels.take(frames, whole))
 
 
 def test_a_part_is_the_whole():
     pixels = VTNImageProcessor(do_resize=False, crop_size=64).pixel_settings
-    assert replace(pixels, do_center_crop=False).view(96, 128).narrow().region == (0, 0, 96, 128, 96, 128)
-    assert pixels.view(96, 128).narrow().region == (12, 28, 72, 72, 72, 72)
+    whole = replace(pixels, do_center_crop=False).view(96, 128)
+    assert View(*map(Span.narrow, whole)) == whole
+    assert View(*map(Span.narrow, pixels.view(96, 128))) == ((12, 72, 72, 4, 64), (28, 72, 72, 4, 64))
     assert not replace(pixels, resample=0).can_be_narrowed
 
 
@@ -211,7 +214,8 @@ def test_any_part_of_a_file_has_the_colours_of_the_whole(tmp_path, pixel_format,
     noise = np.random.default_rng(0).integers(256, size=(2, *size, 3), dtype=np.uint8)
     path = encode(tmp_path / "clip.nut", noise, "rawvideo" if pixel_format == "yuyv422" else "ffv1", pixel_format)
     pixels = VTNVideoProcessor(do_rescale=False, do_normalize=False).pixel_settings
-    view = View(Region(*box, 24, 24), 0, 0, 24, 24)
+    top, left, box_height, box_width = box
+    view = View(Span(top, box_height, 24, 0, 24), Span(left, box_width, 24, 0, 24))
     cut, _ = load_video(path, None, pixels, choose_view=lambda *size: view)
     frames = torch.from_numpy(decode_video(path)[0]).movedim(-1, -3)
     assert torch.equal(cut, pixels.take(frames, view))

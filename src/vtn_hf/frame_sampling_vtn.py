@@ -46,19 +46,14 @@ def sample_clip(
     Spreads `num_frames` frames over a clip of the video that starts anywhere, for training.
 
     Args:
-        total_num_frames (`int`): Frames in the video.
-        num_frames (`int`): Frames to take.
+        total_num_frames, num_frames, frame_times: As in [`sample_uniform`].
         span (`float`, *optional*): Length of the clip, in frames of the video. Defaults to the whole video.
         generator (`np.random.Generator`, *optional*): Draws the start of the clip; without one, the clip is the
             central one.
-        frame_times (`np.ndarray` of shape `(total_num_frames,)`, *optional*): As in [`sample_uniform`].
 
     Returns:
         `np.ndarray` of int64: `num_frames` frame numbers, never decreasing; a clip with fewer frames repeats some, so
         that clips of a batch are of equal length.
-
-    Raises:
-        ValueError: If a number is not positive.
     """
     span = total_num_frames if span is None else span
     _check_positive(total_num_frames=total_num_frames, num_frames=num_frames, span=span)
@@ -71,20 +66,10 @@ def sample_clips(
     total_num_frames: int, num_clips: int, num_frames: int, span: float, frame_times: np.ndarray | None = None
 ) -> np.ndarray:
     """
-    Spreads clips over the video, the first at its start and the last at its end, for multi-view evaluation.
-
-    Args:
-        total_num_frames (`int`): Frames in the video.
-        num_clips (`int`): Clips to take; a single one is the central one.
-        num_frames (`int`): Frames to take from each clip.
-        span (`float`): Length of a clip, in frames of the video.
-        frame_times (`np.ndarray` of shape `(total_num_frames,)`, *optional*): As in [`sample_uniform`].
+    Spreads clips over the video, the first at its start and the last at its end; a single one is in the middle.
 
     Returns:
         `np.ndarray` of int64 and shape `(num_clips, num_frames)`: Frame numbers, as in [`sample_clip`].
-
-    Raises:
-        ValueError: If a number is not positive.
     """
     _check_positive(total_num_frames=total_num_frames, num_clips=num_clips, num_frames=num_frames, span=span)
     slack = max(total_num_frames - span, 0)
@@ -97,19 +82,8 @@ def sample_pyslowfast_full_video(
 ) -> np.ndarray:
     """
     The frames that the original sees when it evaluates on full videos: the first `num_frames / target_fps` seconds
-    (10 s) spread over `num_frames` frames, with repeats where the video has fewer.
-
-    Args:
-        total_num_frames (`int`): Frames in the video.
-        fps (`float`): Frames per second of the video.
-        num_frames (`int`, *optional*, defaults to 250): Frames to take.
-        target_fps (`float`, *optional*, defaults to 25): The rate at which the original counts clip lengths.
-
-    Returns:
-        `np.ndarray` of int64: `num_frames` frame numbers, never decreasing.
-
-    Raises:
-        ValueError: If a number is not positive.
+    (10 s) spread over `num_frames` frames, with repeats where the video has fewer. `fps` is that of the video,
+    `target_fps` the rate at which the original counts the lengths of clips.
     """
     _check_positive(total_num_frames=total_num_frames, fps=fps, num_frames=num_frames, target_fps=target_fps)
     # In a video that is too short the original counts one frame too many, and then clips.

@@ -24,18 +24,16 @@ _SERVICE_KEYS = {
     "video_processor_type",
 }
 
+# What a VTN takes over from its backbone's preprocessor.
+_OF_BACKBONE = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "resample")
+_OF_BACKBONE += ("do_flip_channel_order",)
+
 
 def read_backbone_preprocessing(backbone_name_or_path: str | os.PathLike) -> dict:
     """
-    Reads what an image model was trained on off its preprocessor configuration.
-
-    Args:
-        backbone_name_or_path (`str` or `os.PathLike`): A model on the Hub or a local directory.
-
-    Returns:
-        `dict`: `image_mean`, `image_std`, `rescale_factor` and `resample` as there; `crop_size`, the picture size; and
-        `size`, the short side before cropping. Where the image model has no crop of its own, the crop leaves as much
-        out as the paper's 224 of 256.
+    Settings for the pixels that an image model was trained on, by its preprocessor configuration: `crop_size` is the
+    picture size, and `size` the short side before cropping. Where the image model has no crop of its own, the crop
+    leaves as much out as the paper's 224 of 256.
 
     Raises:
         OSError: If there is no preprocessor configuration.
@@ -44,28 +42,13 @@ def read_backbone_preprocessing(backbone_name_or_path: str | os.PathLike) -> dic
     try:
         config, _ = BaseImageProcessor.get_image_processor_dict(backbone_name_or_path)
     except OSError as error:
-        # timm keeps it in the configuration of the model.
-        try:
-            model_config, _ = PreTrainedConfig.get_config_dict(backbone_name_or_path)
-        except OSError:
-            model_config = {}
-        if "pretrained_cfg" not in model_config:
+        config = _read_timm_preprocessing(backbone_name_or_path)
+        if config is None:
             raise error
-        config = _translate_timm(model_config["pretrained_cfg"])
-    known = (
-        "do_rescale",
-        "rescale_factor",
-        "do_normalize",
-        "image_mean",
-        "image_std",
-        "resample",
-        "do_flip_channel_order",
-    )
-    settings = {name: config[name] for name in known if config.get(name) is not None}
+    settings = {name: config[name] for name in _OF_BACKBONE if config.get(name) is not None}
+    has_crop = "crop_size" in config and config.get("do_center_crop", True)
     size = get_size_dict(config["size"], default_to_square=False) if "size" in config else {}
-    crop_size = (
-        get_size_dict(config["crop_size"]) if "crop_size" in config and config.get("do_center_crop", True) else {}
-    )
+    crop_size = get_size_dict(config["crop_size"]) if has_crop else {}
     crop_side = crop_size.get("height") or size.get("height") or size.get("shortest_edge")
     if crop_side is None:
         raise ValueError(f"The preprocessor of {backbone_name_or_path} does not tell a picture size: size={size}.")
@@ -75,15 +58,19 @@ def read_backbone_preprocessing(backbone_name_or_path: str | os.PathLike) -> dic
     return settings
 
 
-def _translate_timm(pretrained_cfg: dict) -> dict:
-    """timm's names to those of a preprocessor configuration."""
+def _read_timm_preprocessing(backbone_name_or_path: str | os.PathLike) -> dict | None:
+    """What timm keeps in the configuration of the model, under the names of a preprocessor configuration."""
+    try:
+        config = PreTrainedConfig.get_config_dict(backbone_name_or_path)[0]["pretrained_cfg"]
+    except (OSError, KeyError):
+        return None
     resample = {mode.removesuffix("-exact"): number for number, mode in INTERPOLATION.items()}
     return {
-        "image_mean": pretrained_cfg.get("mean"),
-        "image_std": pretrained_cfg.get("std"),
-        "resample": resample.get(pretrained_cfg.get("interpolation")),
-        "size": {"shortest_edge": pretrained_cfg["input_size"][-1]},
-        "crop_pct": pretrained_cfg.get("crop_pct") or 224 / 256,
+        "image_mean": config.get("mean"),
+        "image_std": config.get("std"),
+        "resample": resample.get(config.get("interpolation")),
+        "size": {"shortest_edge": config["input_size"][-1]},
+        "crop_pct": config.get("crop_pct"),
     }
 
 
@@ -144,27 +131,8 @@ class PixelProcessorMixin:
 
     def normalize_uint8(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
-        Rescales and normalises, on its device, a batch that a processor has left as bytes, which are a quarter of the
-        size of floats on their way from the workers to the device:
-
-        ```python
-        >>> import torch
-        >>> from vtn_hf import VTNVideoProcessor
-
-        >>> processor = VTNVideoProcessor()
-        >>> video = torch.zeros(4, 3, 256, 256, dtype=torch.uint8)
-        >>> inputs = processor(video, do_rescale=False, do_normalize=False, return_tensors="pt")
-        >>> inputs = inputs.to("cuda" if torch.cuda.is_available() else "cpu")
-        >>> processor.normalize_uint8(inputs["pixel_values"]).dtype
-        torch.float32
-
-        ```
-
-        Args:
-            pixel_values (`torch.Tensor` of shape `(..., 3, height, width)`): uint8.
-
-        Returns:
-            `torch.Tensor`: float32, of the same shape.
+        Rescales and normalises, on its device, a batch that this processor has left as bytes (`do_rescale=False,
+        do_normalize=False`), which are a quarter of the size of floats on their way to the device.
 
         Raises:
             ValueError: If `pixel_values` are no bytes, or `pixel_protocol` is `"pyslowfast"`, which has none.
@@ -177,24 +145,11 @@ class PixelProcessorMixin:
 
 
 def batch_videos(
-    videos: list[torch.Tensor],
-    position_ids: list[torch.Tensor] | None = None,
-    tensor_type: str | TensorType | None = None,
+    videos: list[torch.Tensor], position_ids: list[torch.Tensor] | None, tensor_type: str | TensorType | None
 ) -> BatchFeature:
     """
-    Puts videos `(frames, channels, height, width)` of one size into a batch.
-
-    Args:
-        videos (`list[torch.Tensor]`): Their pixels.
-        position_ids (`list[torch.Tensor]`, *optional*): The index of each frame in its video.
-        tensor_type (`str` or `TensorType`, *optional*): `"pt"` or `"np"`; without it, lists.
-
-    Returns:
-        `BatchFeature`: `pixel_values`, `position_ids` if given, and, if the videos are of unequal length,
-        `attention_mask` (1 = frame, 0 = padding), in which case all are padded with zeros to the longest.
-
-    Raises:
-        ValueError: If the videos differ in picture size.
+    Puts videos `(frames, channels, height, width)` into a batch of `pixel_values` and, where they are known,
+    `position_ids`. Those of unequal length are padded with zeros to the longest, with an `attention_mask`.
     """
     if len({video.shape[1:] for video in videos}) > 1:
         raise ValueError(
@@ -227,16 +182,13 @@ class VTNImageProcessor(PixelProcessorMixin, BaseImageProcessor):
     and normalises. Works with and without torchvision.
 
     Args:
-        do_resize (`bool`, *optional*, defaults to `True`), size (`dict`, *optional*, defaults to
-            `{"shortest_edge": 256}`), resample (`int`, *optional*, defaults to 2, bilinear):
+        do_resize (`True`), size (`{"shortest_edge": 256}`), resample (2, bilinear):
             Resizing; `size` may also have the keys `height` and `width`.
-        do_center_crop (`bool`, *optional*, defaults to `True`), crop_size (`dict`, *optional*, defaults to
-            `{"height": 224, "width": 224}`):
+        do_center_crop (`True`), crop_size (`{"height": 224, "width": 224}`):
             Cropping; smaller frames are padded with zeros.
-        do_rescale (`bool`, *optional*, defaults to `True`), rescale_factor (`float`, *optional*, defaults to 1/255):
+        do_rescale (`True`), rescale_factor (1/255):
             Rescaling; pass `do_rescale=False` for frames in [0, 1], which are refused otherwise.
-        do_normalize (`bool`, *optional*, defaults to `True`), image_mean (`list[float]`, *optional*, defaults to
-            0.45), image_std (`list[float]`, *optional*, defaults to 0.225):
+        do_normalize (`True`), image_mean (0.45), image_std (0.225):
             Normalisation; the defaults are the original's.
         pixel_protocol (`str`, *optional*, defaults to `"transformers"`):
             `"transformers"` resizes bytes with antialiasing, as torchvision does; `"libswscale"` crops, resizes and
@@ -288,9 +240,8 @@ class VTNImageProcessor(PixelProcessorMixin, BaseImageProcessor):
         videos = make_nested_list_of_images(images, expected_ndims=3)
         if len(videos) == 0 or any(len(video) == 0 for video in videos):
             raise ValueError(f"Each video needs at least one frame, got {[len(video) for video in videos]} frames.")
-        layout = {name: settings[name] for name in ("do_convert_rgb", "input_data_format", "device")}
-        videos = [pixels.preprocess(to_frames(video, pixels, **layout)) for video in videos]
-        return batch_videos(videos, tensor_type=settings["return_tensors"])
+        videos = [pixels.preprocess(to_frames(video, pixels, settings)) for video in videos]
+        return batch_videos(videos, None, settings["return_tensors"])
 
 
 VTNImageProcessor.register_for_auto_class()

@@ -19,7 +19,7 @@ from transformers.video_utils import VideoInput, VideoMetadata, make_batched_met
 
 from .frame_sampling_vtn import is_steady, sample_pyslowfast_full_video, sample_uniform
 from .image_processing_vtn import PixelProcessorMixin, VTNImageProcessor, batch_videos
-from .pixels_vtn import PixelSettings, Region, View, is_number, to_frames
+from .pixels_vtn import PixelSettings, Region, Span, View, is_number, to_frames
 from .video_decoding_vtn import (
     DecodeLimits,
     SampleIndices,
@@ -47,7 +47,7 @@ def load_video(
     device: torch.device | str | None = None,
 ) -> tuple[torch.Tensor, VideoMetadata]:
     """
-    Decodes the frames asked for, one by one, to the pixels wanted.
+    The one road from a file to pixels: decodes the frames asked for, one by one.
 
     Args:
         source (`VideoSource`): Path, URL, the bytes of a file or a binary file.
@@ -56,11 +56,11 @@ def load_video(
         limits (`DecodeLimits`, *optional*): What the video, and what comes out, may cost.
         choose_view (`Callable`, *optional*): Called with height and width of the video; says what is taken of its
             pictures in place of the centre crop.
-        device (`torch.device`, *optional*): Where the pixels are rescaled, normalised and put.
+        device (`torch.device`, *optional*): Where the pixels are normalised and put.
 
     Returns:
-        `pixel_values` of shape `(frames, 3, height, width)`, and the metadata, with the numbers of the frames as
-        `frames_indices` and their seconds as `timestamps`.
+        `pixel_values` of shape `(frames, 3, height, width)`, and the metadata with the numbers of the frames
+        (`frames_indices`) and their seconds (`timestamps`).
 
     Raises:
         VideoDecodeError: If the video cannot be decoded, or costs more than the limits.
@@ -78,11 +78,7 @@ def iter_video(
     pixels: PixelSettings,
     limits: DecodeLimits | None = None,
 ) -> Iterator[torch.Tensor]:
-    """
-    Decodes the frames asked for, in ascending order, to pictures `(3, height, width)`, in memory that does not grow.
-
-    Args and errors are those of [`load_video`]; `pixels.normalize` makes `pixel_values` of the pictures.
-    """
+    """As [`load_video`], one picture `(3, height, width)` after the other, which `pixels.normalize` is still to do."""
     road = _Road(replace(pixels, do_rescale=False, do_normalize=False), limits)
     for picture in iter_video_frames(source, sample_indices, **road.arguments):
         yield torch.from_numpy(picture)
@@ -92,12 +88,11 @@ class _Road:
     """What happens to the frames of one video between decoder and pixels."""
 
     def __init__(self, pixels: PixelSettings, limits: DecodeLimits | None, choose_view: ChooseView | None = None):
-        self._pixels = pixels
-        self._limits = limits or DecodeLimits()
+        self._pixels, self._limits = pixels, limits or DecodeLimits()
         self._choose_view = choose_view or pixels.view
         self._num_frames = 1
-        self._chosen: dict[tuple[int, int], View] = {}
-        self._view: View | None = None  # of what the decoder gives
+        self._chosen: View | None = None
+        self._view: View | None = None  # what is left to do with what the decoder gives
         self.arguments = {"convert_frame": self._take, "choose_region": self._choose_region, "limits": self._limits}
 
     def plan(self, sample_indices: SampleIndices | None) -> SampleIndices:
@@ -116,34 +111,34 @@ class _Road:
     def _choose_region(self, height: int, width: int) -> Region:
         """Have as much as possible of a frame left out, or resized, before there is a whole RGB picture of it."""
         # Asked again where the pixel format changes on the way.
-        if (height, width) not in self._chosen:
-            self._chosen[height, width] = self._choose_view(height, width)
-        view = self._chosen[height, width]
+        self._chosen = view = self._chosen or self._choose_view(height, width)
         if self._pixels.pixel_protocol == "libswscale":
-            view = view.merge()
-            region = view.region
-            new_size = region[4:]
-            left = view._replace(region=Region(0, 0, *new_size, *new_size))
-        else:
-            view = view.narrow() if self._pixels.can_be_narrowed else view
-            region = view.cover(height, width)
-            inner = view.region
-            left = view._replace(region=inner._replace(top=inner.top - region.top, left=inner.left - region.left))
+            rows, columns = merged = View(*map(Span.merge, view))
+            self._check_cost(merged)
+            self._view = View(*(span._replace(start=0, length=span.new_length) for span in merged))
+            return Region(rows.start, columns.start, rows.length, columns.length, rows.new_length, columns.new_length)
+        if self._pixels.can_be_narrowed:
+            view = View(*map(Span.narrow, view))
         self._check_cost(view)
-        self._view = left
-        return region
+        (top, height), (left, width) = view.rows.cover(height), view.columns.cover(width)
+        self._view = View(
+            view.rows._replace(start=view.rows.start - top), view.columns._replace(start=view.columns.start - left)
+        )
+        return Region(top, left, height, width, height, width)
 
     def _check_cost(self, view: View):
         """Refuse, before the memory is taken, what comes out larger than the limits."""
-        limits = self._limits
-        for height, width in (view.region[4:], view[3:]):
-            if height * width > limits.max_pixels:
-                raise ValueError(f"a frame resized to {width}x{height} has more than max_pixels={limits.max_pixels:,}")
-        num_bytes = self._num_frames * 3 * view.height * view.width * (4 if self._pixels.makes_floats else 1)
-        if num_bytes > limits.max_bytes:
+        rows, columns = view
+        for height, width in ((rows.new_length, columns.new_length), (rows.crop_length, columns.crop_length)):
+            if height * width > self._limits.max_pixels:
+                raise ValueError(
+                    f"a frame resized to {width}x{height} has more than max_pixels={self._limits.max_pixels:,}"
+                )
+        num_bytes = self._num_frames * 3 * height * width * (4 if self._pixels.makes_floats else 1)
+        if num_bytes > self._limits.max_bytes:
             raise ValueError(
-                f"the {self._num_frames} frames of {view.width}x{view.height} asked for take {num_bytes:,} bytes, "
-                f"max_bytes is {limits.max_bytes:,}"
+                f"the {self._num_frames} frames of {width}x{height} asked for take {num_bytes:,} bytes, "
+                f"max_bytes is {self._limits.max_bytes:,}"
             )
 
     def _take(self, frame: np.ndarray) -> np.ndarray:
@@ -219,13 +214,7 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         return DecodeLimits(**(self.decode_limits or {}))
 
     def to_uint8_processor(self) -> "VTNVideoProcessor":
-        """
-        A copy that leaves the pixels as bytes, for workers; `normalize_uint8` of this one does the rest on the device,
-        and [`VTNTrainer`] calls it.
-
-        Raises:
-            ValueError: If `pixel_protocol` is `"pyslowfast"`, which does not resize bytes.
-        """
+        """A copy that leaves the pixels as bytes, for workers; `normalize_uint8` of this one does the rest."""
         self.pixel_settings.check_has_bytes()
         processor = copy.deepcopy(self)
         processor.do_rescale = processor.do_normalize = False
@@ -288,26 +277,20 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         pixels, limits = PixelSettings.select(settings), DecodeLimits(**(settings["decode_limits"] or {}))
         sampling = {name: settings[name] for name in ("num_frames", "fps", "frame_sampling")}
         sample_indices = partial(self.sample_frames, **sampling) if settings["do_sample_frames"] else None
-        layout = {name: settings[name] for name in ("do_convert_rgb", "input_data_format", "device")}
         videos = _list_videos(videos)
         arrays = [video for video in videos if not is_source(video)]
-        if any(len(array) == 0 for array in arrays):
-            raise ValueError(f"Each video needs at least one frame, got {[len(array) for array in arrays]} frames.")
-        array_metadata = settings["video_metadata"] or [
-            VideoMetadata(total_num_frames=len(array), frames_indices=list(range(len(array)))) for array in arrays
-        ]
-        array_metadata = iter(make_batched_metadata(arrays, array_metadata) if arrays else ())
+        array_metadata = iter(_describe_arrays(arrays, settings["video_metadata"]))
         pixel_values, metadata = [], []
         for video in videos:
             if is_source(video):
-                pixels_of_video, found = load_video(video, sample_indices, pixels, limits, device=settings["device"])
-                _check_batch(pixel_values + [pixels_of_video], len(videos), limits)
+                loaded, found = load_video(video, sample_indices, pixels, limits, device=settings["device"])
+                _check_batch([*pixel_values, loaded], len(videos), limits)
             else:
-                video, found = _take_frames(video, next(array_metadata), sample_indices)
-                frames = to_frames(video, pixels, **layout)
+                frames, found = _take_frames(video, next(array_metadata), sample_indices)
+                frames = to_frames(frames, pixels, settings)
                 found.height, found.width = frames[0].shape[-2:]
-                pixels_of_video = pixels.preprocess(frames)
-            pixel_values.append(pixels_of_video)
+                loaded = pixels.preprocess(frames)
+            pixel_values.append(loaded)
             metadata.append(found)
         position_ids = [torch.as_tensor(np.asarray(found.frames_indices)) for found in metadata]
         batch = batch_videos(pixel_values, position_ids, settings["return_tensors"])
@@ -324,15 +307,12 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         **kwargs,
     ) -> np.ndarray:
         """
-        Says which frames of a video to take.
+        Says which frames of a video to take: their numbers, never decreasing.
 
         Args:
             metadata (`VideoMetadata`): Frame count and, for `fps` and `"pyslowfast"`, frame rate of the video; where
                 it has `frame_times`, `fps` goes by them.
             num_frames, fps, frame_sampling: As in the class.
-
-        Returns:
-            `np.ndarray` of int64: Frame numbers, never decreasing.
 
         Raises:
             ValueError: If an argument is wrong or the frame rate is needed but not known.
@@ -423,6 +403,15 @@ def _list_videos(videos: VideoInput) -> list:
 
 def _is_picture(video: Any) -> bool:
     return is_pil_image(video) or (isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim == 3)
+
+
+def _describe_arrays(arrays: list, video_metadata: Any) -> list[VideoMetadata]:
+    """What is known of videos that are decoded already."""
+    lengths = [len(array) for array in arrays]
+    if 0 in lengths:
+        raise ValueError(f"Each video needs at least one frame, got {lengths} frames.")
+    known = [VideoMetadata(total_num_frames=length, frames_indices=list(range(length))) for length in lengths]
+    return make_batched_metadata(arrays, video_metadata or known) if arrays else []
 
 
 def _take_frames(video: Any, metadata: VideoMetadata, sample_indices: SampleIndices | None) -> tuple:

@@ -12,7 +12,7 @@ import torch
 from transformers.image_utils import SizeDict
 from transformers.utils import is_torchvision_available
 
-from ..pixels_vtn import Region, View
+from ..pixels_vtn import Span, View
 from ..video_processing_vtn import VTNVideoProcessor
 
 
@@ -82,15 +82,21 @@ class ClipAugmentation:
         crop_height, crop_width = self.crop_size.height, self.crop_size.width
         if self.crop_scale is not None:
             box = _draw_box(height, width, self.crop_scale, (3 / 4, 4 / 3), generator)
-            return View(Region(*box, crop_height, crop_width), 0, 0, crop_height, crop_width)
+            top, left, height, width = box
+            return View(Span(top, height, crop_height, 0, crop_height), Span(left, width, crop_width, 0, crop_width))
         if self.resize_range is None:
             return replace(self.pixels, do_resize=True, do_center_crop=True).view(height, width)
         # As in the original: rounded, so that the ends of the range come half as often.
         short_side = SizeDict(shortest_edge=round(generator.uniform(*self.resize_range)))
         view = replace(self.pixels, do_resize=True, size=short_side, do_center_crop=False).view(height, width)
-        top = int(generator.integers(view.height - crop_height, endpoint=True))
-        left = int(generator.integers(view.width - crop_width, endpoint=True))
-        return View(view.region, top, left, crop_height, crop_width)
+        return View(
+            *(
+                span._replace(
+                    crop_start=int(generator.integers(span.new_length - side, endpoint=True)), crop_length=side
+                )
+                for span, side in zip(view, (crop_height, crop_width), strict=True)
+            )
+        )
 
     def change(self, pictures: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
         """What else is done to the pictures `(frames, 3, crop height, crop width)` of a view, RGB, in [0, 255]."""

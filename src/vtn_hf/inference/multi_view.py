@@ -12,7 +12,6 @@ import torch
 
 from ..frame_sampling_vtn import sample_clips
 from ..modeling_vtn import VTNForVideoClassification
-from ..pixels_vtn import crop_frames, place_crop
 from ..video_decoding_vtn import TimedVideoMetadata, VideoDecodeError, VideoSource
 from ..video_processing_vtn import VTNVideoProcessor, load_video
 from .whole_video import to_scores
@@ -63,17 +62,17 @@ class MultiView:
                 duration.
         """
         pixels = processor.pixel_settings
-        # Whole pictures, as the crops come of them all.
-        whole = replace(pixels, do_center_crop=False, do_rescale=False, do_normalize=False)
+        # Whole pictures, of which the crops are taken.
+        whole = replace(
+            pixels, do_center_crop=False, do_rescale=False, do_normalize=False, do_flip_channel_order=False
+        )
         pictures, metadata = load_video(
             source, lambda metadata: np.unique(self.sample(metadata)), whole, processor.limits
         )
         clips = self.sample(metadata)
-        size, (height, width) = pixels.crop_size, pictures.shape[-2:]
-        crops = []
-        for position in [0.5] if self.num_crops == 1 else np.linspace(0, 1, self.num_crops):
-            top, left = place_crop(height, width, size, position, round_up=not pixels.has_bytes)
-            crops.append(crop_frames(pictures, top, left, size.height, size.width))
+        crop, size = replace(pixels, do_resize=False), pictures.shape[-2:]
+        places = [0.5] if self.num_crops == 1 else np.linspace(0, 1, self.num_crops)
+        crops = [crop.take(pictures, crop.view(*size, position)) for position in places]
         return {
             "pixel_values": pixels.normalize(torch.stack(crops)),
             "frames": torch.from_numpy(np.searchsorted(metadata.frames_indices, clips)),
