@@ -6,6 +6,7 @@ The last must happen before anything imports torchvision, so subprocesses that t
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -63,3 +64,20 @@ def reference_dir():
 def videos_dir():
     """Real clips."""
     return find_shared("videos")
+
+
+@pytest.fixture
+def browser():
+    """Chromium; CHROMIUM names it if playwright has none of its own."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    flags = "no-sandbox disable-gpu disable-dev-shm-usage no-first-run disable-background-networking disable-sync"
+    with playwright.sync_playwright() as tools:
+        try:
+            browser = tools.chromium.launch(
+                executable_path=os.environ.get("CHROMIUM", shutil.which("chromium")),
+                args=[f"--{flag}" for flag in flags.split()],
+            )
+        except playwright.Error as error:
+            pytest.skip(f"no browser: {error}")
+        yield browser
+        browser.close()

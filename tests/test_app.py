@@ -6,7 +6,6 @@ CHROMIUM names the browser if playwright has none of its own; with SCREENSHOTS=F
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -138,22 +137,6 @@ def server(model, processor, tmp_path_factory):
         process.terminate()
         assert process.wait(timeout=60) == 143
     assert list((root / "temporary").iterdir()) == []
-
-
-@pytest.fixture
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    flags = "no-sandbox disable-gpu disable-dev-shm-usage no-first-run disable-background-networking disable-sync"
-    with playwright.sync_playwright() as tools:
-        try:
-            browser = tools.chromium.launch(
-                executable_path=os.environ.get("CHROMIUM", shutil.which("chromium")),
-                args=[f"--{flag}" for flag in flags.split()],
-            )
-        except playwright.Error as error:
-            pytest.skip(f"no browser: {error}")
-        yield browser
-        browser.close()
 
 
 def open_page(browser, url: str):

@@ -184,3 +184,27 @@ def test_recipes_give_curves_ten_points(name: str):
     settings = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     num_points = settings["num_train_epochs"] if settings["eval_strategy"] == "epoch" else 1 / settings["eval_steps"]
     assert num_points >= 10
+
+
+def test_the_page_in_a_browser(tmp_path: Path, videos, processor, browser):
+    names = [*NASTY, *CLASS_NAMES[len(NASTY) :]]
+    page = write_report(
+        tmp_path,
+        Evaluation(names, [f"{name}.mp4" for name in names], np.arange(10), np.roll(np.eye(10), 1, axis=1)),
+        LOG,
+        look=partial(look_at_example, make_vit_vtn(num_labels=10), processor, videos),
+    )
+    view, told, requests = browser.new_page(), [], []
+    for event in ("dialog", "pageerror", "requestfailed"):
+        view.on(event, lambda each: told.append(each))
+    view.on("request", lambda request: requests.append(request.url))
+    view.goto(page.as_uri())
+
+    widths = view.evaluate("[...document.images].map(image => image.complete && image.naturalWidth)")
+    assert widths == [16] * 100
+    shown = {" ".join(name.split()) for name in names}
+    assert {each.inner_text() for each in view.query_selector_all(".matrix th[scope=row]")} == shown
+    view.click("#class_table th:nth-child(1)")
+    column = [each.inner_text() for each in view.query_selector_all("#class_table td:nth-child(1)")]
+    assert {*column} == shown and column[-1].startswith('x" onload')
+    assert not told and all(url.startswith(("file:", "data:")) for url in requests)
