@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import resource
+import struct
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from video_files import write_video
 from vtn_hf import VideoDecodeError, VTNVideoProcessor, video_processing_vtn
 from vtn_hf.data.augmentation import ClipAugmentation, ClipMixing
 from vtn_hf.data.clips import ClipTransform, collate_videos
+from vtn_hf.data.coverage import SkippedVideos
 from vtn_hf.frame_sampling_vtn import sample_clip
 from vtn_hf.video_decoding_vtn import decode_video
 
@@ -352,3 +355,48 @@ def test_collate_other_labels(labels, dtype):
     batch = collate_videos([make_example(1, label) for label in labels])
     assert batch["labels"].tolist() == labels
     assert batch["labels"].dtype == dtype
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory can be limited on Linux")
+def test_a_file_that_claims_more_frames_than_memory_costs_itself_only(tmp_path):
+    path = tmp_path / "index.mp4"
+    path.write_bytes(make_claim(num_frames=200_000_000))
+    skipped = SkippedVideos(tmp_path / "skipped.jsonl")
+    processor = VTNVideoProcessor(num_frames=4, size=8, crop_size=8, decode_limits={"max_bytes": 2**20})
+    transform = ClipTransform(processor, num_frames=4, skipped=skipped)
+    dataset = Dataset.from_dict({"video": [str(path)], "label": [0]}).with_transform(transform)
+    (batch,) = DataLoader(dataset, num_workers=1, collate_fn=collate_videos)
+    assert batch["labels"].tolist() == [-100]
+    (video,) = skipped.summarize()
+    assert video["video"] == str(path)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 3 * 2**20  # KiB; the index would take 4.5 GiB
+    # The process at hand has no limit.
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY
+
+
+def make_claim(num_frames: int) -> bytes:
+    """An mp4 file of 600 bytes whose tables speak of any number of frames; FFmpeg makes an index of them."""
+
+    def box(kind: bytes, *content: bytes) -> bytes:
+        return struct.pack(">I", 8 + sum(map(len, content))) + kind + b"".join(content)
+
+    def full(kind: bytes, *content: bytes) -> bytes:
+        return box(kind, bytes(4), *content)
+
+    def numbers(*values: int) -> bytes:
+        return struct.pack(f">{len(values)}I", *values)
+
+    matrix = numbers(0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    entry = box(b"mp4v", bytes(7), b"\1", bytes(16), struct.pack(">HH", 16, 16), bytes(50))
+    tables = (
+        full(b"stsd", numbers(1), entry),
+        full(b"stts", numbers(1, num_frames, 1)),
+        full(b"stsc", numbers(1, 1, num_frames, 1)),
+        full(b"stsz", numbers(1, num_frames)),
+        full(b"stco", numbers(1, 40)),
+    )
+    handler = full(b"hdlr", numbers(0), b"vide", bytes(13))
+    media = box(b"mdia", full(b"mdhd", numbers(0, 0, 1000, 1000, 0)), handler, box(b"minf", box(b"stbl", *tables)))
+    header = full(b"tkhd", numbers(0, 0, 1, 0, 1000), bytes(16), matrix, numbers(16 << 16, 16 << 16))
+    movie = full(b"mvhd", numbers(0, 0, 1000, 1000, 0x10000), bytes(10), matrix, bytes(24), numbers(2))
+    return box(b"ftyp", b"isom", bytes(4), b"isom") + box(b"moov", movie, box(b"trak", header, media))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import get_worker_info
 
 from ..frame_sampling_vtn import sample_clip
 from ..pixels_vtn import PixelSettings
@@ -15,13 +16,18 @@ from ..video_decoding_vtn import TimedVideoMetadata, VideoDecodeError, VideoSour
 from ..video_processing_vtn import ChooseView, VTNVideoProcessor, load_video
 from .augmentation import ClipAugmentation, ClipMixing
 from .coverage import NO_LABEL, SkippedVideos
+from .file_pool import limit_memory
 from .rows import find_label, find_label_vector, find_source
+
+
+# What a data worker may take to decode, beside the frames.
+_WORKER_GIB = 4
 
 
 class ClipTransform:
     """
-    Turns a batch of rows with the columns `video` and `label` into model inputs, for `Dataset.with_transform`. What they
-    may hold is said by [`vtn_hf.data.rows.find_source`], [`find_label`] and [`find_label_vector`].
+    Turns a batch of rows with the columns `video` and `label` into model inputs, for `Dataset.with_transform`. What
+    the columns may hold is said by [`vtn_hf.data.rows.find_source`], [`find_label`] and [`find_label_vector`].
 
     What it draws for a video depends on the seed, the epoch and the name of the video (column `name`, or else its
     path), and on nothing else: not on the worker, the process, the batch or what was drawn before. So a run that is
@@ -77,6 +83,7 @@ class ClipTransform:
         self.augmentation = augmentation
         self.num_repeats = num_repeats
         self.mixing = mixing
+        self._is_limited = False
         # In shared memory, so that workers that outlive an epoch learn of the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -89,6 +96,7 @@ class ClipTransform:
         self._epoch.fill_(epoch)
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
+        self._limit_worker()
         names = rows.get("name") or [_name(video) for video in rows["video"]]
         examples = []
         for video, label, name in zip(rows["video"], rows["label"], names, strict=True):
@@ -102,6 +110,12 @@ class ClipTransform:
         elif self.mixing is not None and self.num_frames is not None:
             self._mix(examples, self._make_generator(" ".join(names)))
         return {key: [example[key] for example in examples] for key in examples[0]}
+
+    def _limit_worker(self):
+        """In a process of its own: what a hostile file makes FFmpeg ask for costs that file, not the training."""
+        if not self._is_limited and get_worker_info() is not None:
+            limit_memory(self.processor.limits.max_bytes / 2**30 + _WORKER_GIB)
+            self._is_limited = True
 
     def _make_generator(self, name: str, repeat: int = 0) -> np.random.Generator:
         return np.random.default_rng([self.seed, self._epoch.item(), zlib.crc32(name.encode()), repeat])

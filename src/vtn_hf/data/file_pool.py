@@ -1,11 +1,12 @@
 """Work on many files in processes that may crash or hang without taking the others along."""
 
-import contextlib
 import multiprocessing
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from itertools import islice
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
@@ -33,8 +34,8 @@ def map_files(
         items (`Iterable`): What to call it with, one at a time.
         num_workers (`int`): Number of processes.
         time_limit_sec (`float`): Seconds for one item.
-        memory_limit_gib (`float`, *optional*, defaults to 4): Of each process, where the system can limit it (Linux);
-            the import of torch included.
+        memory_limit_gib (`float`, *optional*, defaults to 4): What each process may need beyond its start, where the
+            system can limit it (Linux).
 
     Yields:
         `tuple`: Item and result, as they are ready. The result is the exception where there was one; a `TimeoutError`
@@ -43,7 +44,7 @@ def map_files(
     pool = ProcessPool(
         num_workers,
         context=_make_context(),
-        initializer=_limit_memory,
+        initializer=limit_memory,
         initargs=[memory_limit_gib],
     )
     waiting = iter(items)
@@ -83,12 +84,19 @@ def _get_result(task: Future, time_limit_sec: float) -> Any:
     return task.result() if error is None else error
 
 
-def _limit_memory(gib: float | None):
-    """What this process asks for beyond the limit it does not get, in Python or in FFmpeg."""
-    if gib is None:
-        return
-    with contextlib.suppress(ImportError):  # Windows
-        import resource
+def limit_memory(gib: float | None):
+    """
+    Bounds what this process, and FFmpeg in it, may take from now on: what goes beyond fails, and the process lives.
 
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (int(gib * 2**30), most))
+    Args:
+        gib (`float`, *optional*): Beyond what it has now. Nothing happens without it, or on other systems than Linux.
+    """
+    status = Path("/proc/self/status")
+    if gib is None or not status.is_file():
+        return
+    import resource
+
+    (kib,) = re.findall(r"VmData:\s*(\d+) kB", status.read_text())
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = int(kib) * 2**10 + int(gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
