@@ -27,7 +27,7 @@ from vtn_hf.inference.attention import look_at_example
 from vtn_hf.inference.multi_view import MultiView, score_views
 from vtn_hf.inference.whole_video import to_scores
 from vtn_hf.model_card import add_evaluation
-from vtn_hf.outputs import writing
+from vtn_hf.outputs import check_outputs, writing
 from vtn_hf.processes import together
 from vtn_hf.results import ResultFile, begin_or_go_on, one_run
 from vtn_hf.training.metrics import (
@@ -273,6 +273,7 @@ def evaluate_collection(args: EvaluationArguments):
     # Without an accelerator, several processes find each other only if they are told that there is none.
     state = PartialState(cpu=not torch.accelerator.is_available())
     output_dir, views = Path(args.output_dir), args.make_views()
+    check_outputs([output_dir], [args.data_dir], overwrite=True)
     model = VTNForVideoClassification.from_pretrained(args.model).to(state.device).eval()
     overrides = {} if args.num_frames is None else {"num_frames": args.num_frames}
     processor = VTNVideoProcessor.from_pretrained(args.model, **overrides)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from vtn_hf.data.listing import VIDEO_EXTENSIONS, PassedOver, find_videos
 from vtn_hf.data.scan import describe_coverage, scan_videos
+from vtn_hf.outputs import check_outputs
 
 
 def scan(root: Path, table: Path, num_workers: int, time_limit_sec: float, memory_limit_gib: float) -> bool:
@@ -32,6 +33,7 @@ def scan(root: Path, table: Path, num_workers: int, time_limit_sec: float, memor
         endings = ", ".join(VIDEO_EXTENSIONS)
         found = " ".join(passed_over.describe(root))
         raise FileNotFoundError(f"{root} holds no file with one of the endings {endings}. {found}")
+    check_outputs([table], [root, *paths], overwrite=True)
     videos = scan_videos(paths, table, num_workers, time_limit_sec, memory_limit_gib)
     videos = list(tqdm(videos, total=len(paths), unit="file"))
     print("\n".join([*passed_over.describe(root), describe_coverage(videos)]))

@@ -36,6 +36,7 @@ from vtn_hf.data.coverage import SkippedVideos, report_coverage
 from vtn_hf.data.feature_cache import CachedClips, CacheIndex, FeatureCacheInfo
 from vtn_hf.inference.attention import Look, look_at_example
 from vtn_hf.inference.whole_video import to_scores
+from vtn_hf.outputs import check_outputs
 from vtn_hf.processes import together
 from vtn_hf.training.arguments import VTNTrainingArguments
 from vtn_hf.training.checkpoints import load_to_fine_tune
@@ -431,6 +432,7 @@ def train(
     arguments = vars(model_args) | vars(data_args)
     run = Run(training_args.output_dir)
     run.check_sources({name: arguments[name] for name in SOURCES})
+    check_outputs([run.folder], filter(None, (data_args.data_dir, data_args.features)), overwrite=True)
     set_seed(training_args.seed)
     with run.locked() if training_args.process_index == 0 else contextlib.nullcontext():
         complete_arguments(model_args, data_args)

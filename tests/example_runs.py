@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -47,10 +47,13 @@ SETTINGS = {
 
 def run(script: str, *arguments: object) -> int:
     """The exit status of an example, called in this process."""
+    forget_processes()
     try:
         return importlib.import_module(script).main([str(argument) for argument in arguments]) or 0
     except SystemExit as error:
         return error.code
+    finally:
+        forget_processes()
 
 
 def run_main(script: str | Path, *arguments: object) -> subprocess.CompletedProcess:
@@ -143,6 +146,15 @@ def launch(*arguments: object, num_processes: int = 1, script: str | Path = "tra
     )
     assert result.returncode == 0, result.stderr[-4000:]
     return result.stdout
+
+
+def map_here(function: Callable, items: Iterable, *limits: object) -> Iterator[tuple]:
+    """What `vtn_hf.data.file_pool.map_files` does, without other processes, which take seconds to start."""
+    for item in items:
+        try:
+            yield item, function(item)
+        except Exception as error:
+            yield item, error
 
 
 def take_stock(folder: Path) -> dict[str, tuple]:

@@ -43,6 +43,12 @@ def test_other_outputs_are_fine(videos, monkeypatch):
     check_outputs(["empty"], ["videos"])
 
 
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file/a/b would lie in .*/file, which is a file and not a folder"):
+        check_outputs([tmp_path / "file/a/b"], overwrite=True)
+
+
 def test_what_is_there_is_refused_or_overwritten(tmp_path):
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file.csv", tmp_path / "folder/file"):

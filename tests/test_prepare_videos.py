@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import prepare_videos
 import pytest
-from example_runs import run, run_process, take_stock
+from example_runs import map_here, run, run_process, take_stock
 from video_files import write_video
 
 from vtn_hf.data.scan import scan_video
@@ -35,16 +35,7 @@ def collection(tmp_path):
 
 @pytest.fixture
 def here(monkeypatch):
-    """Without other processes, which take seconds to start."""
-
-    def map_files(function, items, num_workers, time_limit_sec):
-        for item in items:
-            try:
-                yield item, function(item)
-            except Exception as error:
-                yield item, error
-
-    monkeypatch.setattr(prepare_videos, "map_files", map_files)
+    monkeypatch.setattr(prepare_videos, "map_files", map_here)
 
 
 def list_files(root: Path) -> list[str]:

@@ -36,7 +36,7 @@ def check_outputs(outputs: Iterable[str | Path], inputs: Iterable[str | Path] = 
         overwrite (`bool`, *optional*, defaults to `False`): Whether outputs may be there already.
 
     Raises:
-        ValueError: If an output is an input or lies inside one, or two outputs are the same file.
+        ValueError: If an output is an input or lies inside one, would lie in a file, or is another output as well.
         FileExistsError: If an output is there already (a folder: with something in it).
     """
     outputs = list(outputs)
@@ -48,6 +48,9 @@ def check_outputs(outputs: Iterable[str | Path], inputs: Iterable[str | Path] = 
             if source is not None:
                 relation = "is the input" if place == real else "lies inside the input"
                 raise ValueError(f"The output {output} {relation} {source}; inputs are never written to.")
+        file = next((place for place in real.parents if place.exists() and not place.is_dir()), None)
+        if file is not None:
+            raise ValueError(f"{output} would lie in {file}, which is a file and not a folder.")
         if not overwrite and _is_taken(real):
             raise FileExistsError(f"{output} exists already. Choose another output, or overwrite it (--overwrite).")
     _check_distinct(outputs)
