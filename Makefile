@@ -23,7 +23,7 @@ quickstart: $(VENV)/.train
 test: $(VENV)/.dev $(TORCHVISION)/.done
 	$(BIN)/python -m pytest
 	PYTHONPATH=$(TORCHVISION) $(BIN)/python -m pytest $(addprefix tests/test_,$(addsuffix .py,\
-		augmentation auto_classes backbones hub image_processing_vtn recipes video_processing_vtn))
+		augmentation auto_classes backbones hub image_processing_vtn pipeline recipes video_processing_vtn))
 
 # No tests is what there is until a test carries the marker: pytest says 5.
 test-slow: $(VENV)/.dev $(TRANSFORMERS)/.done conformance

@@ -340,7 +340,7 @@ class VTNModel(VTNPreTrainedModel):
         >>> from vtn_hf import VTNConfig, VTNModel
 
         >>> backbone = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 16, 24]}
-        >>> model = VTNModel(VTNConfig(backbone_config=backbone, num_attention_heads=4)).eval()
+        >>> model = VTNModel(VTNConfig(backbone_config=backbone)).eval()
         >>> outputs = model(torch.rand(1, 5, 3, 64, 64))
         >>> outputs.last_hidden_state.shape
         torch.Size([1, 6, 24])
@@ -476,7 +476,7 @@ class VTNForVideoClassification(VTNPreTrainedModel):
         >>> from vtn_hf import VTNConfig, VTNForVideoClassification
 
         >>> backbone = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 16, 24]}
-        >>> config = VTNConfig(backbone_config=backbone, num_attention_heads=4, num_labels=10)
+        >>> config = VTNConfig(backbone_config=backbone, num_labels=10)
         >>> model = VTNForVideoClassification(config).eval()
         >>> model(torch.rand(2, 5, 3, 64, 64), labels=torch.tensor([3, 7])).logits.shape
         torch.Size([2, 10])

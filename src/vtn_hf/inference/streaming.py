@@ -140,7 +140,7 @@ class StreamingClassifier:
     >>> from vtn_hf.inference.streaming import StreamingClassifier
 
     >>> backbone = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 16, 24]}
-    >>> model = VTNForVideoClassification(VTNConfig(backbone_config=backbone, num_attention_heads=4)).eval()
+    >>> model = VTNForVideoClassification(VTNConfig(backbone_config=backbone)).eval()
     >>> stream = StreamingClassifier(model, VTNVideoProcessor(), predict_every=4)
     >>> for number in range(8):
     ...     [prediction] = stream.push([np.full((120, 160, 3), number, dtype=np.uint8)], [number / 25])

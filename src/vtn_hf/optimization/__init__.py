@@ -47,7 +47,7 @@ def optimize(model: nn.Module, *, int8: bool = False, compile: bool = False) -> 
     >>> from vtn_hf import VTNConfig, VTNForVideoClassification, optimize
 
     >>> backbone = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 16, 24]}
-    >>> model = VTNForVideoClassification(VTNConfig(backbone_config=backbone, num_attention_heads=4)).eval()
+    >>> model = VTNForVideoClassification(VTNConfig(backbone_config=backbone)).eval()
     >>> fast = optimize(model)
     >>> fast.classifier.dense.weight is model.classifier.dense.weight
     True
