@@ -325,7 +325,7 @@ def evaluate(trainer: VTNTrainer, data: Data, train_metrics: dict[str, float]):
         Path(trainer.args.output_dir, "report"),
         Evaluation(data.class_names, names, evaluation.label_ids, scores),
         trainer.state.log_history,
-        train_metrics | evaluation.metrics,
+        evaluation.metrics | train_metrics,
         data.report_coverage(),
         make_look(trainer, videos),
     )
