@@ -135,3 +135,11 @@ def test_what_is_remembered_can_be_read(tmp_path):
         "settings": {"learning_rate": 0.1, "model_config": {"layers": [1, 2]}, "sizes": [3, 4]},
         "notes": {"torch": "2.13"},
     }
+
+
+def test_a_damaged_memory_is_named(tmp_path):
+    begin(tmp_path)
+    (tmp_path / "run.json").write_text('{"is_fin')
+    with pytest.raises(ValueError, match="run.json is damaged .*; --overwrite_output_dir begins anew"):
+        begin(tmp_path)
+    begin(tmp_path, overwrite=True)

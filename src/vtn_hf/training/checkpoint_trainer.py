@@ -79,10 +79,10 @@ class CheckpointTrainer(RecipeTrainer):
         others = sort_checkpoints(str(checkpoint.parent))
         earlier = others[: others.index(str(checkpoint))] if str(checkpoint) in others else others
         whole = [other for other in earlier if not list_problems(other, files)]
-        offer = (
-            f"{whole[-1]}, before it, is whole: ask for it with resume_from_checkpoint" if whole else "None is whole"
-        )
-        raise ValueError(f"There is no going on from {checkpoint}: {'; '.join(problems)}. {offer}.")
+        offer = "no checkpoint before it is whole."
+        if whole:
+            offer = f"{whole[-1]}, before it, is whole: ask for it with resume_from_checkpoint."
+        raise ValueError(f"There is no going on from {checkpoint}: {'; '.join(problems)}; {offer}")
 
     def _list_checkpoint_files(self) -> list[str]:
         """Those without which there is no going on."""

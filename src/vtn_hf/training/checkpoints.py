@@ -146,7 +146,7 @@ def load_weights(model: nn.Module, folder: str | os.PathLike):
     try:
         model.load_state_dict(read_weights(folder), strict=True)
     except RuntimeError as error:  # lists what is missing, left over, or of another shape
-        raise ValueError(f"{folder} is no checkpoint of this model. {error}") from error
+        raise ValueError(f"{folder} is no checkpoint of this model. {' '.join(str(error).split())}") from error
 
 
 def load_to_fine_tune(name_or_path: str | os.PathLike, **config_fields) -> VTNForVideoClassification:

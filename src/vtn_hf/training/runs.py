@@ -110,9 +110,10 @@ class Run:
         if overwrite:
             self._clear()
         earlier = self._read()
-        if earlier is None and (own := next(self._list_own(), None)):
+        own = [path for path in self._list_own() if path.name not in _CODE]
+        if earlier is None and own:
             raise ValueError(
-                f"{self.folder} holds a model or a run ({own.name}) of which it is not known how it was made. "
+                f"{self.folder} holds a model or a run ({own[0].name}) of which it is not known how it was made. "
                 "Choose another output_dir, or --overwrite_output_dir to delete it and begin anew."
             )
         changes = []
@@ -140,7 +141,12 @@ class Run:
 
     def _read(self) -> dict[str, Any] | None:
         path = self.folder / _NAME
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); --overwrite_output_dir begins anew.") from error
 
     def _write(self, settings: dict[str, Any], notes: dict[str, Any], is_finished: bool):
         content = {"is_finished": is_finished, "settings": settings, "notes": notes}
