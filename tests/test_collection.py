@@ -54,7 +54,7 @@ def test_classes_in_one_split_only(root):
     make_files(root, "train/a/1.mp4", "train/b/1.mp4", "val/a/1.mp4")
     collection = read_collection(root)
     collection.check_training()
-    assert "val has no videos of 1 classes that train has: b" in collection.describe()
+    assert "val has no videos of 1 class(es) that train has: b" in collection.describe()
     make_files(root, "val/run/1.mp4", "train/runs/1.mp4")
     collection = read_collection(root)
     with pytest.raises(ValueError, match=r"val shows classes of which train has no video: run .is it runs\?"):
@@ -62,7 +62,7 @@ def test_classes_in_one_split_only(root):
     # With a list of all classes it may be meant.
     collection = read_collection(root, ["a", "b", "run", "runs"])
     collection.check_training()
-    assert "train has no videos of 1 classes that val has: run" in collection.describe()
+    assert "train has no videos of 1 class(es) that val has: run" in collection.describe()
 
 
 def test_a_single_class(root):

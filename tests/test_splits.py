@@ -1,5 +1,6 @@
 """Holding videos out to evaluate on."""
 
+import hashlib
 import random
 from collections import Counter
 
@@ -15,8 +16,12 @@ def choose(names, labels=None, share=0.2, seed=0):
     return {name for name, chosen in zip(names, hold_out(names, labels, share, seed), strict=True) if chosen}
 
 
+def hash_text(number):
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
 def test_share_and_seed():
-    names = [f"train/{number}.mp4" for number in range(5000)]
+    names = [f"train/{hash_text(number)}.mp4" for number in range(5000)]
     chosen = choose(names)
     assert 900 < len(chosen) < 1100
     shuffled = random.Random(0).sample(names, len(names))
@@ -24,7 +29,16 @@ def test_share_and_seed():
     assert choose(names, seed=1) != chosen
     assert 90 < len(choose(names, share=0.02)) < 110
     # It is the same everywhere and for ever.
-    assert choose([f"{number}.mp4" for number in range(12)]) == {"6.mp4", "9.mp4", "10.mp4", "11.mp4"}
+    assert choose([f"{number}.mp4" for number in range(12)]) == {"4.mp4", "7.mp4"}
+    assert choose([f"{letter}.mp4" for letter in "abcdefghijkl"]) == {"c.mp4"}
+
+
+@pytest.mark.parametrize("num_videos", [5, 10, 20, 50])
+@pytest.mark.parametrize("step", [1, 10])
+@pytest.mark.parametrize("seed", range(5))
+def test_names_that_count_are_chosen_evenly(num_videos, step, seed):
+    names = [f"train/a/{number * step:06d}_clip.mp4" for number in range(num_videos)]
+    assert abs(len(choose(names, seed=seed)) - num_videos / 5) <= 1
 
 
 def test_videos_that_are_added_move_no_others():
@@ -36,12 +50,16 @@ def test_videos_that_are_added_move_no_others():
 
 @pytest.mark.parametrize("num_videos", [2, 3, 5])
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.9])
-def test_small_classes_are_in_both_parts(num_videos, share):
-    names = [f"{number}.mp4" for number in range(100 * num_videos)]
+def test_small_classes(num_videos, share):
+    names = [f"{hash_text(number)}.mp4" for number in range(100 * num_videos)]
     labels = [number // num_videos for number in range(100 * num_videos)]
     chosen = hold_out(names, [[label] for label in labels], share, 0)
     counts = Counter(zip(labels, chosen, strict=True))
-    assert all(counts[label, True] and counts[label, False] for label in range(100))
+    assert all(counts[label, False] for label in range(100))
+    if share * num_videos >= 0.5:
+        assert all(counts[label, True] for label in range(100))
+    else:
+        assert abs(sum(chosen) - share * len(names)) < 15
     assert not any(hold_out(names[:100], [[label] for label in range(100)], share, 0))
 
 

@@ -51,7 +51,7 @@ def test_cvdfoundation(root):
     for note in (
         "train.csv does not list 1 of the videos (train/not_annotated_000000_000010.mp4)",
         "test.csv has no column label",
-        "train lists 1 videos that are not on disk: train/missing_____000005_000015.mp4",
+        "train lists 1 video(s) that are not on disk: train/missing_____000005_000015.mp4",
         "697 of 700 classes have no videos",
     ):
         assert note in collection.describe()

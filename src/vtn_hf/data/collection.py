@@ -84,7 +84,7 @@ class Collection:
             if needs_val:
                 raise ValueError(
                     f"{self.root} has no val split to evaluate on: give --val_share 0.2 to hold a fifth of train "
-                    "out, or --val_share 0 to do without."
+                    "out (to do without: --val_share 0 in extraction, --eval_strategy no in training)."
                 )
             return
         train, val = self.counts["train"], self.counts["val"]
@@ -114,12 +114,12 @@ class Collection:
             yield f"there is one class only, {self.class_names[0]!r}; nothing can be learned from that."
         if self.num_videos.get("val"):
             if only_train := sorted(train.keys() - val.keys()):
-                yield f"val has no videos of {len(only_train):,} classes that train has: {name_some(only_train)}."
+                yield f"val has no videos of {len(only_train):,} class(es) that train has: {name_some(only_train)}."
             if only_val := sorted(val.keys() - train.keys()):
-                yield f"train has no videos of {len(only_val):,} classes that val has: {name_some(only_val)}."
+                yield f"train has no videos of {len(only_val):,} class(es) that val has: {name_some(only_val)}."
         for split, names in self.missing.items():
             if names:
-                yield f"{split} lists {len(names):,} videos that are not on disk: {name_some(names)}."
+                yield f"{split} lists {len(names):,} video(s) that are not on disk: {name_some(names)}."
         for split, reasons in self.bad.items():
             if reasons:
                 shown = name_some([f"{name} {reason}" for name, reason in reasons.items()])

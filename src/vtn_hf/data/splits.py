@@ -17,6 +17,7 @@ SPLIT_NAMES = {
     "val": ("val", "valid", "validate", "validation", "dev", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
+_GOLDEN_STEP = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio
 _SPLITS = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 
 
@@ -37,18 +38,19 @@ def guess_split(name: str) -> str | None:
     return find_split_in(name) or begun or (_SPLITS[similar[0]] if similar else None)
 
 
-def hold_out(groups: Sequence[Hashable], labels: Sequence[Sequence[Hashable]], share: float, seed: int) -> list[bool]:
+def hold_out(groups: Sequence[str], labels: Sequence[Sequence[Hashable]], share: float, seed: int) -> list[bool]:
     """
     Chooses the videos to evaluate on.
 
-    Whether a video is chosen depends on its group and the seed alone: it is so on every machine, and stays so when
-    videos are added. Only where that would leave a class without a video in one of the two parts, a group is moved
-    to it, as far as each class keeps a group to train on.
+    Whether a video is chosen depends on the name of its group and the seed alone: it is so on every machine, and stays
+    so when videos are added. Names that count (`a_001`, `a_002`, …) are chosen at even distances. Only where a class
+    would lose all that it could train on, or have nothing to evaluate on though its share is half a group or more, is
+    one of its groups moved.
 
     Args:
-        groups (`Sequence`): Of each video, what it must not be separated from; its own name if that is nothing.
+        groups (`Sequence[str]`): Of each video, what it must not be separated from; its own name if that is nothing.
         labels (`Sequence[Sequence]`): The classes of each video.
-        share (`float`): About which share of the videos to choose, between 0 and 1, both excluded.
+        share (`float`): About which share of each class to choose, between 0 and 1, both excluded.
         seed (`int`): Another one gives another choice.
 
     Returns:
@@ -75,7 +77,7 @@ def hold_out(groups: Sequence[Hashable], labels: Sequence[Sequence[Hashable]], s
     # The smallest classes first: they have the least choice.
     shown = sorted(groups_of.values(), key=lambda each: (len(each), min(map(draws.get, each))))
     for each in shown:
-        if not each & chosen and (spare := list(filter(can_go, each))):
+        if share * len(each) >= 0.5 and not each & chosen and (spare := list(filter(can_go, each))):
             chosen.add(min(spare, key=draws.get))
     for each in shown:
         if each <= chosen:
@@ -143,7 +145,14 @@ def _name_alike_everywhere(row: Row, root: Path) -> str:
     return str(path.relative_to(root.resolve())) if path.is_relative_to(root.resolve()) else "/".join(path.parts[-2:])
 
 
-def _draw(group: Hashable, seed: int) -> float:
-    """A number from 0 to 1, evenly distributed."""
-    digest = hashlib.sha256(f"{seed}\0{group}".encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def _draw(name: str, seed: int) -> float:
+    """
+    A number from 0 to 1. Names that differ in their last number only give the sequence of the golden ratio, which
+    leaves no gaps; of other names nothing can be told.
+    """
+    stem = os.path.splitext(name)[0]
+    match = re.fullmatch(r"(.*?)(\d{1,18})(\D*)", stem, re.DOTALL)
+    place = int(match[2]) * _GOLDEN_STEP if match else 0
+    series = f"{match[1]}\0{match[3]}" if match else name
+    digest = hashlib.sha256(f"{seed}\0{series}".encode(errors="surrogatepass")).digest()
+    return (int.from_bytes(digest[:8], "big") + place) % 2**64 / 2**64
