@@ -96,9 +96,7 @@ class PixelProcessorMixin:
         if unknown := kwargs.keys() - names - _SERVICE_KEYS:
             raise ValueError(f"{type(self).__name__} has no settings {sorted(unknown)}; it has {sorted(names)}.")
         super().__init__(**kwargs)
-        for name in names:
-            if kwargs.get(name) is None:
-                setattr(self, name, deepcopy(getattr(type(self), name, None)))
+        vars(self).update((name, deepcopy(getattr(self, name, None))) for name in names)
         self.check_settings()
 
     @classmethod
@@ -240,7 +238,10 @@ class VTNImageProcessor(PixelProcessorMixin, BaseImageProcessor):
         videos = make_nested_list_of_images(images, expected_ndims=3)
         if len(videos) == 0 or any(len(video) == 0 for video in videos):
             raise ValueError(f"Each video needs at least one frame, got {[len(video) for video in videos]} frames.")
-        videos = [pixels.preprocess(to_frames(video, pixels, settings)) for video in videos]
+        videos = [
+            pixels.preprocess(to_frames(video, pixels, settings["input_data_format"], settings["device"]))
+            for video in videos
+        ]
         return batch_videos(videos, None, settings["return_tensors"])
 
 

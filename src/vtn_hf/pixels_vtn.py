@@ -118,6 +118,7 @@ class PixelSettings:
     image_std: list[float] | tuple[float, ...] | float | None
     pixel_protocol: str
     do_flip_channel_order: bool
+    do_convert_rgb: bool | None
 
     def __post_init__(self):
         size, crop_size, factor = self.size, self.crop_size, self.rescale_factor
@@ -144,7 +145,7 @@ class PixelSettings:
                 numbers = value if isinstance(value, (list, tuple)) else [value]
                 _require(all(map(is_number, numbers)), f"`{name}` must be a number, or one per channel", value)
                 _require(name == "image_mean" or 0 not in numbers, f"`{name}` must not be 0", value)
-                if len(numbers) not in (1, 3):
+                if self.do_convert_rgb and len(numbers) not in (1, 3):
                     raise ValueError(f"`{name}` has {len(numbers)} entries for frames of 3 channels.")
 
     @classmethod
@@ -227,8 +228,9 @@ class PixelSettings:
             return pictures
         statistics = (self.image_mean, self.image_std) if self.do_normalize else (0.0, 1.0)
         mean, std = (np.array(numbers, dtype=np.float64).reshape(-1, 1, 1) for numbers in statistics)
-        if max(len(mean), len(std)) not in (1, pictures.shape[-3]):
-            raise ValueError(f"`image_mean` has {len(mean)} entries for frames of {pictures.shape[-3]} channels.")
+        for name, numbers in (("image_mean", mean), ("image_std", std)):
+            if len(numbers) not in (1, pictures.shape[-3]):
+                raise ValueError(f"`{name}` has {len(numbers)} entries for frames of {pictures.shape[-3]} channels.")
         dtype = pictures.dtype if pictures.is_floating_point() else torch.float32
         factor = self.rescale_factor if self.do_rescale else 1.0
         scale, shift = (torch.from_numpy(each).to(pictures.device, dtype) for each in (factor / std, -mean / std))
@@ -304,27 +306,29 @@ def resize_frames(
     return nn.functional.interpolate(frames, (height, width), mode=mode, antialias=antialias)
 
 
-def to_frames(video: Any, pixels: PixelSettings, settings: dict) -> torch.Tensor | list[torch.Tensor]:
+def to_frames(
+    video: Any, pixels: PixelSettings, input_data_format: str | None, device: torch.device | str | None
+) -> torch.Tensor | list[torch.Tensor]:
     """
     Frames that are decoded already to tensors, channels first, uint8 as it is and all else as float32.
 
     Args:
         video (`np.ndarray`, `torch.Tensor` or `list`): `(frames, height, width, channels)` or `(frames, channels,
             height, width)`, or a list of such frames and PIL images.
-        pixels (`PixelSettings`): Tells the scale of the numbers.
-        settings (`dict`): `do_convert_rgb`: whether to make RGB of gray and RGBA, white where it is transparent;
-            `input_data_format`: `"channels_first"` or `"channels_last"`, if the shape cannot tell; `device`.
+        pixels (`PixelSettings`): Tells the scale of the numbers, and whether to make RGB of gray and RGBA, white where
+            it is transparent.
+        input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"`, if the shape cannot tell.
+        device (`torch.device`, *optional*): Where to put the tensors.
 
     Raises:
         ValueError: If shape, dtype or numbers are not those of frames.
     """
-    do_convert_rgb = settings["do_convert_rgb"]
     is_list = isinstance(video, (list, tuple))
-    frames = [_to_tensor(frame, do_convert_rgb, settings["device"]) for frame in (video if is_list else [video])]
+    frames = [_to_tensor(frame, pixels.do_convert_rgb, device) for frame in (video if is_list else [video])]
     if pixels.do_rescale and math.isclose(pixels.rescale_factor, 1 / 255):
         _check_range(frames)
-    frames = [_put_channels_first(each, settings["input_data_format"]) for each in frames]
-    if do_convert_rgb:
+    frames = [_put_channels_first(each, input_data_format) for each in frames]
+    if pixels.do_convert_rgb:
         white = 255 if pixels.do_rescale else 1
         frames = [_to_rgb(each, 255 if each.dtype == torch.uint8 else white) for each in frames]
     return frames if is_list else frames[0]

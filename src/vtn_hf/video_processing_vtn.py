@@ -287,7 +287,7 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
                 _check_batch([*pixel_values, loaded], len(videos), limits)
             else:
                 frames, found = _take_frames(video, next(array_metadata), sample_indices)
-                frames = to_frames(frames, pixels, settings)
+                frames = to_frames(frames, pixels, settings["input_data_format"], settings["device"])
                 found.height, found.width = frames[0].shape[-2:]
                 loaded = pixels.preprocess(frames)
             pixel_values.append(loaded)
