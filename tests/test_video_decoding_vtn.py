@@ -69,6 +69,21 @@ def remux(source, path, skip=0, change=None, **options):
             new.mux(packet)
 
 
+def join(sources, path):
+    """Put the packets of one file behind those of the other, with times that go on."""
+    with contextlib.ExitStack() as stack:
+        new = stack.enter_context(av.open(str(path), "w"))
+        old = [stack.enter_context(av.open(str(source))) for source in sources]
+        stream, offset = new.add_stream_from_template(old[0].streams.video[0]), 0
+        for container in old:
+            for packet in container.demux(video=0):
+                if packet.size:
+                    packet.pts = packet.dts = last = packet.pts + offset
+                    packet.stream = stream
+                    new.mux(packet)
+            offset = last + 33
+
+
 def start_earlier(packet):
     packet.pts, packet.dts = packet.pts - 5120, packet.dts - 5120
 
@@ -241,14 +256,15 @@ class TestFrames:
 
     def test_seek_needs_a_frame_complete_in_itself(self, clip):
         with video_decoding_vtn._open_video(clip("short_gop.mp4")) as video:
-            frame = SimpleNamespace(is_corrupt=False, key_frame=False, pict_type=1)
-            video._check_frame(frame, is_first_after_seek=False)
+            frame = SimpleNamespace(is_corrupt=False, key_frame=False, pict_type=1, width=8, height=8)
+            video._begin(12)
+            video._check_frame(frame, is_wanted=True, is_first_after_seek=False)
             with pytest.raises(VideoDecodeError, match="cannot be decoded by itself"):
-                video._check_frame(frame, is_first_after_seek=True)
+                video._check_frame(frame, is_wanted=True, is_first_after_seek=True)
 
     def test_no_seek_where_frames_share_timestamps(self, clip):
         with video_decoding_vtn._open_video(clip("equal_timestamps.mkv")) as video:
-            assert video._key_frames == [0]
+            assert video._times is None
 
     def test_only_wanted_frames_are_converted(self, clip, converted):
         decode_video(clip("short_gop.mp4"), lambda metadata: [50, 7, 7, 30])
@@ -482,10 +498,17 @@ class TestDamage:
         data = Path(clip("fragmented.mp4")).read_bytes() + b"\0\0\1\0free"
         assert len(decode_video(data)[0]) == NUM_FRAMES
 
-    def test_cut_mp4_tells_how_much_is_left(self, clip):
-        data = Path(clip("faststart.mp4")).read_bytes()
+    @pytest.mark.parametrize("name", ["faststart.mp4", "short_gop.mkv", "mpeg4.avi"])
+    def test_cut_file_gives_what_is_left_of_it(self, clip, name):
+        """Frames keep the numbers they have in the whole file, and what is lost counts."""
+        data = Path(clip(name)).read_bytes()
+        data = data[: len(data) // 2]
         with pytest.raises(VideoDecodeError, match=rf"\d+ of {NUM_FRAMES} frames are left"):
-            decode_video(data[: len(data) // 2], lambda metadata: [0])
+            decode_video(data, lambda metadata: [metadata.total_num_frames // 4, metadata.total_num_frames - 1])
+        frames, metadata = decode_video(data, lambda metadata: [0, 2, 1])
+        np.testing.assert_array_equal(frames, decode_sequentially(clip(name))[[0, 2, 1]])
+        assert metadata.total_num_frames == len(metadata.frame_times) == NUM_FRAMES
+        np.testing.assert_allclose(metadata.frame_times, np.arange(NUM_FRAMES) / 30, atol=1e-3)
 
     @needs_real_clips
     def test_decoder_error(self):
@@ -770,12 +793,33 @@ class TestOddFiles:
         assert metadata.total_num_frames == NUM_FRAMES
         np.testing.assert_array_equal(frames, decode_sequentially(clip("odd_size.mkv")))
 
-    def test_change_of_resolution_in_a_container(self, tmp_path):
-        encode(str(tmp_path / "first.ts"), num_frames=20)
-        encode(str(tmp_path / "second.ts"), num_frames=20, size=(160, 96))
-        data = (tmp_path / "first.ts").read_bytes() + (tmp_path / "second.ts").read_bytes()
-        with pytest.raises(VideoDecodeError):
-            decode_video(data)
+    @pytest.mark.parametrize(
+        ("name", "codec"),
+        [("clip.ts", "libx264"), ("clip.webm", "libvpx"), ("vp9.webm", "libvpx-vp9")],
+    )
+    def test_change_of_resolution_in_a_container(self, tmp_path, name, codec, always_seek):
+        """All frames get the size of the first of all, also where that is not asked for."""
+        first, second = tmp_path / f"first{name}", tmp_path / f"second{name}"
+        encode(str(first), codec, num_frames=20, gop=6)
+        encode(str(second), codec, num_frames=20, size=(160, 112), gop=6)
+        if first.suffix == ".webm":
+            join([first, second], tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(first.read_bytes() + second.read_bytes())
+        frames, metadata = decode_video(tmp_path / name)
+        assert frames.shape == (40, HEIGHT, WIDTH, 3)
+        assert (metadata.height, metadata.width) == (HEIGHT, WIDTH)
+        np.testing.assert_array_equal(frames[:20], decode_sequentially(str(first)))
+        scaled = [
+            np.asarray(Image.fromarray(frame).resize((WIDTH, HEIGHT), Image.BICUBIC))
+            for frame in decode_sequentially(str(second))
+        ]
+        assert np.corrcoef(frames[20:].ravel(), np.stack(scaled).ravel())[0, 1] > 0.95
+        np.testing.assert_array_equal(np.stack(list(iter_video_frames(tmp_path / name))), frames)
+        for indices in ([38], [30, 39], [19, 20]):
+            some, metadata = decode_video(tmp_path / name, lambda metadata, indices=indices: indices)
+            np.testing.assert_array_equal(some, frames[indices])
+            assert (metadata.height, metadata.width) == (HEIGHT, WIDTH)
 
     @pytest.mark.parametrize("start_method", ["fork", "spawn"])
     def test_other_processes(self, clip, start_method):

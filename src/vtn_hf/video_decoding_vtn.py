@@ -3,28 +3,37 @@
 This file owns one promise: the frames returned are the frames asked for, all of them, or there is an error. What a
 header says about their number is not believed; the packets are counted first, without decoding them. If the decoder
 then gives another number of frames, this is damage, and an error, or the format is one whose packets are not all
-frames, and the caller is asked again with the true count. Frames are numbered from 0 in display order.
+frames, and the caller is asked again with the true count. Frames are numbered from 0 in display order, and each has
+the time that its own timestamp says.
 
-Where timestamps tell which packet is which frame, only what the wanted frames need is decoded: from the key frame
-before them to the last of them, without the frames in between that no other frame refers to.
+Decoding begins as if nothing had been counted. Where timestamps tell which packet is which frame, only what the wanted
+frames need is decoded: from the key frame before them to the last of them, without the frames in between that no other
+frame refers to.
+
+A file is data of somebody else: it never makes FFmpeg open another file or address, and what it may cost is limited.
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import math
 import operator
 import os
+import queue
 import re
+import stat
 import tempfile
+import threading
 import time
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from heapq import heappop, heappush
 from typing import Any, BinaryIO
+from urllib.request import url2pathname
 
 import numpy as np
 from torch.utils.data import get_worker_info
@@ -33,29 +42,46 @@ from transformers.video_utils import VideoMetadata
 from .pixels_vtn import ChooseRegion, FrameConverter
 
 
-VideoSource = str | os.PathLike | bytes | BinaryIO
+VideoSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO
 # A part of a file, as FFmpeg writes it: tar files hold other files as they are.
-_PART_OF_FILE = re.compile(r"subfile,,start,(\d+),end,(\d+),,:(.+)")
+_PART_OF_FILE = re.compile(r"subfile,,start,(\d+),end,(\d+),,:(.+)", re.DOTALL)
 SampleIndices = Callable[[VideoMetadata], Sequence[int]]
 ConvertFrame = Callable[[np.ndarray], np.ndarray]
 
+_MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+_MATROSKA = "matroska,webm"
 # Containers that store a presentation timestamp with each packet, and codecs that show one frame per packet.
-_TIMED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_TIMED_FORMATS = (_MP4, _MATROSKA)
 _ONE_FRAME_PER_PACKET = ("h264", "hevc", "vp9", "av1")
-# Containers in which going back to the start is sure to bring the same packets again; others are opened again.
+# Containers in which going back to the start may bring the same packets again; others are opened again.
 _REWINDABLE_FORMATS = (*_TIMED_FORMATS, "avi")
-
-# The n-th packet may precede at most this many earlier ones in the order of display: more pictures no decoder keeps.
-_MAX_REORDER = 16
-# In containers made to be cut and joined (FFmpeg's AVFMT_TS_DISCONT), a longer step is no pause, as FFmpeg has it.
-_MAX_TICKS = 2**52
-_FORMAT_OF_JOINED_FILES = 0x200
+# FFmpeg's AVFMT_TS_DISCONT: containers made to be cut and joined. A longer step than this is a joint, not a pause.
+_FLAG_OF_JOINED_FORMATS = 0x200
 _MAX_STEP_SEC = 10
+# More ticks than this are no time, but damage.
+_MAX_TICKS = 2**52
+# In decoding order, a frame comes after at most this many that are shown after it: decoders keep no more pictures.
+_MAX_REORDERED = 16
 
 # A seek empties the decoder's threads; decoding fewer frames than this, only to pass over them, is cheaper. One thread
 # loses nothing but the seek itself.
 _MIN_FRAMES_TO_SKIP = 16
 _MIN_FRAMES_TO_SKIP_IN_WORKER = 2
+
+# FFmpeg makes an index of all frames that a container claims, and takes a time that grows with the square of their
+# number for tags; and both of them before anything else can be asked.
+_MAX_INDEX_ENTRIES = 2**24
+_MAX_TAGS = 2**12
+_MAX_OPEN_SEC = 8
+# Pixels that any file may decode to.
+_FREE_PIXELS = 2**31
+# A pipe or server that sends nothing for longer will not go on.
+_MAX_SILENCE_SEC = 5
+# Errors give this much of a name, which may be that of an attacker.
+_MAX_NAME_LENGTH = 300
+# What each tag of a Matroska file and of a PNG begins with.
+_TAG_MARKS = (b"\x67\xc8", b"tEXt", b"zTXt", b"iTXt")
+_MAX_HEADER_BYTES = 2**28
 
 
 class VideoDecodeError(ValueError):
@@ -87,16 +113,32 @@ class DecodeLimits:
 
     Args:
         max_pixels: Pixels of one frame; the default is twice those of 8K video.
+        max_pixels_per_byte: Pixels of all frames decoded, for each byte of the file. The default is what a still
+            picture in 4K comes to; 2**31 pixels, half a minute of 1080p, are always free.
         max_duration_sec: Seconds that the whole video lasts; the default is a day.
         max_bytes: Bytes of all frames returned together; the default is 8 GiB.
         max_decode_sec: Seconds that reading and decoding may take; by default without limit. What hangs inside FFmpeg
             ends with its process only.
+        max_file_bytes: Bytes that are downloaded, or read from a pipe; the default is 2 GiB.
+        max_download_sec: Seconds that a download may take, with its second try; the default is ten minutes.
+
+    Raises:
+        ValueError: If a limit is no number greater than 0.
     """
 
     max_pixels: int = 2**26
+    max_pixels_per_byte: int = 2**18
     max_duration_sec: float = 24 * 60 * 60
     max_bytes: int = 2**33
     max_decode_sec: float | None = None
+    max_file_bytes: int = 2**31
+    max_download_sec: float = 600
+
+    def __post_init__(self):
+        for item in fields(self):
+            limit = getattr(self, item.name)
+            if not (limit is None and item.default is None) and not (isinstance(limit, (int, float)) and limit > 0):
+                raise ValueError(f"`{item.name}` must be a number greater than 0, got {limit!r}.")
 
 
 @dataclass
@@ -134,8 +176,9 @@ def decode_video(
     """Decode the frames of a video that `sample_indices` chooses.
 
     Args:
-        source: Path, http(s) URL, part of a file as FFmpeg writes it ("subfile,,start,512,end,9000,,:videos.tar"), the
-            bytes of a video file, or a binary file object, which is read from its start and left open.
+        source: Path, http(s) or file URL, part of a file as FFmpeg writes it
+            ("subfile,,start,512,end,9000,,:videos.tar"), the bytes of a video file, or a binary file object, which is
+            read from its start and left open; one that cannot be sought, such as a pipe, is read to its end first.
         sample_indices: Called with the metadata (still without `width` and `height`, which only a decoded frame
             tells); returns frame numbers, in any order and with repetitions. It is called again if the number of
             frames turns out to be another one. `None` takes all frames.
@@ -147,14 +190,14 @@ def decode_video(
 
     Returns:
         The frames as uint8 RGB of shape (number of indices, height, width, 3), or what `convert_frame` made of them,
-        in the order asked for and turned and mirrored as the container says; and the metadata, with `fps` in frames
-        per second, `duration` in seconds, `frame_times` of all frames, `height` and `width` of the video, and the
-        frame numbers as `frames_indices`.
+        in the order asked for, turned and mirrored as the container says and all in the size of the first; and the
+        metadata, with `fps` in frames per second, `duration` in seconds, `frame_times` of all frames, `height` and
+        `width` of the video, and the frame numbers as `frames_indices`.
 
     Raises:
         VideoDecodeError: If the source cannot be read, is no video, is damaged where it is needed for the frames
             asked for, or costs more than the limits.
-        ValueError: If a frame number lies outside the video, or none is asked for.
+        ValueError: If a frame number lies outside the video, or none is asked for, or the source is nothing of these.
         ImportError: If PyAV is not installed.
     """
     with _open_video(source, choose_region, limits) as video:
@@ -215,121 +258,154 @@ def _gather(
     return (frames if np.array_equal(numbers, indices) else frames[places]), video.metadata
 
 
-class _Timestamps:
-    """Timestamps of the frames that are shown: of their packets, in the order of decoding, or of decoded frames."""
-
-    def __init__(self):
-        self.pts = array("q")  # in the time base of the stream
-        self.dts = array("q")
-        self.durations = array("q")
-        self.are_keys = array("b")
-        self.has_pts = self.has_dts = True
-
-    def append(self, pts: int | None, dts: int | None, duration: int | None, is_key: bool = False) -> None:
-        self.has_pts &= pts is not None
-        self.has_dts &= dts is not None
-        self.pts.append(pts or 0)
-        self.dts.append(dts or 0)
-        self.durations.append(duration or 0)
-        self.are_keys.append(is_key)
-
-    def line_up(self, orders_by_dts: bool, max_step: float) -> tuple[np.ndarray | None, bool]:
-        """
-        Make one time line: where timestamps start again or jump, the next part begins where the last one ends.
-
-        Args:
-            orders_by_dts: Whether decoding timestamps are as stored, so that they tell a new start by going back.
-            max_step: Ticks between two frames of which more is a jump.
-
-        Returns:
-            Ticks from the first frame to each, in order of display, or `None`; whether there is more than one part.
-        """
-        times = np.asarray(self.pts if self.has_pts else self.dts)
-        # Also those that only damage can make so long are none.
-        if not (self.has_pts or self.has_dts) or int(times.max()) - int(times.min()) > _MAX_TICKS:
-            return None, False
-        durations = np.asarray(self.durations)
-        starts = [0, *self._find_starts(times, orders_by_dts, max_step), len(times)]
-        line, end = np.empty_like(times), 0
-        for start, stop in itertools.pairwise(starts):
-            order = start + np.argsort(times[start:stop], kind="stable")
-            line[start:stop] = times[order] - times[order[0]] + end
-            mean_step = (line[stop - 1] - line[start]) // max(1, stop - start - 1)
-            end = line[stop - 1] + (durations[order[-1]] or mean_step)
-        return line, len(starts) > 2
-
-    def _find_starts(self, times: np.ndarray, orders_by_dts: bool, max_step: float) -> list[int]:
-        """Tell which frames begin a new part; the first one is not listed."""
-        if orders_by_dts and self.has_dts:
-            steps = np.diff(np.asarray(self.dts))
-            # A slide show has long steps, too, but more than one.
-            jumps = (steps > max_step) & (steps > 10 * np.r_[0, steps[:-1]])
-            return (np.flatnonzero((steps < 0) | jumps) + 1).tolist()
-        # All that is decoded before a key frame is shown before it.
-        starts = [0]
-        latest = np.maximum.accumulate(times)
-        goes_back = np.r_[False, times[1:] < latest[:-1]]
-        for number in np.flatnonzero(goes_back & np.asarray(self.are_keys, bool)).tolist():
-            part = times[starts[-1] : number]
-            if len(part) and times[number] <= part[-_MAX_REORDER - 1 :].min() and times[number] < part.max():
-                starts.append(number)
-        return starts[1:]
-
-
 class _Packets:
-    """What is kept of the packets when they are counted: a few bytes of each, for there may be millions."""
+    """
+    What is kept of the packets, in the order of decoding: a few bytes of each, for there may be millions.
 
-    def __init__(self):
-        self.times = array("q")  # presentation timestamps, in the time base of the stream
-        self.shown = _Timestamps()
-        self.are_timed = True
-        self.num_whole = 0
+    Args:
+        packets: Those of the video stream.
+        trusts_marks: Whether a packet that is marked as corrupt is incomplete. In MPEG-TS only the counter of its
+            parts does not go on, as where files are joined.
+    """
+
+    def __init__(self, packets: Iterator[Any], trusts_marks: bool):
+        pts, dts, durations = array("q"), array("q"), array("q")  # in the time base of the stream
+        are_keys, are_whole, are_shown = array("b"), array("b"), array("b")
+        self.has_pts = self.has_dts = True
+        self.changes_setup = False
         self.first: tuple | None = None
-        self.starts_with_key_frame = False
+        for packet in packets:
+            if self.first is None:
+                self.first = _identify(packet)
+            packet_pts, packet_dts = packet.pts, packet.dts
+            self.has_pts &= packet_pts is not None
+            self.has_dts &= packet_dts is not None
+            self.changes_setup |= packet.has_sidedata("new_extradata")
+            pts.append(packet_pts or 0)
+            dts.append(packet_dts or 0)
+            durations.append(packet.duration or 0)
+            are_keys.append(packet.is_keyframe)
+            are_whole.append(not (trusts_marks and packet.is_corrupt))
+            are_shown.append(not packet.is_discard)
+        self.pts, self.dts, self.durations = (np.asarray(numbers) for numbers in (pts, dts, durations))
+        self.are_keys = np.asarray(are_keys, dtype=bool)
+        self.num_whole = sum(are_whole)
+        self.are_shown = np.asarray(are_whole, dtype=bool) & np.asarray(are_shown, dtype=bool)
+        self.num_shown = int(self.are_shown.sum())
+        self.are_unique = self.has_pts and len(np.unique(self.pts)) == len(pts)
+        self.are_reordered = bool((np.diff(self.pts) < 0).any())
 
-    def append(self, packet: Any) -> None:
-        if self.first is None:
-            self.first = _identify(packet)
-            self.starts_with_key_frame = packet.is_keyframe
-        pts = packet.pts
-        if pts is None:
-            self.are_timed = False
-        self.times.append(pts or 0)
-        self.num_whole += not packet.is_corrupt
-        if not packet.is_discard:
-            self.shown.append(pts, packet.dts, packet.duration, packet.is_keyframe)
+
+class _TimeLine:
+    """
+    When frames are shown, in ticks of the stream from the first frame on.
+
+    Args:
+        times: Timestamps of the frames in order of decoding or of display; never mixed across the starts of parts.
+        durations: Of the frames, 0 where it is not known.
+        starts: Which frames begin a new part, but for the first: there timestamps start again or jump.
+    """
+
+    def __init__(self, times: np.ndarray, durations: np.ndarray, starts: list[int]):
+        self.is_joined = bool(starts)
+        self.ticks = np.empty_like(times)
+        end = 0
+        for start, stop in itertools.pairwise([0, *starts, len(times)]):
+            order = start + np.argsort(times[start:stop], kind="stable")
+            part = times[order] - times[order[0]] + end
+            self.ticks[start:stop] = part
+            # The next part begins where this one ends.
+            end = part[-1] + (durations[order[-1]] or (part[-1] - part[0]) // max(1, len(part) - 1))
+
+    @classmethod
+    def of_packets(cls, packets: _Packets, container_format: Any, time_base: Any) -> "_TimeLine | None":
+        """`None` where there are no timestamps."""
+        times = packets.pts if packets.has_pts else packets.dts if packets.has_dts else None
+        if times is None or not packets.num_shown or _has_nonsense(times):
+            return None
+        times, dts, durations, are_keys = (
+            numbers[packets.are_shown] for numbers in (times, packets.dts, packets.durations, packets.are_keys)
+        )
+        # Matroska stores no decoding timestamps: FFmpeg makes them up, and not always in order.
+        if packets.has_dts and container_format.name != _MATROSKA:
+            may_jump = container_format.flags & _FLAG_OF_JOINED_FORMATS
+            starts = _find_starts(dts, float(_MAX_STEP_SEC / time_base) if may_jump else math.inf)
+        else:
+            starts = _find_starts_at_key_frames(times, are_keys)
+        return cls(times, durations, starts)
+
+    @classmethod
+    def of_frames(cls, times: list[int | None], durations: list[int]) -> "_TimeLine | None":
+        """Of decoded frames; `None` where there are no timestamps."""
+        if None in times or not times or _has_nonsense(np.array(times)):
+            return None
+        return cls(np.array(times), np.array(durations), _find_starts(np.array(times), math.inf))
+
+
+def _has_nonsense(times: np.ndarray) -> bool:
+    return int(times.max()) - int(times.min()) > _MAX_TICKS
+
+
+def _find_starts(times: np.ndarray, max_step: float) -> list[int]:
+    """Where times that never decrease go back, or jump by more than a step."""
+    steps = np.diff(times)
+    # A slide show has long steps, too, but more than one.
+    jumps = (steps > max_step) & (steps > 10 * np.r_[0, steps[:-1]])
+    return (np.flatnonzero((steps < 0) | jumps) + 1).tolist()
+
+
+def _find_starts_at_key_frames(times: np.ndarray, are_keys: np.ndarray) -> list[int]:
+    """Where presentation timestamps start again: all that is decoded before a key frame is shown before it."""
+    starts = [0]
+    goes_back = np.r_[False, times[1:] < np.maximum.accumulate(times)[:-1]]
+    for number in np.flatnonzero(goes_back & are_keys).tolist():
+        part = times[starts[-1] : number]
+        if len(part) and part[-_MAX_REORDERED - 1 :].min() >= times[number] < part.max():
+            starts.append(number)
+    return starts[1:]
 
 
 class _VideoReader:
     """Reads the frames of one video by their numbers.
 
     Args:
-        file: Seekable binary file that holds the container.
-        name: The source's name in error messages.
-        choose_region, limits: As in `decode_video`.
+        source: Open.
+        choose_region: As in `decode_video`.
 
     Attributes:
-        metadata: `VideoMetadata`; the first frame that is read sets `width` and `height`.
+        metadata: `TimedVideoMetadata`; the first frame that is read sets `width` and `height`.
     """
 
-    def __init__(self, file: BinaryIO, name: str, choose_region: ChooseRegion | None, limits: DecodeLimits):
+    def __init__(self, source: "_Source", choose_region: ChooseRegion | None):
         self._av = _import_av()
         self._converter = FrameConverter(self._av, choose_region)
-        self._limits = limits
-        self._deadline = time.monotonic() + (limits.max_decode_sec or float("inf"))
-        self._file = file
+        self._source, self._file, self._limits = source, source.file, source.limits
         self._container: Any = None
         self._codec: Any = None
-        self.name = name
+        self._layout: _Layout | None = None
+        self.name = source.name
         self._position: int | None = None  # number of the next frame, once decoding has begun
+        self._num_certain: int | None = None  # how many frames are left where some are missing
+        self._num_pixels = 0  # decoded so far
+        self._opening_since: float | None = None
+        self._first_frame: Any = None
+        self._is_refused = False
 
     def open(self) -> None:
         """Open the container and count its packets."""
         with self._reporting_errors():
+            self._layout = _Layout(self._file, self._check_time)
+            self._check_claims()
             self._open_container()
-            packets = self._count_packets()
-            self._set_num_frames(len(packets.shown.pts), packets.shown)
-            self._check_complete(packets)
+            container_format = self._container.format
+            packets = _Packets(self._demux(), trusts_marks=container_format.name != "mpegts")
+            time_line = _TimeLine.of_packets(packets, container_format, self._stream.time_base)
+            self._header_fps = float(self._stream.guessed_rate or self._stream.average_rate or 0)
+            self._plan_reading(packets, time_line)
+            num_missing = self._count_missing(packets)
+            if num_missing:
+                self._num_certain = packets.num_shown - _MAX_REORDERED * packets.are_reordered
+            self._describe(packets.num_shown, time_line, num_missing)
             self._set_threads()
 
     def close(self) -> None:
@@ -347,94 +423,171 @@ class _VideoReader:
         for number in indices:
             if not 0 <= number < total:
                 raise ValueError(f"{self.name}: frame {number} was asked for, but the video has {total} frames.")
+        if self._num_certain is not None and max(indices) >= self._num_certain:
+            raise self._error(self._loss)
+        self._check_num_pixels(len(set(indices)) * self._opened_size[0] * self._opened_size[1])
         self.metadata.frames_indices = indices
         return indices
 
     def read(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (number, frame) for distinct, ascending frame numbers; a frame is an array (height, width, 3)."""
+        attempts = [self._read_by_counting]
+        if self._times is not None:
+            min_skip = _MIN_FRAMES_TO_SKIP if get_worker_info() is None else _MIN_FRAMES_TO_SKIP_IN_WORKER
+            by_runs = (functools.partial(self._read_by_runs, min_skip=min_skip) for min_skip in (min_skip, 1))
+            attempts = [*by_runs, self._read_by_time]
+        elif self._has_frame_threads or self._is_rewindable:
+            attempts *= 2
         num_read = 0
-        # What goes wrong with frames left out, or with frame threads, says nothing about the file; only decoding all
-        # frames one by one can judge it.
-        with contextlib.suppress(VideoDecodeError):
-            if self._times or self._has_frame_threads:
-                for item in self._read_fast(numbers):
+        while attempts:
+            attempt = attempts.pop(0)
+            if not attempts:
+                self._has_frame_threads = self._is_rewindable = False
+            try:
+                for item in attempt(numbers[num_read:]):
                     num_read += 1
                     yield item
                 return
-        if self._times:
-            yield from self._read_by_time(numbers[num_read:])
-            return
-        if self._has_frame_threads:
-            self._has_frame_threads = False
-            with self._reporting_errors():
-                self._open_container()
-                self._set_threads()
-        yield from self._read_by_counting(numbers, num_read)
-
-    def _read_fast(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        if not self._times:
-            yield from self._read_by_counting(numbers)
-            return
-        min_frames_to_skip = _MIN_FRAMES_TO_SKIP if get_worker_info() is None else _MIN_FRAMES_TO_SKIP_IN_WORKER
-        for start, run in _plan_runs(numbers, self._key_frames, min_frames_to_skip):
-            yield from self._read_by_time(run, start)
+            except VideoDecodeError:
+                # What goes wrong with frames left out, with frame threads, or after going back, says nothing about the
+                # file; only decoding all frames one by one can judge it.
+                if not attempts or self._is_refused:
+                    raise
 
     def check_size(self, num_bytes: int) -> None:
         """Refuse to return more than the limit, before the memory is taken."""
         if num_bytes > self._limits.max_bytes:
-            raise self._error(
+            raise self._refuse(
                 f"the frames asked for take {num_bytes:,} bytes, max_bytes is {self._limits.max_bytes:,}; ask for "
                 "fewer, or iterate over them"
+            )
+
+    def _check_claims(self) -> None:
+        """Refuse an index that cannot be true: FFmpeg would make all of it."""
+        layout = self._layout
+        if layout.num_samples > layout.num_bytes or layout.num_entries > _MAX_INDEX_ENTRIES:
+            raise self._refuse(
+                f"its index claims {layout.num_entries:,} samples, in a file of {layout.num_bytes:,} bytes"
             )
 
     def _open_container(self) -> None:
         """Open the container, or open it again, with its best video stream, as FFmpeg chooses it."""
         self.close()
-        # Now, as FFmpeg relies on the file's place from here on.
-        self._is_short = _is_short(self._file)
         self._file.seek(0)
-        file = self._file if self._limits.max_decode_sec is None else _TimedFile(self._file, self._check_time)
+        self._num_tags, self._opening_since = 0, time.thread_time()
         # The limit holds for the frame that FFmpeg decodes to learn about the stream, too.
         options = {"max_pixels": str(self._limits.max_pixels)}
-        # Text that is not UTF-8 in the container's metadata is no reason to fail.
-        self._container = self._av.open(file, metadata_errors="replace", options=options)
+        self._container = self._av.open(
+            # Without the name, from which FFmpeg would guess a format and the names of other files.
+            _WatchedFile(self._file, self._watch),
+            options=options,
+            # Of a playlist, or whatever refers to other files or addresses, none is opened.
+            container_options={"protocol_whitelist": ""},
+            # Text that is not UTF-8 in the container's metadata is no reason to fail.
+            metadata_errors="replace",
+        )
+        self._opening_since = None
         self._stream = self._container.streams.best("video")
         if self._stream is None or self._stream.codec_context is None:
             raise self._error("there is no video stream that can be decoded")
         self._codec = self._stream.codec_context
         self._codec.options = options
-        if self._codec.height * self._codec.width > self._limits.max_pixels:
-            raise self._error(
+        self._opened_size = self._codec.width, self._codec.height
+        if math.prod(self._opened_size) > self._limits.max_pixels:
+            raise self._refuse(
                 f"a frame of {self._codec.width}x{self._codec.height} has more than "
                 f"max_pixels={self._limits.max_pixels:,}"
             )
 
-    def _count_packets(self) -> _Packets:
-        """Read all packets without decoding them, to learn which frames there are."""
-        packets = _Packets()
-        for packet in self._demux():
-            packets.append(packet)
-        times = array("q", sorted(packets.shown.pts)) if packets.are_timed else array("q")
-        self._has_unique_times = packets.are_timed and len(set(times)) == len(times)
-        self._header_fps = float(self._stream.guessed_rate or self._stream.average_rate or 0)
+    def _plan_reading(self, packets: _Packets, time_line: _TimeLine | None) -> None:
+        """Find out where timestamps tell which packet is which frame, and where decoding may start."""
+        container_format, codec = self._container.format.name, self._codec.codec.canonical_name
         self._first_packet = packets.first
-        # Presentation timestamp of each frame, where it is certain, and the frames where decoding may start.
-        self._times = times if _is_timed(self._stream, packets) else array("q")
-        self._key_frames = [0]
+        self._is_rewindable = packets.are_unique and container_format in _REWINDABLE_FORMATS
         # Damaged hevc can make FFmpeg's frame threads wait for each other for ever. And PyAV drops errors met while it
         # empties frame threads: the number of frames has to tell a loss from a proper end.
-        codec = self._codec.codec.canonical_name
         self._has_frame_threads = codec in _ONE_FRAME_PER_PACKET and codec != "hevc"
-        if self._times:
-            key_times = itertools.compress(packets.shown.pts, packets.shown.are_keys)
-            self._key_frames += sorted(filter(None, (bisect_left(times, key_time) for key_time in key_times)))
-        return packets
+        is_timed = (
+            container_format in _TIMED_FORMATS
+            and codec in _ONE_FRAME_PER_PACKET
+            and packets.are_unique
+            and time_line is not None
+            and not time_line.is_joined
+            # A decoder that starts later has not seen what changed before.
+            and not packets.changes_setup
+            # What precedes the first key frame cannot be decoded.
+            and bool(packets.are_keys[0])
+            and packets.pts[0] == packets.pts.min()
+            # Some writers store the order of decoding as the order of presentation.
+            and (packets.are_reordered or not self._codec.has_b_frames)
+        )
+        # The presentation timestamp of each frame, and the frames where decoding may start.
+        self._times = np.sort(packets.pts[packets.are_shown]).tolist() if is_timed else None
+        if is_timed:
+            key_times = packets.pts[packets.are_shown & packets.are_keys]
+            self._key_frames = sorted({0, *np.searchsorted(self._times, key_times).tolist()})
+
+    def _count_missing(self, packets: _Packets) -> int:
+        """
+        How many frames are lost at the end of the file. Raises an error where frames are lost, but it is not known
+        how many, or which.
+        """
+        container_format, entries = self._container.format.name, self._stream.index_entries
+        num_whole, num_listed = packets.num_whole, len(entries)
+        if num_listed > num_whole:  # Empty ones are no frames.
+            num_listed = sum(1 for entry in entries if entry.size)
+        num_promised = max(len(packets.pts), num_listed)
+        is_known = container_format == _MP4 and not self._layout.is_fragmented
+        if self._layout.is_cut and container_format == "avi":
+            # The header may count frames that the encoder left out, so that alone is no proof.
+            num_promised = max(num_promised, self._stream.frames)
+            is_known = self._stream.frames > 0
+        elif self._layout.is_cut and container_format == _MATROSKA:
+            num_promised = max(num_whole + 1, round((self._container.duration or 0) / 1e6 * self._header_fps))
+            is_known = num_promised > num_whole + 1
+        left = f"{num_whole} of {num_promised}" if num_promised > num_whole else f"only {num_whole}"
+        self._loss = f"the file is damaged or cut short; {left} frames are left"
+        if not is_known and (num_promised > num_whole or self._layout.is_cut):
+            raise self._error(self._loss)
+        return num_promised - num_whole
+
+    def _describe(self, num_frames: int, time_line: _TimeLine | None, num_missing: int = 0) -> None:
+        """Describe the video as one of so many frames, of which some may be missing at the end."""
+        if num_frames == 0:
+            raise self._error("the video stream has no frame that can be decoded")
+        time_base = self._stream.time_base
+        times = None if time_line is None else time_line.ticks * time_base.numerator / time_base.denominator
+        span_sec = 0.0 if times is None else float(times[-1])
+        fps = self._header_fps
+        # The header's rate may be a guess. Where the timestamps bear it out, it is the one without rounding errors.
+        if num_frames > 1 and span_sec and abs(fps * span_sec - (num_frames - 1)) > 1.5:
+            fps = (num_frames - 1) / span_sec
+        total = num_frames + num_missing
+        if fps:
+            known = np.zeros(1) if times is None else times
+            times = np.r_[known, known[-1] + np.arange(1, total - len(known) + 1) / fps]
+        self.metadata = TimedVideoMetadata(
+            total_num_frames=total,
+            fps=fps or None,
+            duration=total / fps if fps else None,
+            video_backend="pyav",
+            frame_times=times,
+            is_joined=time_line is not None and time_line.is_joined,
+        )
+        if (self.metadata.duration or 0) > self._limits.max_duration_sec:
+            limit = self._limits.max_duration_sec
+            raise self._refuse(f"it lasts {self.metadata.duration:,.1f} s or more, max_duration_sec is {limit:,}")
 
     def _set_threads(self) -> None:
         """Let FFmpeg use all cores, but one in a `DataLoader` worker, and no frame threads where they are not safe."""
         self._stream.thread_type = "AUTO" if self._has_frame_threads else "SLICE"
         if get_worker_info() is not None:
             self._codec.thread_count = 1
+
+    def _read_by_runs(self, numbers: list[int], min_skip: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Decode what the numbers need only, with seeks over `min_skip` frames or more."""
+        for start, run in _plan_runs(numbers, self._key_frames, min_skip):
+            yield from self._read_by_time(run, start)
 
     def _read_by_time(self, numbers: list[int], start: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """Decode up to the last number, where timestamps tell which packet is which frame.
@@ -445,7 +598,7 @@ class _VideoReader:
                 is decoded from frame 0.
         """
         with self._reporting_errors():
-            self._position = start or 0
+            self._begin(start or 0)
             wanted = set(numbers)
             expected: list[int] = []  # a heap: the frames that the decoder has yet to show
             for packet in self._choose_packets(numbers, start, expected):
@@ -456,7 +609,7 @@ class _VideoReader:
                     number = heappop(expected) if expected else None
                     if number is None or frame.pts != self._times[number]:
                         raise self._error("a frame is missing")
-                    self._check_frame(frame, is_first_after_seek=self._position == start != 0)
+                    self._check_frame(frame, number in wanted, is_first_after_seek=self._position == start != 0)
                     self._position = number + 1
                     if number in wanted:
                         wanted.remove(number)
@@ -477,36 +630,41 @@ class _VideoReader:
                 heappush(expected, number)
             yield packet
             # After what should be the last frame of all, the end has to follow.
-            if not unsent and numbers[-1] < len(self._times) - 1:
+            if numbers and not unsent and numbers[-1] < len(self._times) - 1:
                 break
         yield None
 
-    def _read_by_counting(self, numbers: list[int], num_read: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """Decode from the start to the last number, where only counting tells which frame it is; the first `num_read`
-        have been read already."""
+    def _read_by_counting(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Decode from the start to the last number, where only counting tells which frame it is."""
         with self._reporting_errors():
-            self._position = 0
-            decoded = _Timestamps()
-            wanted = set(numbers[num_read:])
+            self._begin(0)
+            times, durations = [], []
+            wanted = set(numbers)
             total = self.metadata.total_num_frames
             for packet in itertools.chain(self._packets_from(0), [None]):
                 for frame in self._codec.decode(packet):
-                    self._check_frame(frame)
-                    frame_time = frame.dts if frame.pts is None else frame.pts
-                    decoded.append(frame_time, frame_time, frame.duration)
+                    self._check_frame(frame, self._position in wanted)
+                    times.append(frame.dts if frame.pts is None else frame.pts)
+                    durations.append(frame.duration)
                     if self._position in wanted:
                         yield self._position, self._to_array(frame)
                     self._position += 1
                     # After what should be the last frame of all, the end has to follow.
-                    if numbers[-1] < self._position < total:
+                    if numbers and numbers[-1] < self._position < total:
                         return
             if self._position != total:
-                if self._has_frame_threads:
+                if self._has_frame_threads or self._is_rewindable or self._num_certain is not None:
                     raise self._error("frames are missing")
-                self._set_num_frames(self._position, decoded)
+                self._describe(self._position, _TimeLine.of_frames(times, durations))
                 raise _FrameCountError(
                     f"{self.name}: {self._position} frames decoded, where there are {total} packets."
                 )
+
+    def _begin(self, start: int) -> None:
+        """Forget what was decoded before."""
+        self._position = start
+        self._is_damaged = False
+        self._first_frame = None
 
     def _packets_from(self, start: int) -> Iterator[Any]:
         """Yield the packets from frame 0 or a key frame to the end."""
@@ -514,18 +672,19 @@ class _VideoReader:
             self._container.seek(self._times[start], stream=self._stream)
             yield from itertools.dropwhile(lambda packet: packet.pts != self._times[start], self._demux())
             return
-        packets = iter(())
-        if self._has_unique_times and self._container.format.name in _REWINDABLE_FORMATS:
-            self._container.seek(self._first_packet[0], stream=self._stream)
-            packets = self._demux()
-        first = next(packets, None)
+        packets, first = self._demux(), None
+        if self._is_rewindable:
+            # Where no key frame is marked, there is nothing to go to; and some things are given only once.
+            with contextlib.suppress(self._av.FFmpegError):
+                self._container.seek(self._first_packet[0], stream=self._stream)
+                first = next(packets, None)
         if first is None or _identify(first) != self._first_packet:
             self._open_container()
             self._set_threads()
-            yield from self._demux()
+            packets = self._demux()
         else:
             yield first
-            yield from packets
+        yield from packets
 
     def _demux(self) -> Iterator[Any]:
         """Yield packets from where the container stands, without empty ones: decoders take them for the end."""
@@ -534,70 +693,65 @@ class _VideoReader:
             if packet.size:
                 yield packet
 
-    def _check_frame(self, frame: Any, is_first_after_seek: bool = False) -> None:
+    def _check_frame(self, frame: Any, is_wanted: bool, is_first_after_seek: bool = False) -> None:
         """Refuse a frame whose damage the decoder has concealed, and one that is nothing to start from."""
-        if frame.is_corrupt:
-            raise self._error("a frame is damaged")
+        self._num_pixels += frame.width * frame.height
+        self._check_num_pixels(self._num_pixels)
+        if self._position == 0:
+            self._first_frame = frame
+        is_key_frame = frame.key_frame and frame.pict_type == self._av.video.frame.PictureType.I
         # Some containers also mark frames that later ones cannot do with alone, such as the start of an intra refresh.
-        if is_first_after_seek and not (frame.key_frame and frame.pict_type == self._av.video.frame.PictureType.I):
+        if is_first_after_seek and not is_key_frame:
             raise self._error("a key frame cannot be decoded by itself")
+        # What follows a key frame refers to nothing before it.
+        self._is_damaged = frame.is_corrupt or (self._is_damaged and not is_key_frame)
+        if self._is_damaged and is_wanted:
+            raise self._error("a frame is damaged")
 
     def _to_array(self, frame: Any) -> np.ndarray:
         """Convert an `av.VideoFrame` to upright uint8 RGB of shape (height, width, 3)."""
         try:
+            if self._converter.height is None:
+                self._find_size(frame)
             picture = self._converter.convert(frame)
+        except VideoDecodeError:
+            raise
         except ValueError as error:
-            raise self._error(str(error)) from error
+            raise self._refuse(str(error)) from error
         self.metadata.height, self.metadata.width = self._converter.height, self._converter.width
         return picture
 
-    def _set_num_frames(self, total: int, shown: _Timestamps) -> None:
-        """Describe the video as one of `total` frames with these timestamps."""
-        if total == 0:
-            raise self._error("the video stream has no frame that can be decoded")
-        container_format = self._container.format
-        # Matroska has none; FFmpeg makes them up, and not always in order.
-        orders_by_dts = container_format.name != "matroska,webm"
-        time_base = self._stream.time_base
-        max_step = _MAX_STEP_SEC / time_base if container_format.flags & _FORMAT_OF_JOINED_FILES else math.inf
-        ticks, is_joined = shown.line_up(orders_by_dts, float(max_step))
-        times = None if ticks is None else ticks * time_base.numerator / time_base.denominator
-        span_sec = 0.0 if times is None else float(times[-1])
-        fps = self._header_fps
-        # The header's rate may be a guess. Where the timestamps bear it out, it is the one without rounding errors.
-        if total > 1 and span_sec and abs(fps * span_sec - (total - 1)) > 1.5:
-            fps = (total - 1) / span_sec
-        if times is None and fps:
-            times = np.arange(total) / fps
-        self.metadata = TimedVideoMetadata(
-            total_num_frames=total,
-            fps=fps or None,
-            duration=total / fps if fps else None,
-            video_backend="pyav",
-            frame_times=times,
-            is_joined=is_joined,
-        )
-        if (self.metadata.duration or 0) > self._limits.max_duration_sec:
-            self._refuse_duration(self.metadata.duration)
-
-    def _refuse_duration(self, duration_sec: float) -> None:
-        limit = self._limits.max_duration_sec
-        raise self._error(f"it lasts {float(duration_sec):,.1f} s or more, max_duration_sec is {limit:,}")
+    def _find_size(self, frame: Any) -> None:
+        """All frames get the size of the first, which may not be the size of the first one wanted."""
+        first, size = self._first_frame, (frame.width, frame.height)
+        if first is not None and (first.width, first.height) != size:
+            self._converter.convert(first)
+        if first is None and size != self._opened_size:
+            raise self._error("the size of the first frame is not known")
+        self._first_frame = None
 
     def _check_time(self) -> None:
-        if time.monotonic() > self._deadline:
-            raise self._error(f"decoding takes longer than max_decode_sec={self._limits.max_decode_sec}")
+        if time.monotonic() > self._source.deadline:
+            raise self._refuse(f"decoding takes longer than max_decode_sec={self._limits.max_decode_sec}")
 
-    def _check_complete(self, packets: _Packets) -> None:
-        """Refuse a file that was cut short, as far as its container can tell."""
-        num_listed = len(self._stream.index_entries)
-        promised = max(self._stream.frames, num_listed)
-        num_whole = packets.num_whole
-        # The header may count frames that the encoder left out, so that alone is no proof.
-        is_cut = self._is_short and num_whole < (self._stream.frames or num_whole + 1)
-        if num_whole < max(len(packets.times), num_listed) or is_cut:
-            left = f"{num_whole} of {promised}" if promised > num_whole else f"only {num_whole}"
-            raise self._error(f"the file is damaged or cut short; {left} frames are left")
+    def _check_num_pixels(self, num_pixels: int) -> None:
+        num_bytes = self._layout.num_bytes
+        if num_pixels > max(_FREE_PIXELS, num_bytes * self._limits.max_pixels_per_byte):
+            raise self._refuse(
+                f"{num_pixels:,} pixels or more are to be decoded from {num_bytes:,} bytes, max_pixels_per_byte is "
+                f"{self._limits.max_pixels_per_byte:,}"
+            )
+
+    def _watch(self, chunk: bytes) -> None:
+        """Look at the clock and, while FFmpeg learns about the file, at what it has been given to read."""
+        self._check_time()
+        if self._opening_since is None:
+            return
+        self._num_tags += sum(map(chunk.count, _TAG_MARKS))
+        if self._num_tags > _MAX_TAGS:
+            raise self._refuse(f"its metadata have more than {_MAX_TAGS:,} tags")
+        if time.thread_time() - self._opening_since > _MAX_OPEN_SEC:
+            raise self._refuse(f"to open it takes more than {_MAX_OPEN_SEC} s")
 
     @contextlib.contextmanager
     def _reporting_errors(self) -> Iterator[None]:
@@ -607,54 +761,73 @@ class _VideoReader:
         except VideoDecodeError:
             raise
         # Damage also shows as Python's own errors: an offset before the file's start, a stream that appears late.
-        except (self._av.FFmpegError, OSError, ValueError, LookupError) as error:
+        except (self._av.FFmpegError, OSError, ValueError, LookupError, MemoryError) as error:
             self._check_time()
-            reason = getattr(error, "strerror", None) or str(error)
-            if self._container is not None and self._codec is not None and self._codec.width == 0:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if self._layout is not None and self._layout.is_animated_webp:
+                reason = "animated WebP cannot be decoded"
+            elif self._container is not None and self._codec is not None and self._codec.width == 0:
                 reason += f" (a picture of more than max_pixels={self._limits.max_pixels:,} is refused)"
             raise self._error(reason) from error
+
+    def _refuse(self, reason: str) -> VideoDecodeError:
+        """An error that no other way of reading avoids."""
+        self._is_refused = True
+        return self._error(reason)
 
     def _error(self, reason: str) -> VideoDecodeError:
         """Name the source and how far decoding has come."""
         progress = ""
         if self._position is not None:
             progress = f"; {self._position} of {self.metadata.total_num_frames} frames decoded"
-        return VideoDecodeError(f"{self.name}: {reason}{progress}.")
+        return self._source.error(f"{reason}{progress}")
 
 
-class _TimedFile:
-    """A file that a clock is looked at before each read, so that FFmpeg stops searching it when time is over."""
+class _WatchedFile:
+    """A file without a name, of which each read is seen."""
 
-    def __init__(self, file: BinaryIO, check_time: Callable[[], None]):
+    def __init__(self, file: BinaryIO, watch: Callable[[bytes], None]):
         self._file = file
-        self._check_time = check_time
+        self._watch = watch
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int) -> bytes:
-        self._check_time()
-        return self._file.read(size)
+        chunk = self._file.read(size)
+        self._watch(chunk)
+        return chunk
 
 
-def _identify(packet: Any) -> tuple[int | None, int | None, int | None]:
-    """What tells a packet from the others: presentation and decoding timestamps, place in the file."""
-    return packet.pts, packet.dts, packet.pos
+class _FilePart(io.RawIOBase):
+    """The bytes of a file from `start` to `end`, as a file."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int):
+        self._file, self._start, self._size = file, start, end - start
+        self._position = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = (0, self._position, self._size)[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._start + self._position)
+        chunk = self._file.read(max(0, min(len(buffer), self._size - self._position)))
+        buffer[: len(chunk)] = chunk
+        self._position += len(chunk)
+        return len(chunk)
 
 
-def _is_timed(stream: Any, packets: _Packets) -> bool:
-    """Tell whether the n-th presentation timestamp is sure to be that of the n-th frame, so that seeking is exact."""
-    times = np.asarray(packets.times)
-    return (
-        stream.container.format.name in _TIMED_FORMATS
-        and stream.codec_context.codec.canonical_name in _ONE_FRAME_PER_PACKET
-        and packets.are_timed
-        and len(packets.shown.pts) > 0
-        and len(np.unique(times)) == len(times)
-        # What precedes the first key frame cannot be decoded.
-        and packets.starts_with_key_frame
-        and times[0] == times.min()
-        # Some writers store the order of decoding as the order of presentation.
-        and bool((np.diff(times) < 0).any() or not stream.codec_context.has_b_frames)
-    )
+def _identify(packet: Any) -> tuple:
+    """What tells a packet from the others: timestamps, place in the file, and what is given with it only once."""
+    return packet.pts, packet.dts, packet.pos, [bytes(side_data) for side_data in packet.iter_sidedata()]
 
 
 def _plan_runs(numbers: list[int], key_frames: list[int], min_frames_to_skip: int) -> list[tuple[int, list[int]]]:
@@ -691,95 +864,271 @@ def _is_disposable(packet: Any, nal_length_size: int) -> bool:
     return start == len(data)
 
 
-def _is_short(file: BinaryIO) -> bool:
-    """Tell whether a file is shorter than its parts declare, where FFmpeg takes such an end for a proper one."""
-    num_bytes_there = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    head = file.read(4096)
-    if head[:4] == b"\x1aE\xdf\xa3":
-        return _is_short_matroska(head, num_bytes_there)
-    if head[:4] == b"RIFF":
-        return num_bytes_there < 8 + int.from_bytes(head[4:8], "little")
-    return head[4:8] == b"ftyp" and _is_short_fragmented_mp4(file, num_bytes_there)
+class _Layout:
+    """
+    What the structure of a file tells before FFmpeg reads it.
 
+    Attributes:
+        num_bytes: Of the file.
+        num_samples, num_entries: How many samples the boxes of an mp4 claim, and how many entries FFmpeg's index of
+            them would have.
+        is_fragmented: Whether it is an mp4 in fragments, whose frames no table lists before they come.
+        is_cut: Whether the end of the frames is missing, where FFmpeg takes such an end for a proper one.
+        is_animated_webp: Which is a format that FFmpeg does not read.
+    """
 
-def _is_short_matroska(head: bytes, num_bytes_there: int) -> bool:
-    end = 0
-    # The file is two elements: identifier, size, body. The leading zeros of a size tell how many bytes it takes.
-    for identifier in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):
-        start = end + len(identifier)
-        if head[end:start] != identifier:
+    _BEFORE_FRAMES = (b"moof", b"mdat", b"styp", b"sidx", b"emsg", b"prft")
+    _CLUSTER = b"\x1fC\xb6u"
+
+    def __init__(self, file: BinaryIO, check_time: Callable[[], None]):
+        self._file = file
+        self._check_time = check_time
+        self.num_bytes = file.seek(0, os.SEEK_END)
+        self.num_samples = self.num_entries = 0
+        self.is_fragmented = self.is_cut = False
+        head = self._read(0, 32)
+        self.is_animated_webp = head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+        if head[:4] == b"RIFF":
+            size = int.from_bytes(head[4:8], "little")
+            # Written to a pipe, it is not known; and a last byte that pads may be missing.
+            self.is_cut = self.num_bytes + 1 < 8 + size < 2**31
+        elif head[:4] == b"\x1aE\xdf\xa3":
+            self.is_cut = self._ends_in_frames()
+        else:
+            self._read_boxes()
+
+    def _read(self, start: int, size: int) -> bytes:
+        self._check_time()
+        self._file.seek(start)
+        return self._file.read(size)
+
+    def _read_boxes(self) -> None:
+        """Look at the boxes of an mp4, or of what may be one."""
+        start, is_complete = 0, False
+        while self.num_bytes - start >= 8:
+            head = self._read(start, 16)
+            size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if size == 1:  # for one of eight bytes behind the kind; 0 for all that is left
+                size = int.from_bytes(head[8:], "big")
+            size = size or self.num_bytes - start
+            if size < 8:
+                return
+            if kind not in (b"mdat", b"free", b"skip", b"wide", b"uuid") and size < _MAX_HEADER_BYTES:
+                self._count_samples(self._read(start, size))
+            self.is_fragmented |= kind == b"moof"
+            is_complete |= kind == b"mfra"
+            start += size
+            self.is_cut = start > self.num_bytes and kind in self._BEFORE_FRAMES
+        tail = self._read(start, 8) if start < self.num_bytes else b""
+        # What is behind the last box is the beginning of another one, or was never part of the video.
+        if tail[:1] == b"\0" and (len(tail) < 4 or any(tail[:4])):
+            self.is_cut = any(kind.startswith(tail[4:]) for kind in self._BEFORE_FRAMES)
+        self.is_cut &= self.is_fragmented and not is_complete
+
+    def _count_samples(self, data: bytes) -> None:
+        self.is_fragmented |= b"mvex" in data
+        for track in data.split(b"trak"):
+            num_samples = sum(_find_numbers(track, b"stsz", 12) + _find_numbers(track, b"stz2", 12))
+            num_samples += sum(_find_numbers(track, b"trun", 8))
+            handlers = _find_numbers(track, b"hdlr", 12)
+            is_sound = int.from_bytes(b"soun", "big") in handlers and int.from_bytes(b"vide", "big") not in handlers
+            # Of sound of which each sample lasts one tick, FFmpeg's index has chunks, not samples.
+            if is_sound and {*_find_numbers(track, b"stts", 8), *_find_numbers(track, b"stts", 16)} == {1}:
+                continue
+            self.num_samples += num_samples
+            self.num_entries += num_samples * max(1, *_find_numbers(track, b"elst", 8), 1)
+
+    def _ends_in_frames(self) -> bool:
+        """Whether a Matroska file that is shorter than it says ends before the last of its clusters does."""
+        _, end_of_header = self._read_element(0)
+        kind, end_of_segment = self._read_element(end_of_header or 0)
+        if kind != b"\x18S\x80g" or (end_of_segment or 0) <= self.num_bytes:
             return False
-        num_bytes = 9 - head[start].bit_length()
+        start, has_clusters = self._body, False
+        while start is not None and start < self.num_bytes:
+            kind, start = self._read_element(start)
+            has_clusters |= kind == self._CLUSTER
+        return start is None or kind == self._CLUSTER or not has_clusters
+
+    def _read_element(self, start: int) -> tuple[bytes, int | None]:
+        """Identifier and end of an EBML element, `None` where that is not known."""
+        head = self._read(start, 16)
+        # The leading zeros of the first byte of identifier and size tell how many bytes they take.
+        length = 9 - head[0].bit_length() if head else 9
+        identifier, size = head[:length], head[length:]
+        num_bytes = 9 - size[0].bit_length() if size else 9
+        self._body = start + length + num_bytes
         unknown = 2 ** (7 * num_bytes) - 1
-        size = int.from_bytes(head[start : start + num_bytes], "big") & unknown
-        end = start + num_bytes + size
-    return size != unknown and num_bytes_there < end
+        value = int.from_bytes(size[:num_bytes], "big") & unknown
+        is_known = num_bytes <= len(size) and value != unknown
+        return identifier, self._body + value if is_known else None
 
 
-def _is_short_fragmented_mp4(file: BinaryIO, num_bytes_there: int) -> bool:
-    """Whether the last fragment, whose frames no table lists before it, is cut."""
-    start, is_fragmented = 0, False
-    while num_bytes_there - start >= 8:
-        file.seek(start)
-        header = file.read(16)
-        # A size of 1 stands for one of eight bytes behind the type, and 0 for all that is left.
-        size = int.from_bytes(header[:4], "big")
-        size = int.from_bytes(header[8:], "big") if size == 1 else size
-        is_fragmented |= header[4:8] == b"moof"
-        if size < 8 or start + size > num_bytes_there:
-            return is_fragmented and size != 0 and header[4:8] in (b"moof", b"mdat")
-        start += size
-    return is_fragmented and start < num_bytes_there
+def _find_numbers(data: bytes, kind: bytes, offset: int) -> list[int]:
+    """The numbers of four bytes that are found so far behind each place where a kind of box is named."""
+    numbers, place = [], data.find(kind)
+    while place >= 0:
+        numbers.append(int.from_bytes(data[place + offset : place + offset + 4], "big"))
+        place = data.find(kind, place + 4)
+    return numbers
 
 
 @contextlib.contextmanager
 def _open_video(
     source: VideoSource, choose_region: ChooseRegion | None = None, limits: DecodeLimits | None = None
 ) -> Iterator[_VideoReader]:
-    """Open any source as one seekable binary file, so that FFmpeg reads all of them in the same way."""
     with contextlib.ExitStack() as stack:
-        if isinstance(source, bytes):
-            file, name = io.BytesIO(source), None
-        elif hasattr(source, "read"):
-            file, name = source, getattr(source, "name", None)
-        elif str(source).startswith(("http://", "https://")):
-            file, name = stack.enter_context(tempfile.TemporaryFile()), str(source)
-            _download(name, file)
-        else:
-            name = os.fspath(source)
-            part = _PART_OF_FILE.fullmatch(name)
-            try:
-                file = stack.enter_context(open(part[3] if part else name, "rb"))
-                if part:
-                    start, end = int(part[1]), int(part[2])
-                    file.seek(start)
-                    file = io.BytesIO(file.read(end - start))
-            except OSError as error:
-                raise VideoDecodeError(f"{name}: {error.strerror}.") from error
-        if not file.seekable():
-            file = io.BytesIO(file.read())
-        num_bytes = file.seek(0, os.SEEK_END)
-        name = name if isinstance(name, str) else f"<{num_bytes} bytes>"
-        if num_bytes == 0:
-            raise VideoDecodeError(f"{name}: there is nothing in it.")
-        video = _VideoReader(file, name, choose_region, limits or DecodeLimits())
+        opened = _Source(source, limits or DecodeLimits())
+        opened.open(stack)
+        video = _VideoReader(opened, choose_region)
         stack.callback(video.close)
         video.open()
         yield video
 
 
-def _download(url: str, file: BinaryIO) -> None:
-    """Copy what is behind a URL into a file. FFmpeg opens URLs too, but not every build of it speaks https."""
-    from huggingface_hub.utils import httpx
+class _Source:
+    """
+    Any source as one seekable binary file, so that FFmpeg reads all of them in the same way.
 
-    try:
-        with httpx.stream("GET", url, follow_redirects=True) as response:
-            response.raise_for_status()
-            for chunk in response.iter_bytes():
-                file.write(chunk)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise VideoDecodeError(f"{url}: {error}") from error
+    Attributes:
+        file: Open after `open`.
+        name: What errors call it, in characters that can be printed.
+        deadline: Of the monotonic clock, for reading and decoding together.
+    """
+
+    def __init__(self, source: VideoSource, limits: DecodeLimits):
+        self.limits = limits
+        self.deadline = time.monotonic() + (limits.max_decode_sec or math.inf)
+        self._source = source
+        is_file = hasattr(source, "read")
+        name = getattr(source, "name", None) if is_file else source
+        if isinstance(name, (str, os.PathLike)):
+            name = os.fsdecode(name).encode(errors="backslashreplace").decode()[:_MAX_NAME_LENGTH]
+        elif is_file or isinstance(source, (bytes, bytearray, memoryview)):
+            name = None
+        else:
+            raise ValueError(f"A video must be a path, a URL, bytes or a binary file, got {type(source).__name__}.")
+        self.name = name or "<file>"
+
+    def open(self, stack: contextlib.ExitStack) -> None:
+        """Open the file, or copy what comes from elsewhere, until `stack` closes it."""
+        try:
+            self.file = self._open(stack)
+            num_bytes = self.file.seek(0, os.SEEK_END)
+        except VideoDecodeError:
+            raise
+        except (OSError, ValueError) as error:
+            hint = "; of addresses, those of http and https are opened" if "://" in self.name else ""
+            raise self.error(f"{getattr(error, 'strerror', None) or error}{hint}") from error
+        if self.name == "<file>":
+            self.name = f"<{num_bytes} bytes>"
+        if num_bytes == 0:
+            raise self.error("there is nothing in it")
+
+    def error(self, reason: str) -> VideoDecodeError:
+        return VideoDecodeError(f"{self.name}: {reason}.")
+
+    def _open(self, stack: contextlib.ExitStack) -> BinaryIO:
+        source = self._source
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return io.BytesIO(source)
+        if isinstance(source, io.TextIOBase):
+            raise ValueError("the file is open as text; open it with mode='rb'")
+        if hasattr(source, "read"):
+            is_seekable = getattr(source, "seekable", bool)()
+            return source if is_seekable else self._receive(stack, lambda: _read_chunks(source))
+        path = os.fsdecode(source)
+        scheme, _, place = path.partition("://")
+        if scheme.lower() in ("http", "https"):
+            return self._download(stack, path)
+        if scheme.lower() == "file":
+            path = url2pathname(place.removeprefix("localhost"))
+        elif path.startswith("~") and not os.path.lexists(path):
+            path = os.path.expanduser(path)
+        part = _PART_OF_FILE.fullmatch(path)
+        if part:
+            path, start, end = part[3], int(part[1]), int(part[2])
+        elif stat.S_ISFIFO(os.stat(path).st_mode):
+            return self._receive(stack, lambda: _read_chunks(open(path, "rb", buffering=0)))
+        file = stack.enter_context(open(path, "rb"))  # noqa: SIM115 (the stack closes it)
+        if not file.seekable():
+            return self._receive(stack, lambda: _read_chunks(file))
+        if not part:
+            return file
+        num_bytes = file.seek(0, os.SEEK_END)
+        if not start < (end or num_bytes) <= num_bytes:
+            raise ValueError(f"the file has {num_bytes:,} bytes, and no part from {start:,} to {end:,}")
+        return _FilePart(file, start, end or num_bytes)
+
+    def _download(self, stack: contextlib.ExitStack, url: str) -> BinaryIO:
+        """Copy what is behind a URL. FFmpeg opens URLs too, but not every build of it speaks https."""
+        from huggingface_hub.utils import httpx
+
+        def read() -> Iterator[bytes]:
+            with httpx.stream("GET", url, follow_redirects=True) as response:
+                response.raise_for_status()
+                if int(response.headers.get("content-length", 0)) > self.limits.max_file_bytes:
+                    raise self.error(f"it has more bytes than max_file_bytes={self.limits.max_file_bytes:,}")
+                yield from response.iter_bytes()
+
+        deadline = time.monotonic() + self.limits.max_download_sec
+        for is_last_try in (False, True):
+            try:
+                return self._receive(stack, read, deadline, math.inf)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                status = getattr(getattr(error, "response", None), "status_code", None)
+                if is_last_try or (status or 500) < 500:
+                    raise self.error(f"{error}{' (twice)' if is_last_try else ''}") from error
+
+    def _receive(
+        self,
+        stack: contextlib.ExitStack,
+        make_chunks: Callable[[], Iterator[bytes]],
+        download_deadline: float = math.inf,
+        max_silence: float = _MAX_SILENCE_SEC,
+    ) -> BinaryIO:
+        """Copy bytes that come from elsewhere, in time or not at all: what waits for ever is left to a thread."""
+        limit, deadline = min(
+            ("max_decode_sec", self.deadline), ("max_download_sec", download_deadline), key=operator.itemgetter(1)
+        )
+        chunks = queue.Queue(maxsize=4)
+        threading.Thread(target=_send_chunks, args=(make_chunks, chunks), daemon=True).start()
+        file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise self.error(f"it takes longer to arrive than {limit}={getattr(self.limits, limit)}")
+            try:
+                chunk = chunks.get(timeout=min(left, max_silence))
+            except queue.Empty:
+                if left > max_silence:
+                    raise self.error(f"nothing comes for {max_silence} s") from None
+                continue
+            if isinstance(chunk, Exception):
+                raise chunk
+            if not chunk:
+                return file
+            file.write(chunk)
+            if file.tell() > self.limits.max_file_bytes:
+                raise self.error(f"it has more bytes than max_file_bytes={self.limits.max_file_bytes:,}")
+
+
+def _send_chunks(make_chunks: Callable[[], Iterator[bytes]], chunks: queue.Queue) -> None:
+    """Put chunks into a queue, then an empty one or an error, unless nobody takes them any more."""
+    with contextlib.suppress(queue.Full):
+        try:
+            for chunk in itertools.chain(filter(None, make_chunks()), [b""]):
+                chunks.put(chunk, timeout=_MAX_SILENCE_SEC)
+        except queue.Full:
+            raise
+        except Exception as error:
+            chunks.put(error, timeout=_MAX_SILENCE_SEC)
+
+
+def _read_chunks(file: BinaryIO) -> Iterator[bytes]:
+    read = getattr(file, "read1", file.read)
+    while chunk := read(2**16):
+        yield chunk
 
 
 def _import_av() -> Any:
