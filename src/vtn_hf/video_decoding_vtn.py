@@ -412,6 +412,9 @@ class _VideoReader:
         """Close the container, but not the file."""
         if self._container is not None:
             self._container.close()
+        # PyAV reads through a file that knows this reader. Left to garbage collection, the decoder's threads would be
+        # waited for in whichever process collects: for ever, if that is a fork.
+        self._container = self._stream = self._codec = None
 
     def choose(self, sample_indices: SampleIndices | None) -> list[int]:
         """Ask for frame numbers and check them against the number of frames."""
