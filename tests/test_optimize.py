@@ -1,6 +1,7 @@
 """The faster model computes the same from the same weights, is trained and saved as the other, and is never wrong."""
 
 import copy
+import gc
 import pickle
 import warnings
 from functools import cache
@@ -11,7 +12,9 @@ import torch
 from test_backbones import BACKBONES, make_frames, skip_without_timm
 from torch import nn
 
+import vtn_hf
 from vtn_hf import VTNForVideoClassification, VTNModel, optimize
+from vtn_hf.optimization import optimize_once
 from vtn_hf.optimization.replacement import Replacement
 
 
@@ -537,3 +540,44 @@ def test_whoever_listens_hears_no_trial():
     assert not heard
     compute_logits(fast)
     assert heard == [1, 1]
+
+
+# Called for every video
+
+
+def test_optimised_once_as_long_as_the_model_is_the_same():
+    model = make("vit")
+    fast = optimize_once(model)
+    assert find_replaced(fast) == {"ClassTokenOnly", "Folded"}
+    with torch.no_grad():
+        model.classifier.dense.weight.mul_(2)
+    assert optimize_once(model) is fast and optimize_once(fast) is fast
+    assert_same_logits(fast, model)
+
+
+@pytest.mark.parametrize("change", ["exchanged", "listened_to", "moved", "trained"])
+def test_optimised_again_when_the_model_is_another(change):
+    model = make("vit")
+    fast = optimize_once(model)
+    if change == "exchanged":
+        model.vtn.backbone = make("dinov2").vtn.backbone
+    elif change == "listened_to":
+        model.vtn.projection.register_forward_hook(lambda module, args, output: 2 * output)
+    elif change == "moved":
+        model.double()
+    else:
+        model.train()
+    again = optimize_once(model)
+    assert again is not fast and again.training == model.training
+    if change != "moved":
+        model.eval(), again.eval()
+        assert_same_logits(again, model)
+
+
+def test_models_that_are_gone_are_forgotten():
+    model = make("vit")
+    optimize_once(model)
+    known = len(vtn_hf.optimization._OPTIMIZED)
+    del model
+    gc.collect()
+    assert len(vtn_hf.optimization._OPTIMIZED) == known - 1

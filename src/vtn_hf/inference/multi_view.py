@@ -12,6 +12,7 @@ import torch
 
 from ..frame_sampling_vtn import sample_clips
 from ..modeling_vtn import VTNForVideoClassification
+from ..optimization import optimize_once
 from ..video_decoding_vtn import TimedVideoMetadata, VideoDecodeError, VideoSource
 from ..video_processing_vtn import VTNVideoProcessor, load_video
 from .whole_video import to_scores
@@ -91,17 +92,21 @@ class MultiView:
 
 
 @torch.no_grad()
-def score_views(model: VTNForVideoClassification, views: dict[str, torch.Tensor]) -> torch.Tensor:
+def score_views(
+    model: VTNForVideoClassification, views: dict[str, torch.Tensor], *, optimize: bool = True
+) -> torch.Tensor:
     """
     Class probabilities of a video, averaged over its views.
 
     Args:
         model ([`VTNForVideoClassification`]): In eval mode.
         views (`dict`): What [`MultiView.load`] gives, on the device of the model.
+        optimize (`bool`, *optional*, defaults to `True`): Whether to compute with `vtn_hf.optimize(model)`.
 
     Returns:
         `torch.Tensor` of shape `(num_labels,)`: The mean of the softmax (of the sigmoid, for a multi-label model).
     """
+    model = optimize_once(model) if optimize else model
     features = model.vtn.get_frame_features(views["pixel_values"])
     # (crops, clips, frames, features) to (crops * clips, frames, features)
     features = features[:, views["frames"]].flatten(0, 1)

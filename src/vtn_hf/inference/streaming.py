@@ -16,6 +16,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..modeling_vtn import VTNForVideoClassification
+from ..optimization import optimize_once
 from ..video_processing_vtn import VTNVideoProcessor
 from .repeats import RepeatFinder
 from .whole_video import check_frame, encode_pictures, to_picture, to_scores
@@ -126,6 +127,7 @@ class StreamingClassifier:
             only every other one is taken.
         fps (`float`, *optional*): Frames per second of the videos that the model was trained on. With it and with
             times, the position of a frame is its time, and dropped frames leave a gap; without, frames are counted.
+        optimize (`bool`, *optional*, defaults to `True`): Whether to compute with `vtn_hf.optimize(model)`.
         repeat_threshold (`float`, *optional*): As in [`encode_video`]. A frame with the very pixels of the one before
             shares its features in any case.
 
@@ -160,6 +162,7 @@ class StreamingClassifier:
         memory: str = "last",
         fps: float | None = None,
         repeat_threshold: float | None = None,
+        optimize: bool = True,
     ):
         if model.training:
             raise ValueError("The model is in training mode; call `model.eval()` first.")
@@ -176,6 +179,7 @@ class StreamingClassifier:
         if fps is not None and not 0 < fps < math.inf:
             raise ValueError(f"`fps` must be positive, got {fps}.")
         self.model = model
+        self.optimize = optimize
         self.processor = processor
         self.predict_every = predict_every
         self.memory = memory
@@ -183,6 +187,10 @@ class StreamingClassifier:
         self.repeat_threshold = repeat_threshold
         RepeatFinder(repeat_threshold)  # checks it
         self._streams = [self._make_stream() for _ in range(num_streams)]
+
+    @property
+    def _faster_model(self) -> VTNForVideoClassification:
+        return optimize_once(self.model) if self.optimize else self.model
 
     @property
     def _feature_shape(self) -> tuple[int, ...]:
@@ -325,7 +333,7 @@ class StreamingClassifier:
                 num_size_changes=stream.num_size_changes + has_changed,
             )
         for group in new.values():
-            features = encode_pictures(self.model, pixels, [picture for _, picture in group])
+            features = encode_pictures(self._faster_model, pixels, [picture for _, picture in group])
             for (index, picture), feature in zip(group, features, strict=True):
                 streams[index] = replace(streams[index], last_picture=picture, last_feature=feature)
         return streams
@@ -361,7 +369,7 @@ class StreamingClassifier:
         features = nn.utils.rnn.pad_sequence([stream.features for stream in due], batch_first=True)
         numbers = [stream.numbers - stream.numbers[:1] for stream in due]
         position_ids = nn.utils.rnn.pad_sequence(numbers, batch_first=True).to(self.model.device)
-        logits = self.model(inputs_embeds=features, position_ids=position_ids, attention_mask=mask).logits
+        logits = self._faster_model(inputs_embeds=features, position_ids=position_ids, attention_mask=mask).logits
         rows = zip(due, logits, to_scores(self.model, logits), strict=True)
         predictions = (
             StreamPrediction(scores, row, stream.num_seen, stream.times[0], stream.times[-1])

@@ -19,6 +19,7 @@ from transformers.modeling_utils import PreTrainedModel
 from ..backbone_vtn import choose_frames_per_chunk
 from ..frame_sampling_vtn import sample_uniform
 from ..modeling_vtn import VTNForVideoClassification
+from ..optimization import optimize_once
 from ..pixels_vtn import PixelSettings
 from ..video_decoding_vtn import TimedVideoMetadata, VideoSource
 from ..video_processing_vtn import VTNVideoProcessor, is_source, iter_video
@@ -103,6 +104,7 @@ def classify_video(
     *,
     window: int | None = None,
     stride: int | None = None,
+    optimize: bool = True,
     **kwargs,
 ) -> VideoClassification:
     """
@@ -115,13 +117,15 @@ def classify_video(
         window (`int`, *optional*): Frames that the scores at one time are computed from, as if they were a video of
             their own; defaults to `model.config.num_frames`.
         stride (`int`, *optional*): Frames between windows; defaults to half a window.
+        optimize (`bool`, *optional*, defaults to `True`): Whether to compute with `vtn_hf.optimize(model)`.
         kwargs: As in [`encode_video`].
 
     Raises:
         VideoDecodeError: If the video cannot be decoded.
         ValueError: If an argument is wrong, or there are no frames.
     """
-    features = encode_video(model, processor, video, **kwargs)
+    model = optimize_once(model) if optimize else model
+    features = encode_video(model, processor, video, optimize=optimize, **kwargs)
     with torch.no_grad():
         logits = model(
             inputs_embeds=features.features[None], position_ids=features.frame_numbers.to(model.device)[None]
@@ -140,6 +144,7 @@ def encode_video(
     fps: float | None = None,
     frames_per_chunk: int | None = None,
     repeat_threshold: float | None = None,
+    optimize: bool = True,
     progress: bool = False,
 ) -> VideoFeatures:
     """
@@ -159,6 +164,7 @@ def encode_video(
         repeat_threshold (`float`, *optional*): Also take a frame for a repeat of the last one that was encoded if
             their pictures, resized and cropped, differ by no more than this on average, in levels of 255. Off by
             default, as it is not exact.
+        optimize (`bool`, *optional*, defaults to `True`): Whether to compute with `vtn_hf.optimize(model)`.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a bar with the time left.
 
     Raises:
@@ -167,6 +173,7 @@ def encode_video(
     """
     if model.training:
         raise ValueError("The model is in training mode; call `model.eval()` first.")
+    model = optimize_once(model) if optimize else model
     chunk_size = _choose_chunk_size(model, frames_per_chunk)
     finder = RepeatFinder(repeat_threshold)
     pictures, metadata = _open_pictures(processor, video, num_frames, fps)

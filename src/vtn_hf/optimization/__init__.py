@@ -1,15 +1,17 @@
 """A faster model that computes the same from the same weights."""
 
 import copy
+from weakref import WeakKeyDictionary
 
 from torch import nn
+from transformers.configuration_utils import PreTrainedConfig
 
 from .class_token import read_class_token_only
 from .convolution import pack_convolutions
 from .global_attention import fold_global_projections
 from .linear import use_onednn
 from .quantization import use_int8
-from .replacement import restore
+from .replacement import Replacement, is_altered, restore
 from .trial import Trial
 
 
@@ -35,8 +37,8 @@ def optimize(model: nn.Module, *, int8: bool = False, compile: bool = False) -> 
             `torch.compile`, at their first call.
 
     Returns:
-        `nn.Module`: Of the same class, with the same parameters and buffers: what trains, loads or moves one of the
-        two does so to both.
+        `nn.Module`: Of the same class, with the same parameters, buffers and configuration: what trains, loads, moves
+        or sets one of the two does so to both.
 
     Raises:
         ValueError: If there is no VTN in `model`, or int8 is asked for where it cannot be.
@@ -69,10 +71,47 @@ def optimize(model: nn.Module, *, int8: bool = False, compile: bool = False) -> 
     return fast
 
 
+_OPTIMIZED = WeakKeyDictionary()  # of each model how it was, and the faster one
+
+
+def optimize_once(model: nn.Module) -> nn.Module:
+    """
+    As [`optimize`], for those who call it by themselves each time they get a model: it gives the same one again unless
+    modules were exchanged, listened to or moved in between, and gives back a model that is optimised already.
+    """
+    present = _describe(model)
+    if present is None:
+        return model
+    known, fast = _OPTIMIZED.get(model, (None, None))
+    if known != present:
+        fast = optimize(model)
+        _OPTIMIZED[model] = present, fast
+    return fast
+
+
+def _describe(model: nn.Module) -> list | None:
+    """
+    What a faster model depends on, or `None` for one that is faster already. It shares the dicts of parameters, so that
+    their identities stay unique.
+    """
+    first = next(model.parameters())
+    described, modules = [first.device, first.dtype], [model]
+    while modules:  # several times as fast as `model.modules()`
+        module = modules.pop()
+        if isinstance(module, Replacement):
+            return None
+        described += id(module._parameters), type(module), module.training, is_altered(module)
+        modules += filter(None, module._modules.values())
+    return described
+
+
 def share_weights(model: nn.Module) -> nn.Module:
     """A copy with modules of its own and the very parameters and buffers, also those that are assigned later."""
-    dicts = [each for module in model.modules() for each in (module._parameters, module._buffers)]
-    copied = copy.deepcopy(model, {id(each): each for each in dicts})
+    shared = [each for module in model.modules() for each in (module._parameters, module._buffers)]
+    shared += [
+        module.config for module in model.modules() if isinstance(getattr(module, "config", None), PreTrainedConfig)
+    ]
+    copied = copy.deepcopy(model, {id(each): each for each in shared})
     for module in copied.modules():
         restore(module)
     return copied

@@ -45,10 +45,11 @@ def is_from_library(module: nn.Module) -> bool:
 
 def is_altered(module: nn.Module) -> bool:
     """Whether a module has another `forward` than its class, or a hook that may change its output."""
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *module._backward_hooks.values()]
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
     # Those of transformers only write down what is asked for.
-    own_hooks = [hook for hook in hooks if hook.__module__ != "transformers.utils.output_capturing"]
-    return bool(own_hooks) or "forward" in vars(module)
+    return "forward" in vars(module) or any(
+        hook.__module__ != "transformers.utils.output_capturing" for kind in hooks if kind for hook in kind.values()
+    )
 
 
 class Derived:
