@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcessor, optimize
 from vtn_hf.data.arguments import CollectionArguments
 from vtn_hf.data.coverage import report_coverage
 from vtn_hf.data.feature_cache import hash_weights
@@ -61,6 +61,7 @@ class EvaluationArguments(CollectionArguments):
     )
     overwrite: bool = field(default=False, metadata={"help": "Delete the results that are in output_dir first."})
     num_workers: int = field(default=2, metadata={"help": "Processes that decode videos, for each process here."})
+    optimize: bool = field(default=True, metadata={"help": "Compute with vtn_hf.optimize."})
     update_card: bool = field(default=False, metadata={"help": "Add the results to the card in the model's folder."})
 
     def make_views(self) -> MultiView | None:
@@ -94,7 +95,9 @@ class VideoLoader:
 def score(model: VTNForVideoClassification, inputs: dict, views: MultiView | None) -> torch.Tensor:
     """Class probabilities of a video, (num_labels,)."""
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    scores = to_scores(model, model(**inputs).logits[0]) if views is None else score_views(model, inputs)
+    scores = (
+        to_scores(model, model(**inputs).logits[0]) if views is None else score_views(model, inputs, optimize=False)
+    )
     if not scores.isfinite().all():
         raise FloatingPointError("The scores of the model are not finite numbers, so it has no accuracy.")
     return scores
@@ -118,8 +121,7 @@ def count_multiply_adds(model: VTNForVideoClassification, processor: VTNVideoPro
     """Billions of multiply-adds for a video that has all the frames asked for, counted on the meta device."""
     crop = (3, processor.crop_size["height"], processor.crop_size["width"])
     with torch.device("meta"):
-        # In training mode, as a backbone in eval mode looks at the pixels, for repeated frames.
-        copy = VTNForVideoClassification(model.config).train()
+        copy = VTNForVideoClassification(model.config).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             if views is None:
                 copy(torch.empty(1, processor.num_frames, *crop))
@@ -292,7 +294,8 @@ def evaluate_collection(args: EvaluationArguments):
         mine = videos.select(missing[state.process_index :: state.num_processes])
         start = time.monotonic()
         with ResultFile(output_dir / f"scores-{state.process_index:03d}.jsonl", ()) as results:
-            scores = score_all(model, mine, VideoLoader(processor, views), results, args)
+            scorer = optimize(model) if args.optimize else model
+            scores = score_all(scorer, mine, VideoLoader(processor, views), results, args)
             for _ in tqdm(scores, total=len(mine), unit="video", disable=not state.is_main_process):
                 pass
         state.wait_for_everyone()

@@ -40,6 +40,7 @@ from vtn_hf.data.file_pool import map_files
 from vtn_hf.data.listing import hash_video
 from vtn_hf.data.rows import find_source
 from vtn_hf.data.scan import is_about_content
+from vtn_hf.optimization import optimize_backbone
 from vtn_hf.outputs import check_outputs
 from vtn_hf.processes import together
 from vtn_hf.results import one_run
@@ -94,6 +95,7 @@ class ExtractionArguments(CollectionArguments):
     frames_per_chunk: str = field(
         default="auto", metadata={"help": "Frames per call of the backbone: a number, or auto for what is best here."}
     )
+    optimize: bool = field(default=True, metadata={"help": "Compute with vtn_hf.optimize."})
     videos_per_shard: int = field(
         default=32, metadata={"help": "Videos per file; those of an unfinished file are lost when a run is stopped."}
     )
@@ -201,13 +203,19 @@ class VideoEncoder:
     """Turns what [`WholeVideo`] gives into what [`write_shard`] takes: pictures into features."""
 
     def __init__(
-        self, accelerator: Accelerator, backbone: PreTrainedModel, processor: VTNVideoProcessor, frames_per_chunk: str
+        self,
+        accelerator: Accelerator,
+        backbone: PreTrainedModel,
+        processor: VTNVideoProcessor,
+        args: ExtractionArguments,
     ):
         self.accelerator = accelerator
         self.backbone = backbone.to(accelerator.device).eval()
         self.pixels = processor.pixel_settings
-        chunk_size = frames_per_chunk if frames_per_chunk == "auto" else int(frames_per_chunk)
+        chunk_size = args.frames_per_chunk if args.frames_per_chunk == "auto" else int(args.frames_per_chunk)
         self.chunk_size = choose_frames_per_chunk(chunk_size, self.backbone)
+        if args.optimize:
+            self.backbone = optimize_backbone(self.backbone)
 
     @torch.no_grad()
     def __call__(self, video: dict) -> dict:
@@ -261,7 +269,7 @@ def extract(args: ExtractionArguments):
     if (args.num_views > 1) != (augmentation is not None):
         raise ValueError(f"num_views={args.num_views}: more than one view needs an augmentation, and the other way.")
     load = WholeVideo(processor, augmentation)
-    encode = VideoEncoder(accelerator, backbone, processor, args.frames_per_chunk)
+    encode = VideoEncoder(accelerator, backbone, processor, args)
     output_dir.mkdir(parents=True, exist_ok=True)
     with one_run(output_dir) if accelerator.is_main_process else contextlib.nullcontext():
         if accelerator.is_main_process:

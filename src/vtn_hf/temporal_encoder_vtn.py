@@ -37,44 +37,27 @@ def make_local_mask(
     num_frames: int, window: int, block_size: int | None, attention_mask: torch.Tensor | None, like: torch.Tensor
 ) -> torch.Tensor:
     """
-    Says which keys each frame may attend to, when frames come in blocks as [`split_into_blocks`] makes them.
-
-    Args:
-        num_frames (`int`): T.
-        window (`int`): Two-sided window.
-        block_size (`int`, *optional*): Queries per block; without it, the video is one block.
-        attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for frames, 0 for padding.
-        like (`torch.Tensor`): Gives the device.
-
-    Returns:
-        `torch.BoolTensor` of shape `(B or 1, blocks, block_size, 1 + block_size + window)`: True for keys that may be
-        attended to. The first key is the class token, which every frame may attend to. Without `block_size` there are
-        no others than its frames: `(B or 1, 1, T, N)`.
+    Which keys each frame may attend to, with T frames in the blocks of [`split_into_blocks`] and a two-sided window:
+    booleans `(B or 1, blocks, block_size, 1 + block_size + window)`, the class token first, which every frame may
+    attend to. Without `block_size` the video is one block, `(B or 1, 1, T, N)`. The device is that of `like`.
     """
     half = window // 2
-    num_blocks, reach = 1, 0
-    if block_size is None:
-        block_size = num_frames
-    else:
-        num_blocks, reach = count_blocks(num_frames, block_size), half
+    num_blocks, reach = (1, 0) if block_size is None else (count_blocks(num_frames, block_size), half)
+    block_size = block_size or num_frames
     query = torch.arange(block_size, device=like.device)[:, None]
     key = torch.arange(block_size + 2 * reach, device=like.device)[None, :] - reach
     in_window = (key - query).abs() <= half
-    if attention_mask is None:
-        is_frame = torch.ones(1, num_frames, dtype=torch.bool, device=like.device)
-    else:
-        is_frame = attention_mask.bool()
+    is_frame = like.new_ones(1, num_frames, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     tail = num_blocks * block_size - num_frames
-    is_frame = nn.functional.pad(is_frame, (reach, reach + tail))
-    is_frame = is_frame.unfold(1, block_size + 2 * reach, block_size)
+    is_frame = nn.functional.pad(is_frame, (reach, reach + tail)).unfold(1, block_size + 2 * reach, block_size)
     # (B, blocks, block_size, 1 + block_size + window)
     return nn.functional.pad(in_window & is_frame[:, :, None, :], (1, 0), value=True)
 
 
 def make_flex_mask(num_frames: int, window: int, attention_mask: torch.Tensor | None, like: torch.Tensor):
     """
-    As [`make_local_mask`], the torch `BlockMask` of T queries, the frames, and 1 + T keys, the class token first. It
-    keeps which of its blocks are not empty, `(T / 128)²` numbers: what is out of reach costs nothing.
+    As [`make_local_mask`], for flex attention: a `BlockMask` of T queries, the frames, and 1 + T keys, the class token
+    first. It stores which of its `(T / 128)²` blocks are not empty, and skips the others.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -113,10 +96,10 @@ def split_into_blocks(
     states: torch.Tensor, num_blocks: int, block_size: int, before: int = 0, half_window: int | None = None
 ) -> torch.Tensor:
     """
-    Cuts the frames of queries `(B, N, H)` into blocks `(B, blocks, block_size, H)`, leaving out `before` frames before
-    them. With `half_window`, cuts those of keys or values into overlapping blocks `(B, blocks, 1 + block_size + 2 *
-    half_window, H)`, each with that many more frames on either side and the class token before them. Where there is no
-    frame, there is some other, which the mask hides.
+    Cuts queries `(B, N, H)` into blocks of frames `(B, blocks, block_size, H)`, after the first `before` frames. With
+    `half_window`, cuts keys or values into overlapping blocks `(B, blocks, 1 + block_size + 2 * half_window, H)`: the
+    class token, then the frames with half a window on either side. Out-of-range slots repeat an edge frame and are
+    masked.
     """
     reach = half_window or 0
     first = before + torch.arange(num_blocks, device=states.device)[:, None] * block_size
@@ -132,24 +115,21 @@ def split_into_blocks(
 
 
 def count_slabs(num_frames: int) -> int:
-    """
-    The number of slabs in a video; 1 for a graph that is compiled for videos of any length, and where everything is
-    kept for the backward pass anyway.
-    """
+    """Slabs of a video: 1 in a compiled graph, which is for any length, and where all is kept for backward."""
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and num_frames < MIN_FRAMES_TO_RECOMPUTE):
         return 1
     return max(1, round(num_frames / SLAB_SIZE))
 
 
 def split_into_slabs(states: torch.Tensor, num_slabs: int) -> tuple[torch.Tensor, ...]:
-    """At most so many slabs of equal size, the last may be smaller, along dimension 1."""
-    return (states,) if num_slabs == 1 else states.chunk(num_slabs, dim=1)
+    """At most so many slabs of equal size along dimension 1; the last may be smaller."""
+    return (states,) if num_slabs == 1 else states.chunk(num_slabs, dim=1)  # a graph cannot chunk any length
 
 
 def split_into_overlapping_slabs(states: torch.Tensor, sizes: list[int], reach: int) -> tuple[torch.Tensor, ...]:
     """
-    Cuts the frames of `(B, N, H)` into slabs `(B, 1 + reach + size + reach, H)`: as many frames as the sizes say,
-    `reach` more on either side, and the class token before them. Where there is no frame, there is some other.
+    Cuts `(B, N, H)` into slabs `(B, 1 + reach + size + reach, H)`: the class token, then `size` frames with `reach` on
+    either side. Out-of-range slots repeat an edge frame and are masked.
     """
     rows = []
     for start, size in zip(accumulate(sizes[:-1], initial=0), sizes, strict=True):
@@ -160,10 +140,7 @@ def split_into_overlapping_slabs(states: torch.Tensor, sizes: list[int], reach: 
 
 
 def recompute_if_long(function: Callable, num_frames: int) -> Callable:
-    """
-    Makes a function of one slab keep nothing but its arguments for the backward pass, and run again there, if the
-    video is long: a short one's memory is that of the weights and not worth the time.
-    """
+    """Has a function of one slab run again in the backward pass, instead of keeping activations, in long videos."""
     if torch.compiler.is_compiling() or num_frames < MIN_FRAMES_TO_RECOMPUTE or not torch.is_grad_enabled():
         return function
     return partial(checkpoint, function, use_reentrant=False)

@@ -5,6 +5,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
 
 from .class_token import read_class_token_only
 from .convolution import pack_convolutions
@@ -57,18 +58,35 @@ def optimize(model: nn.Module, *, int8: bool = False, compile: bool = False) -> 
     ```"""
     fast = share_weights(model)
     vtn = find_vtn(fast)
-    if next(fast.parameters()).device.type != "meta":  # which has no results to compare
-        with Trial(fast).running() as trial:
-            read_class_token_only(trial, vtn.backbone)
-            fold_global_projections(trial, vtn.temporal_encoder)
-            pack_convolutions(trial, vtn.backbone)
-            if int8:
-                use_int8(trial, vtn.backbone)
-            use_onednn(trial)
+    if vtn is None:
+        raise ValueError(f"There is no VTN in {type(model).__name__}, so there is nothing to optimise.")
+    _replace_modules(fast, vtn.backbone, vtn.temporal_encoder, int8)
     if compile:
         vtn.backbone.compile()
         vtn.temporal_encoder.compile()
     return fast
+
+
+def optimize_backbone(backbone: PreTrainedModel) -> PreTrainedModel:
+    """As [`optimize`], of a backbone alone, for [`encode_frames`], which may read its class token alone."""
+    fast = share_weights(backbone)
+    _replace_modules(fast, fast)
+    return fast
+
+
+def _replace_modules(
+    model: nn.Module, backbone: PreTrainedModel, temporal_encoder: nn.Module | None = None, int8: bool = False
+):
+    if next(model.parameters()).device.type == "meta":  # there are no results to compare
+        return
+    with Trial(model).running() as trial:
+        read_class_token_only(trial, backbone)
+        pack_convolutions(trial, backbone)
+        if temporal_encoder is not None:
+            fold_global_projections(trial, temporal_encoder)
+        if int8:
+            use_int8(trial, backbone)
+        use_onednn(trial)
 
 
 _OPTIMIZED = WeakKeyDictionary()  # of each model how it was, and the faster one
@@ -91,8 +109,8 @@ def optimize_once(model: nn.Module) -> nn.Module:
 
 def _describe(model: nn.Module) -> list | None:
     """
-    What a faster model depends on, or `None` for one that is faster already. It shares the dicts of parameters, so that
-    their identities stay unique.
+    What a faster model depends on, or `None` for one that is faster already. It shares the dicts of parameters, whose
+    identities are so unique.
     """
     first = next(model.parameters())
     described, modules = [first.device, first.dtype], [model]
@@ -117,9 +135,6 @@ def share_weights(model: nn.Module) -> nn.Module:
     return copied
 
 
-def find_vtn(model: nn.Module) -> nn.Module:
+def find_vtn(model: nn.Module) -> nn.Module | None:
     """The [`VTNModel`] in a model, which may come from the code in a checkpoint and so be of another class."""
-    for module in model.modules():
-        if type(module).__name__ == "VTNModel":
-            return module
-    raise ValueError(f"There is no VTN in {type(model).__name__}, so there is nothing to optimise.")
+    return next((module for module in model.modules() if type(module).__name__ == "VTNModel"), None)

@@ -48,7 +48,7 @@ class Trial:
         if self._left_out:
             warnings.warn(
                 f"vtn_hf.optimize leaves as they are: {'; '.join(self._left_out)}. They compute what they did before.",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def make_random(self, *shape: int, like: torch.Tensor) -> torch.Tensor:

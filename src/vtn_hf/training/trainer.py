@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from ..data.clips import ClipTransform
 from ..data.feature_cache import CachedClips
 from ..model_card import make_model_card
+from ..optimization import find_vtn, optimize_once
 from .checkpoint_trainer import CheckpointTrainer
 from .progress import ProgressMeter
 
@@ -33,10 +34,18 @@ class VTNTrainer(CheckpointTrainer):
     logs tell the speed (see [`ProgressMeter`]).
 
     Its `processing_class` must be a [`VTNVideoProcessor`].
+
+    Args:
+        optimize (`bool`, *optional*, defaults to `True`): On a CPU, compute with `vtn_hf.optimize(model)`, whose
+            weights are those of the model given.
+        args, kwargs: As in `Trainer`.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, optimize: bool = True, **kwargs):
         super().__init__(*args, **kwargs)
+        is_on_cpu = self.args.device.type == "cpu" and not self._has_own_format()
+        if optimize and is_on_cpu and find_vtn(self.model) is not None:
+            self.model = self.model_wrapped = optimize_once(self.model)
         self._meter = ProgressMeter()
         self.add_callback(self._meter)
 
