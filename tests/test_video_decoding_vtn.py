@@ -1,6 +1,7 @@
 """Decoding is compared, bit for bit, with PyAV decoding the whole video in sequence on one thread."""
 
 import contextlib
+import gc
 import http.server
 import io
 import multiprocessing
@@ -829,6 +830,26 @@ class TestOddFiles:
         with context.Pool(2, initializer=sys.path.extend, initargs=(sys.path,)) as pool:
             for frames, _ in pool.map_async(decode_video, [clip("short_gop.mp4")] * 4).get(timeout=100):
                 np.testing.assert_array_equal(frames, expected)
+
+    @pytest.mark.parametrize("limits", [DecodeLimits(), DecodeLimits(max_decode_sec=60)])
+    def test_nothing_is_left_to_the_garbage_collector(self, clip, limits):
+        """In a forked process it would wait for the threads of a decoder for ever."""
+
+        def count():
+            return sum(type(item).__name__ in ("VideoCodecContext", "InputContainer") for item in gc.get_objects())
+
+        gc.collect()
+        before = count()
+        gc.disable()
+        try:
+            for name in ("short_gop.mp4", "mpeg4.avi", "transport.ts"):
+                decode_video(clip(name), limits=limits)
+                next(iter_video_frames(clip(name), limits=limits))
+                with contextlib.suppress(VideoDecodeError):
+                    decode_video(Path(clip(name)).read_bytes()[:5000], limits=limits)
+            assert count() == before
+        finally:
+            gc.enable()
 
 
 class TestConversion:

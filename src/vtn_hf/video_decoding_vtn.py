@@ -72,7 +72,7 @@ _MIN_FRAMES_TO_SKIP_IN_WORKER = 2
 # number for tags; and both of them before anything else can be asked.
 _MAX_INDEX_ENTRIES = 2**24
 _MAX_TAGS = 2**12
-_MAX_OPEN_SEC = 8
+_MAX_OPEN_SEC = 4
 # Pixels that any file may decode to.
 _FREE_PIXELS = 2**31
 # A pipe or server that sends nothing for longer will not go on.
@@ -409,12 +409,13 @@ class _VideoReader:
             self._set_threads()
 
     def close(self) -> None:
-        """Close the container, but not the file."""
+        """
+        Close the container, but not the file, and let go of the decoder: left to the garbage collector, it could be
+        collected in a forked process, which has no threads to end.
+        """
         if self._container is not None:
             self._container.close()
-        # PyAV reads through a file that knows this reader. Left to garbage collection, the decoder's threads would be
-        # waited for in whichever process collects: for ever, if that is a fork.
-        self._container = self._stream = self._codec = None
+        self._container = self._stream = self._codec = self._first_frame = None
 
     def choose(self, sample_indices: SampleIndices | None) -> list[int]:
         """Ask for frame numbers and check them against the number of frames."""
