@@ -119,3 +119,14 @@ def test_no_message_says_how_to_load_it_unsafely(checkpoint_path, tmp_path):
         with pytest.raises(ConversionError) as error:
             read_checkpoint(path)
         assert str(path) in str(error.value) and "weights_only" not in str(error.value)
+
+
+def test_a_flipped_bit_among_the_weights_is_noticed(checkpoint, checkpoint_path, tmp_path):
+    """torch does not compare the checksums."""
+    weight = checkpoint["model_state"]["mlp_head.1.weight"].numpy().tobytes()
+    content = bytearray(checkpoint_path.read_bytes())
+    content[content.index(weight) + 10] ^= 1
+    (tmp_path / "flipped.pyth").write_bytes(content)
+    torch.load(tmp_path / "flipped.pyth", weights_only=True)
+    with pytest.raises(ConversionError, match="is damaged: the checksum"):
+        read_checkpoint(tmp_path / "flipped.pyth")

@@ -163,7 +163,7 @@ def _get_shape(state_dict: dict[str, torch.Tensor], name: str, num_dimensions: i
 
 def _get_field(cfg: dict, section: str, name: str) -> Any:
     fields = cfg.get(section)
-    if not isinstance(fields, dict) or name not in fields:
+    if not isinstance(fields, dict) or fields.get(name) is None:
         raise ConversionError(f"This is not a VTN checkpoint: its cfg lacks {section}.{name}.")
     return fields[name]
 
@@ -259,6 +259,8 @@ def _make_processor(cfg: dict) -> VTNVideoProcessor:
     side = _get_field(cfg, "DATA", "TEST_CROP_SIZE")
     scales = _get_field(cfg, "DATA", "TRAIN_JITTER_SCALES")
     try:
+        if not type(side) is type(scales[0]) is int:
+            raise TypeError(f"sides of pictures are whole numbers, got {side} and {scales[0]}.")
         return VTNVideoProcessor(
             size={"shortest_edge": scales[0]},
             crop_size={"height": side, "width": side},

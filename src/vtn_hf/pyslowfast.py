@@ -57,9 +57,11 @@ def _load(path: Path) -> Any:
             with zipfile.ZipFile(path) as archive:
                 sizes = [entry.file_size for entry in archive.infolist()]
                 is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
-            # As torch saves it. Otherwise a small file could become any number of bytes in memory.
-            if not is_stored or sum(sizes) > path.stat().st_size:
-                raise ConversionError(f"{path} is no checkpoint of torch: its content is compressed.")
+                # As torch saves it. Otherwise a small file could become any number of bytes in memory.
+                if not is_stored or sum(sizes) > path.stat().st_size:
+                    raise ConversionError(f"{path} is no checkpoint of torch: its content is compressed.")
+                if damaged := archive.testzip():  # torch does not look
+                    raise ConversionError(f"{path} is damaged: the checksum of its part {damaged} is another.")
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except ConversionError:
