@@ -93,7 +93,11 @@ class _Road:
         self._num_frames = 1
         self._chosen: View | None = None
         self._view: View | None = None  # what is left to do with what the decoder gives
-        self.arguments = {"convert_frame": self._take, "choose_region": self._choose_region, "limits": self._limits}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """For the decoder."""
+        return {"convert_frame": self._take, "choose_region": self._choose_region, "limits": self._limits}
 
     def plan(self, sample_indices: SampleIndices | None) -> SampleIndices:
         """The same choice of frames, whose number is noted."""

@@ -52,7 +52,8 @@ class ClipTransform:
         augmentation (`ClipAugmentation`, *optional*):
             Changes training clips.
         num_repeats (`int`, *optional*, defaults to 1):
-            Clips per video in training (repeated augmentation), drawn independently; the video is read once.
+            Clips per video in training (repeated augmentation), drawn independently; the video is read once, unless
+            libswscale makes the pictures of augmented clips.
         mixing (`ClipMixing`, *optional*):
             Mixes the training clips of a batch.
 
@@ -146,11 +147,11 @@ class ClipTransform:
             clips = self._load_together(source, generators, replace(bare, do_resize=False, do_center_crop=False))
             take = self.augmentation
         else:
-            views = [partial(self.augmentation.choose_view, generator=generator) for generator in generators]
-            clips = [
-                self._load_together(source, [generator], bare, view)[0]
-                for generator, view in zip(generators, views, strict=True)
-            ]
+            # Only the part of each frame that a clip is to show.
+            clips = []
+            for generator in generators:
+                choose_view = partial(self.augmentation.choose_view, generator=generator)
+                clips += self._load_together(source, [generator], bare, choose_view)
             take = self.augmentation.change
         for clip, generator in zip(clips, generators, strict=True):
             clip["pixel_values"] = pixels.normalize(take(clip["pixel_values"], generator))

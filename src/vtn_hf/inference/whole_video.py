@@ -196,15 +196,19 @@ def encode_video(
         features.append(encode_pictures(model, pixels, chunk))
     if not places:
         raise ValueError("The video has no frames.")
-    features = torch.cat(features)
-    times = None if metadata.fps is None else torch.tensor(metadata.timestamps, dtype=torch.float64)
+    return _gather_features(torch.cat(features), places, metadata)
+
+
+def _gather_features(features: torch.Tensor, places: list[int], metadata: TimedVideoMetadata) -> VideoFeatures:
+    """The features of all frames: each has those of the different picture at its place."""
+    is_timed = metadata.frame_times is not None or metadata.fps is not None
     return VideoFeatures(
         features=features if len(features) == len(places) else features[places],
         frame_numbers=torch.as_tensor(metadata.frames_indices or range(len(places))),
         num_encoded=len(features),
         fps=metadata.fps,
         duration=metadata.duration,
-        times=times,
+        times=torch.tensor(metadata.timestamps, dtype=torch.float64) if is_timed else None,
     )
 
 
