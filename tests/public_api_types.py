@@ -8,7 +8,6 @@ from typing import assert_type
 import numpy as np
 import torch
 from datasets import DatasetDict, IterableDatasetDict
-from transformers import PreTrainedModel
 
 from vtn_hf import VTNForVideoClassification, VTNImageProcessor, VTNModel, VTNVideoProcessor, optimize
 from vtn_hf.data.clips import ClipTransform, collate_videos
@@ -31,7 +30,7 @@ assert_type(
     VTNForVideoClassification.from_backbone_pretrained("facebook/dinov2-small", num_labels=10),
     VTNForVideoClassification,
 )
-assert_type(optimize(model, int8=True), PreTrainedModel)
+assert_type(optimize(model, int8=True), VTNForVideoClassification)
 
 processor = VTNVideoProcessor.from_pretrained("me/my-vtn", num_frames=16)
 

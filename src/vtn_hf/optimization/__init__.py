@@ -1,6 +1,7 @@
 """A faster model that computes the same from the same weights."""
 
 import copy
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -16,7 +17,10 @@ from .replacement import Replacement, is_altered, restore
 from .trial import Trial
 
 
-def optimize(model: nn.Module, *, int8: bool = False, compile: bool = False) -> nn.Module:
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def optimize(model: Module, *, int8: bool = False, compile: bool = False) -> Module:
     """
     Makes a faster model that computes the same from the same weights.
 
