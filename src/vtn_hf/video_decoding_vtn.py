@@ -53,6 +53,8 @@ _MATROSKA = "matroska,webm"
 # Containers that store a presentation timestamp with each packet, and codecs that show one frame per packet.
 _TIMED_FORMATS = (_MP4, _MATROSKA)
 _ONE_FRAME_PER_PACKET = ("h264", "hevc", "vp9", "av1")
+# What decodes the transparency of a WebM, too.
+_DECODERS_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Containers in which going back to the start may bring the same packets again; others are opened again.
 _REWINDABLE_FORMATS = (*_TIMED_FORMATS, "avi")
 # FFmpeg's AVFMT_TS_DISCONT: containers made to be cut and joined. A longer step than this is a joint, not a pause.
@@ -495,6 +497,15 @@ class _VideoReader:
         if self._stream is None or self._stream.codec_context is None:
             raise self._error("there is no video stream that can be decoded")
         self._codec = self._stream.codec_context
+        # FFmpeg's own decoders leave out the transparency that lies beside the pictures of a WebM.
+        is_transparent = self._stream.metadata.get("alpha_mode") == "1"
+        self._library = _DECODERS_WITH_ALPHA.get(self._codec.name) if is_transparent else None
+        if self._library not in self._av.codecs_available:
+            self._library = None
+        if self._library is not None:
+            size, extradata = (self._codec.width, self._codec.height), self._codec.extradata
+            self._codec = self._av.CodecContext.create(self._library, "r")
+            self._codec.extradata, (self._codec.width, self._codec.height) = extradata, size
         self._codec.options = options
         self._opened_size = self._codec.width, self._codec.height
         if math.prod(self._opened_size) > self._limits.max_pixels:
@@ -507,12 +518,15 @@ class _VideoReader:
         """Find out where timestamps tell which packet is which frame, and where decoding may start."""
         container_format, codec = self._container.format.name, self._codec.codec.canonical_name
         self._first_packet = packets.first
-        self._is_rewindable = packets.are_unique and container_format in _REWINDABLE_FORMATS
+        # A seek empties FFmpeg's own decoder only.
+        is_own = self._library is None
+        self._is_rewindable = packets.are_unique and container_format in _REWINDABLE_FORMATS and is_own
         # Damaged hevc can make FFmpeg's frame threads wait for each other for ever. And PyAV drops errors met while it
         # empties frame threads: the number of frames has to tell a loss from a proper end.
-        self._has_frame_threads = codec in _ONE_FRAME_PER_PACKET and codec != "hevc"
+        self._has_frame_threads = codec in _ONE_FRAME_PER_PACKET and codec != "hevc" and is_own
         is_timed = (
-            container_format in _TIMED_FORMATS
+            is_own
+            and container_format in _TIMED_FORMATS
             and codec in _ONE_FRAME_PER_PACKET
             and packets.are_unique
             and time_line is not None
