@@ -227,6 +227,7 @@ def test_links(root, tmp_path):
     (root / "train/a/round").symlink_to(root / "train/a")
     (root / "train/a/gone.mp4").symlink_to(root / "nowhere.mp4")
     (root / "train/b/same.mp4").hardlink_to(root / "train/b/3.mp4")
+    (root / "train/b/loop.mp4").symlink_to(root / "train/b/loop.mp4")
     os.mkfifo(root / "train/b/pipe.mp4")
     collection = read_collection(root)
     assert read_back(collection) == {
@@ -235,7 +236,7 @@ def test_links(root, tmp_path):
         "train/b/same.mp4": "b",
         "train/c/2.mp4": "c",
     }
-    assert collection.missing == {"train": ["train/a/gone.mp4", "train/b/pipe.mp4"]}
+    assert collection.missing == {"train": ["train/a/gone.mp4", "train/b/loop.mp4", "train/b/pipe.mp4"]}
     assert "1 file(s) are listed in train more than once: train/b/3.mp4 and train/b/same.mp4" in collection.describe()
     (root / "train/a/other.mp4").symlink_to(root / "train/b/3.mp4")
     with pytest.raises(ValueError, match="train/a/other.mp4 and train/b/3.mp4 are the same file, but of different cl"):

@@ -1,6 +1,7 @@
 """Videos that are missing or damaged are left out, counted and listed."""
 
 import json
+import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
@@ -88,6 +89,11 @@ def test_what_a_damaged_video_does_to_the_others(files, skipped):
     clean = make_dataset(files, GOOD).with_transform(transform)[:]["pixel_values"]
     assert len(mixed) == len(clean) == 5
     assert all(map(torch.equal, mixed, clean))
+
+
+def test_names_that_are_not_utf8(skipped):
+    skipped.add(os.fsdecode(b"\xff.mp4"), os.fsdecode(b"/videos/\xff.mp4: cut short"))
+    assert skipped.summarize() == [{"video": r"\xff.mp4", "reason": r"/videos/\xff.mp4: cut short", "times": 1}]
 
 
 def _add_many(path, worker):

@@ -153,8 +153,11 @@ def test_files_that_are_not_there_any_more(collection, tmp_path, here):
     Path(paths[0]).unlink()
     Path(paths[1]).unlink()
     Path(paths[1]).symlink_to(tmp_path / "nowhere")
+    Path(paths[2]).unlink()
+    os.mkfifo(paths[2])
     videos = {Path(video.path).stem: video for video in scan_videos(paths, tmp_path / "scan.csv")}
     assert len(videos) == 4 and videos["good"].ok
+    assert (videos["text"].ok, videos["text"].final, videos["text"].reason) == (False, False, "it is no file")
     for name in ("copy", "cut"):
         assert not videos[name].ok and not videos[name].final and "No such file" in videos[name].reason
 

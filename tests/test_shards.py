@@ -46,13 +46,13 @@ def test_names_of_shards(tmp_path):
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({"7.cls": b"1"}, "train.tar: 7 has no video among cls"),
-        ({"7.mp4": b"1"}, "train.tar: 7 has no label (cls, txt or json) among mp4"),
-        ({"7.mp4": b"1", "7.cls": b"yes"}, "train.tar: 7 has a cls that is no label: b'yes'"),
-        ({"7.mp4": b"1", "7.txt": b"\xff"}, "train.tar: 7 has a txt that is no label"),
-        ({"7.mp4": b"1", "7.json": b'{"label": '}, "train.tar: 7 has a json that is no label"),
-        ({"7.mp4": b"1", "7.json": b'{"class": 1}'}, "train.tar: 7 has a json that is no label"),
-        ({"7.mp4": b"1", "7.json": b'{"label": [1]}'}, "train.tar: 7 has the label [1], which is neither the number"),
+        ({"7.cls": b"1"}, "train.tar: 7: has no video among cls"),
+        ({"7.mp4": b"1"}, "train.tar: 7: has no label (cls, txt or json) among mp4"),
+        ({"7.mp4": b"1", "7.cls": b"yes"}, "train.tar: 7: has a cls that is no label: b'yes'"),
+        ({"7.mp4": b"1", "7.txt": b"\xff"}, "train.tar: 7: has a txt that is no label"),
+        ({"7.mp4": b"1", "7.json": b'{"label": '}, "train.tar: 7: has a json that is no label"),
+        ({"7.mp4": b"1", "7.json": b'{"class": 1}'}, "train.tar: 7: has a json that is no label"),
+        ({"7.mp4": b"1", "7.json": b'{"label": [1]}'}, "train.tar: 7: has the label [1], which is neither the number"),
     ],
 )
 def test_samples_that_are_not_whole(tmp_path, files, reason):
@@ -105,15 +105,15 @@ def damage(content, how):
 @pytest.mark.parametrize(
     ("how", "keys", "reason"),
     [
-        ("cut in a video", "01", "train-1.tar is cut off in the middle of 2.mp4"),
+        ("cut in a video", "01", "train-1.tar: is cut off in the middle of 2.mp4"),
         ("cut between files", "01", "train-1.tar lacks the mark at the end of tar files"),
-        ("cut in a header", "01", "train-1.tar is damaged at byte"),
-        ("header", "01", "train-1.tar is damaged at byte"),
-        ("empty", "", "train-1.tar cannot be read: empty file"),
-        ("garbage", "", "train-1.tar cannot be read: "),
-        ("zeros", "", "train-1.tar holds no files"),
-        ("gzip", "", "train-1.tar is compressed, so that videos cannot be read out of the middle"),
-        ("joined", "0123", "train-1.tar goes on behind its end"),
+        ("cut in a header", "01", "train-1.tar: is damaged at byte"),
+        ("header", "01", "train-1.tar: is damaged at byte"),
+        ("empty", "", "train-1.tar: cannot be read: empty file"),
+        ("garbage", "", "train-1.tar: cannot be read: "),
+        ("zeros", "", "train-1.tar: holds no files"),
+        ("gzip", "", "train-1.tar: is compressed, so that videos cannot be read out of the middle"),
+        ("joined", "0123", "train-1.tar: goes on behind its end"),
     ],
 )
 def test_damaged_shards(shard, how, keys, reason):
@@ -128,5 +128,5 @@ def test_compressed_shards_are_not_passed_over(shard):
     shard.unlink()
     assert list(read_collection(shard.parent, ["no", "yes"]).bad["train"]) == ["train-1.tar.gz"]
     (shard.parent / "train-0.tar").unlink()
-    with pytest.raises(ValueError, match="holds no videos, or no labels.* train-1.tar.gz is compressed"):
+    with pytest.raises(ValueError, match="holds no videos, or no labels.* train-1.tar.gz: is compressed"):
         read_collection(shard.parent, ["no", "yes"])

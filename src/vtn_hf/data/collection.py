@@ -122,7 +122,7 @@ class Collection:
                 yield f"{split} lists {len(names):,} video(s) that are not on disk: {name_some(names)}."
         for split, reasons in self.bad.items():
             if reasons:
-                shown = name_some([f"{name} {reason}" for name, reason in reasons.items()])
+                shown = name_some([f"{name}: {reason.rstrip('.')}" for name, reason in reasons.items()])
                 yield f"{split} has {len(reasons):,} that are known to be bad: {shown}."
 
 

@@ -9,6 +9,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from .class_names import escape_bytes
+
 
 # The label of a video that could not be decoded: it takes no part in losses and accuracies.
 NO_LABEL = -100
@@ -31,7 +33,7 @@ class SkippedVideos:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
             # One write per line, so that lines of several processes do not mix.
-            file.write(json.dumps({"video": name, "reason": reason}) + "\n")
+            file.write(json.dumps({"video": escape_bytes(name), "reason": escape_bytes(reason)}) + "\n")
 
     def clear(self):
         """Forgets an earlier run."""

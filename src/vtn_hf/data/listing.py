@@ -118,7 +118,7 @@ def is_video_name(name: str) -> bool:
 
 def list_folders(folder: Path) -> dict[str, Path]:
     """The folders in a folder, but for those of Jupyter, macOS and the like."""
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    names = sorted(entry.name for entry in os.scandir(folder) if _is_folder(entry))
     return {name: folder / name for name in names if not _is_hidden(name)}
 
 
@@ -140,7 +140,7 @@ def find_videos(folder: Path, passed_over: PassedOver, above: tuple[str, ...] = 
         path = folder / entry.name
         if _is_hidden(entry.name):
             passed_over.add(path, "hidden")
-        elif entry.is_dir():
+        elif _is_folder(entry):
             yield from find_videos(path, passed_over, (*above, real))
         elif is_video_name(entry.name):
             yield path
@@ -187,6 +187,13 @@ def hash_video(video: str) -> str:
         while block := content.read(min(_HASH_BLOCK, end - content.tell())):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _is_hidden(name: str) -> bool:

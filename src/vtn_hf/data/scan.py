@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -70,6 +71,9 @@ def scan_video(path: str, limits: DecodeLimits | None = None) -> ScannedVideo:
         `ScannedVideo`: What is known of it, also if it is bad.
     """
     try:
+        # A pipe would be waited for.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return replace(_begin(path), reason="it is no file", final=False)
         video = replace(_begin(path), sha256=hash_video(path))
     except OSError as error:
         return replace(_begin(path), reason=str(error), final=False)
@@ -243,7 +247,7 @@ def _is_same_file(video: ScannedVideo, now: ScannedVideo) -> bool:
 
 def _scan_if_new(path: str, by_content: dict[str, ScannedVideo], limits: DecodeLimits) -> ScannedVideo:
     now = _begin(path)
-    same = by_content.get(hash_video(path)) if now.modified_ns else None
+    same = by_content.get(hash_video(path)) if os.path.isfile(path) else None
     if same is None:
         return scan_video(path, limits)
     return replace(same, path=path, label=now.label, num_bytes=now.num_bytes, modified_ns=now.modified_ns)

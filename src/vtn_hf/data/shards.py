@@ -56,7 +56,7 @@ def list_shards(root: Path) -> Listing:
             except ValueError as error:
                 bad[where] = str(error)
     if not any(listing.rows.values()):
-        damage = "".join(f" {shard} {reason}." for bad in listing.bad.values() for shard, reason in [*bad.items()][:3])
+        damage = "".join(f" {name}: {why}." for bad in listing.bad.values() for name, why in [*bad.items()][:3])
         raise ValueError(f"{shards[0]} holds no videos, or no labels (cls, txt, json): {sorted(fields)}.{damage}")
     listing.num_shards = len(shards)
     return listing
