@@ -438,6 +438,45 @@ class TestFrameCount:
             assert video.metadata.total_num_frames == NUM_FRAMES
 
 
+class TestCountingIsForgotten:
+    """Decoding begins as if nothing had been counted."""
+
+    @pytest.mark.parametrize(("suffix", "codec"), [("avi", "rawvideo"), ("mov", "qtrle"), ("avi", "msvideo1")])
+    def test_palette(self, tmp_path, suffix, codec):
+        """It is given with the first packet only."""
+        path = tmp_path / f"palette.{suffix}"
+        palette = np.zeros((256, 4), np.uint8)
+        palette[:, 0], palette[:, 1:] = 255, np.arange(256)[:, None]
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=30)
+            stream.width, stream.height = WIDTH, HEIGHT
+            stream.pix_fmt = "rgb555le" if codec == "msvideo1" else "gray" if codec == "qtrle" else "pal8"
+            for number in range(9):
+                picture = np.full((HEIGHT, WIDTH), 25 * number, np.uint8)
+                if stream.pix_fmt == "pal8":
+                    frame = av.VideoFrame.from_ndarray((picture, palette), format="pal8")
+                else:
+                    frame = av.VideoFrame.from_ndarray(picture, format="gray").reformat(format=stream.pix_fmt)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        expected = decode_sequentially(str(path))
+        assert np.ptp(expected) > 100
+        np.testing.assert_array_equal(decode_video(path)[0], expected)
+
+    @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "flv"])
+    @pytest.mark.parametrize("case", ["starts in the middle", "first is no key frame", "no key frames"])
+    def test_first_packet(self, clip, tmp_path, suffix, case):
+        def unmark(packet):
+            packet.is_keyframe = packet.is_keyframe and case != "no key frames" and packet.pts > 0
+
+        path = str(tmp_path / f"clip.{suffix}")
+        in_middle = case == "starts in the middle"
+        remux(clip("short_gop.mp4"), path, skip=5 if in_middle else 0, change=None if in_middle else unmark)
+        expected = decode_sequentially(path)
+        np.testing.assert_array_equal(decode_video(path)[0], expected)
+        np.testing.assert_array_equal(decode_video(path, lambda metadata: [40, 3])[0], expected[[40, 3]])
+
+
 class TestIteration:
     @pytest.mark.parametrize("name", ["bframes.mp4", "open_gop.mkv", "mpeg4_bframes.avi"])
     def test_same_frames(self, clip, name, always_seek):
@@ -487,6 +526,38 @@ class TestDamage:
         for number in (20, 40):  # no packet is cut, but the file is shorter than it says
             with pytest.raises(VideoDecodeError, match=rf"{number + 1} of {NUM_FRAMES} frames are left"):
                 decode_video(data[: ends[number] + 6])
+
+    def test_joined_transport_streams_are_not_damaged(self, clip):
+        """One packet is marked, as the counter of its parts does not go on."""
+        data = Path(clip("transport.ts")).read_bytes()
+        with av.open(io.BytesIO(data + data)) as container:
+            assert any(packet.is_corrupt for packet in container.demux(video=0))
+        frames, metadata = decode_video(data + data)
+        expected = decode_sequentially(clip("transport.ts"))
+        np.testing.assert_array_equal(frames, np.concatenate([expected, expected]))
+        assert metadata.is_joined
+        assert metadata.duration == pytest.approx(4)
+
+    def test_avi_of_unknown_size(self, clip, tmp_path):
+        """Through a pipe, what comes at the end cannot be written at the start."""
+        file = open(tmp_path / "pipe.avi", "wb")  # noqa: SIM115
+        pipe = SimpleNamespace(write=file.write, close=file.close)
+        encode(pipe, codec="mpeg4", format="avi")
+        file.close()
+        np.testing.assert_array_equal(
+            decode_video(tmp_path / "pipe.avi")[0], decode_sequentially(str(tmp_path / "pipe.avi"))
+        )
+
+    @pytest.mark.parametrize("tail", [b"\n", b"\0", b"\r\n", b"abc", bytes(7), b"ID3\4\0\0\0", b"TAG" * 40])
+    @pytest.mark.parametrize("name", ["fragmented.mp4", "bframes.mp4", "short_gop.mkv", "mpeg4.avi", "transport.ts"])
+    def test_bytes_behind_the_end(self, clip, name, tail):
+        frames, _ = decode_video(Path(clip(name)).read_bytes() + tail)
+        np.testing.assert_array_equal(frames, decode_sequentially(clip(name)))
+
+    def test_mkv_that_ends_behind_its_frames(self, clip):
+        data = Path(clip("short_gop.mkv")).read_bytes()
+        cues = data.rindex(b"\x1cS\xbbk")
+        assert len(decode_video(data[: cues + 20])[0]) == NUM_FRAMES
 
     def test_cut_fragment(self, clip):
         data = Path(clip("fragmented.mp4")).read_bytes()
@@ -842,11 +913,18 @@ class TestOddFiles:
         before = count()
         gc.disable()
         try:
+            errors = []
             for name in ("short_gop.mp4", "mpeg4.avi", "transport.ts"):
                 decode_video(clip(name), limits=limits)
                 next(iter_video_frames(clip(name), limits=limits))
-                with contextlib.suppress(VideoDecodeError):
-                    decode_video(Path(clip(name)).read_bytes()[:5000], limits=limits)
+                data = bytearray(Path(clip(name)).read_bytes())
+                data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
+                for source in (bytes(data), bytes(data[:5000])):
+                    try:
+                        decode_video(source, limits=limits)
+                    except VideoDecodeError as error:
+                        errors.append(error)
+            assert errors
             assert count() == before
         finally:
             gc.enable()
@@ -941,6 +1019,111 @@ class TestSource:
         np.testing.assert_array_equal(frames, decode_sequentially(clip("short_gop.mp4")))
         with pytest.raises(VideoDecodeError, match="subfile,,start,0,end,9,,:missing.tar: No such file"):
             decode_video("subfile,,start,0,end,9,,:missing.tar")
+
+    @pytest.mark.parametrize("convert", [bytearray, memoryview, np.bytes_])
+    def test_bytes_of_other_kinds(self, clip, convert):
+        assert len(decode_video(convert(Path(clip("short_gop.mp4")).read_bytes()))[0]) == NUM_FRAMES
+
+    def test_home_and_file_url(self, clip, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "a clip.mp4").write_bytes(Path(clip("short_gop.mp4")).read_bytes())
+        for source in ("~/a clip.mp4", (tmp_path / "a clip.mp4").as_uri(), f"file://localhost{tmp_path}/a%20clip.mp4"):
+            assert len(decode_video(source)[0]) == NUM_FRAMES
+
+    @pytest.mark.parametrize(
+        ("source", "message"),
+        [
+            ("null\0byte.mp4", "embedded null byte"),
+            ("not \udcff utf8.mp4", r"not \\udcff utf8.mp4: No such file"),
+            ("s3://bucket/clip.mp4", "those of http and https are opened"),
+            ("subfile,,start,9,end,5,,:{clip}", "no part from 9 to 5"),
+            ("subfile,,start,0,end,99999999,,:{clip}", "no part from 0 to 99,999,999"),
+            ("https://", "https://: "),
+        ],
+    )
+    def test_names_of_nothing(self, clip, source, message):
+        with pytest.raises(VideoDecodeError, match=message) as error:
+            decode_video(source.format(clip=clip("short_gop.mp4")))
+        str(error.value).encode()
+
+    def test_odd_files(self, clip, tmp_path):
+        name = os.fsencode(tmp_path) + b"/not utf8 \xff.mp4"
+        Path(os.fsdecode(name)).write_bytes(Path(clip("short_gop.mp4")).read_bytes())
+        assert len(decode_video(os.fsdecode(name))[0]) == NUM_FRAMES
+        (tmp_path / "dangling.mp4").symlink_to("nothing.mp4")
+        with pytest.raises(VideoDecodeError, match="dangling.mp4: No such file"):
+            decode_video(tmp_path / "dangling.mp4")
+        with open(clip("short_gop.mp4")) as file, pytest.raises(VideoDecodeError, match="mode='rb'"):
+            decode_video(file)
+        with open(clip("short_gop.mp4"), "rb") as file:
+            pass
+        with pytest.raises(VideoDecodeError, match="closed file"):
+            decode_video(file)
+        for source in (None, 3, np.zeros((2, 8, 8, 3), np.uint8)):
+            with pytest.raises(ValueError, match=f"got {type(source).__name__}"):
+                decode_video(source)
+
+    def test_pipe(self, clip, tmp_path):
+        os.mkfifo(tmp_path / "pipe.mp4")
+        data = Path(clip("short_gop.mp4")).read_bytes()
+        threading.Thread(target=(tmp_path / "pipe.mp4").write_bytes, args=(data,), daemon=True).start()
+        assert len(decode_video(tmp_path / "pipe.mp4")[0]) == NUM_FRAMES
+        with pytest.raises(VideoDecodeError, match="pipe.mp4: it takes longer to arrive than max_decode_sec=0.3"):
+            decode_video(tmp_path / "pipe.mp4", limits=DecodeLimits(max_decode_sec=0.3))
+
+    def test_endless_pipe(self):
+        source = SimpleNamespace(read=lambda size: bytes(size))
+        with pytest.raises(VideoDecodeError, match="more bytes than max_file_bytes=1,000,000"):
+            decode_video(source, limits=DecodeLimits(max_file_bytes=10**6))
+
+    def test_silent_pipe(self, monkeypatch):
+        silent = SimpleNamespace(read=lambda size: time.sleep(60))
+        with pytest.raises(VideoDecodeError, match="nothing comes for 5 s"):
+            decode_video(silent)
+
+    def test_endings_of_downloads(self, odd_server):
+        with pytest.raises(VideoDecodeError, match=r"/endless: .* max_file_bytes=100,000"):
+            decode_video(f"{odd_server}/endless", limits=DecodeLimits(max_file_bytes=100_000))
+        with pytest.raises(VideoDecodeError, match=r"/drip: .* longer to arrive than max_download_sec=0.5"):
+            decode_video(f"{odd_server}/drip", limits=DecodeLimits(max_download_sec=0.5))
+        with pytest.raises(VideoDecodeError, match=r"/drip: .* longer to arrive than max_decode_sec=0.5"):
+            decode_video(f"{odd_server}/drip", limits=DecodeLimits(max_decode_sec=0.5))
+        with pytest.raises(VideoDecodeError, match=r"/broken: .*503.*\(twice\)"):
+            decode_video(f"{odd_server}/broken")
+        with pytest.raises(VideoDecodeError, match=r"/elsewhere: .*file"):
+            decode_video(f"{odd_server}/elsewhere")
+
+    def test_second_try(self, clip, odd_server):
+        assert len(decode_video(f"{odd_server}/second")[0]) == NUM_FRAMES
+
+    @pytest.fixture
+    def odd_server(self, clip, monkeypatch):
+        clip_bytes = Path(clip("short_gop.mp4")).read_bytes()
+        tries = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                tries.append(self.path)
+                is_bad = self.path == "/broken" or (self.path == "/second" and len(tries) == 1)
+                self.send_response(302 if self.path == "/elsewhere" else 503 if is_bad else 200)
+                self.send_header("Location", "file:///etc/passwd")
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    if self.path == "/second" and not is_bad:
+                        self.wfile.write(clip_bytes)
+                    while self.path in ("/endless", "/drip"):
+                        self.wfile.write(bytes(10_000 if self.path == "/endless" else 1))
+                        time.sleep(0.05 if self.path == "/drip" else 0)
+
+            def log_message(self, *args):
+                pass
+
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            server.daemon_threads = True
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
 
     def test_url(self, clip, server):
         frames, _ = decode_video(f"{server}/short_gop.mp4", lambda metadata: [3, 30])

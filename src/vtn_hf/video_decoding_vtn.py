@@ -26,6 +26,7 @@ import stat
 import tempfile
 import threading
 import time
+import traceback
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -84,6 +85,8 @@ _MAX_NAME_LENGTH = 300
 # What each tag of a Matroska file and of a PNG begins with.
 _TAG_MARKS = (b"\x67\xc8", b"tEXt", b"zTXt", b"iTXt")
 _MAX_HEADER_BYTES = 2**28
+# Playlists, lists of files, session descriptions.
+_REFERENCES = re.compile(rb"\s*(#EXTM3U|ffconcat|v=0\r?\n)")
 
 
 class VideoDecodeError(ValueError):
@@ -706,8 +709,10 @@ class _VideoReader:
 
     def _demux(self) -> Iterator[Any]:
         """Yield packets from where the container stands, without empty ones: decoders take them for the end."""
-        for packet in self._container.demux(self._stream):
+        for num_packets, packet in enumerate(self._container.demux(self._stream)):
             self._check_time()
+            if num_packets > self._layout.num_bytes:  # an index may name the same bytes again and again
+                raise self._refuse(f"it has more packets than bytes, which are {self._layout.num_bytes:,}")
             if packet.size:
                 yield packet
 
@@ -784,6 +789,8 @@ class _VideoReader:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             if self._layout is not None and self._layout.is_animated_webp:
                 reason = "animated WebP cannot be decoded"
+            elif self._container is None and _REFERENCES.match(self._layout.head if self._layout else b""):
+                reason = "it only refers to other files or addresses, and these are not opened"
             elif self._container is not None and self._codec is not None and self._codec.width == 0:
                 reason += f" (a picture of more than max_pixels={self._limits.max_pixels:,} is refused)"
             raise self._error(reason) from error
@@ -892,6 +899,7 @@ class _Layout:
             them would have.
         is_fragmented: Whether it is an mp4 in fragments, whose frames no table lists before they come.
         is_cut: Whether the end of the frames is missing, where FFmpeg takes such an end for a proper one.
+        head: The first bytes.
         is_animated_webp: Which is a format that FFmpeg does not read.
     """
 
@@ -904,7 +912,7 @@ class _Layout:
         self.num_bytes = file.seek(0, os.SEEK_END)
         self.num_samples = self.num_entries = 0
         self.is_fragmented = self.is_cut = False
-        head = self._read(0, 32)
+        self.head = head = self._read(0, 32)
         self.is_animated_webp = head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
         if head[:4] == b"RIFF":
             size = int.from_bytes(head[4:8], "little")
@@ -1000,8 +1008,13 @@ def _open_video(
         opened.open(stack)
         video = _VideoReader(opened, choose_region)
         stack.callback(video.close)
-        video.open()
-        yield video
+        try:
+            video.open()
+            yield video
+        except VideoDecodeError as error:
+            # An error may be kept, and what its traceback holds with it: packets, and so the decoder.
+            traceback.clear_frames(error.__traceback__)
+            raise
 
 
 class _Source:
@@ -1096,7 +1109,8 @@ class _Source:
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 if is_last_try or (status or 500) < 500:
-                    raise self.error(f"{error}{' (twice)' if is_last_try else ''}") from error
+                    reason = (str(error) or type(error).__name__).splitlines()[0]
+                    raise self.error(f"{reason}{' (twice)' if is_last_try else ''}") from error
 
     def _receive(
         self,
