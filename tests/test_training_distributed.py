@@ -96,8 +96,8 @@ def test_an_evaluation_by_two_processes_sees_each_video_once(one_process: dict, 
 
 @pytest.mark.parametrize(
     ("mode", "step"),
-    [({}, 1), ({}, 3), (FSDP, 1), (FSDP, 3), (SHARDED_FSDP, 3)],
-    ids=["DDP, first epoch", "DDP, second", "FSDP, first", "FSDP, second", "FSDP in parts"],
+    [({}, 1), (FSDP, 3), (SHARDED_FSDP, 1)],
+    ids=["DDP, first epoch", "FSDP, second epoch", "FSDP in parts, first epoch"],
 )
 def test_two_processes_go_on_from_the_middle_of_an_epoch(tmp_path: Path, mode: dict, step: int):
     """The order of the videos and the dropout of each process included."""

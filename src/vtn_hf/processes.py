@@ -1,6 +1,7 @@
 """Several processes that work on one thing, as `accelerate launch` and `torchrun` start them."""
 
 import contextlib
+import gc
 from collections.abc import Iterator
 
 import torch
@@ -18,4 +19,5 @@ def together() -> Iterator[None]:
     yield
     if torch.distributed.is_initialized():
         PartialState().wait_for_everyone()
+        gc.collect()  # a wrapped model that is still about holds on to the connections
         torch.distributed.destroy_process_group()
