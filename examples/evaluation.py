@@ -270,6 +270,29 @@ def begin(args: EvaluationArguments, model: VTNForVideoClassification, videos: D
             path.unlink(missing_ok=True)
 
 
+def score_missing(
+    args: EvaluationArguments,
+    state: PartialState,
+    model: VTNForVideoClassification,
+    videos: Dataset,
+    loader: VideoLoader,
+) -> float | None:
+    """Scores this process's share of what is not scored yet; returns the speed of all of them, if there was any."""
+    output_dir = Path(args.output_dir)
+    # What failed is tried again: the reason may be gone.
+    done = {number for number, row in read_scores(output_dir).items() if "error" not in row}
+    state.wait_for_everyone()  # nobody adds scores while another one still reads
+    missing = [number for number in range(len(videos)) if number not in done]
+    mine = videos.select(missing[state.process_index :: state.num_processes])
+    start = time.monotonic()
+    with ResultFile(output_dir / f"scores-{state.process_index:03d}.jsonl", ()) as results:
+        scores = score_all(optimize(model) if args.optimize else model, mine, loader, results, args)
+        for _ in tqdm(scores, total=len(mine), unit="video", disable=not state.is_main_process):
+            pass
+    state.wait_for_everyone()
+    return len(missing) / (time.monotonic() - start) if missing else None
+
+
 def evaluate_collection(args: EvaluationArguments):
     """Scores what is not scored yet, then reports."""
     # Without an accelerator, several processes find each other only if they are told that there is none.
@@ -287,22 +310,10 @@ def evaluate_collection(args: EvaluationArguments):
             stack.enter_context(one_run(output_dir))
             begin(args, model, videos, protocol)
         state.wait_for_everyone()
-        # What failed is tried again: the reason may be gone.
-        done = {number for number, row in read_scores(output_dir).items() if "error" not in row}
-        state.wait_for_everyone()  # nobody adds scores while another one still reads
-        missing = [number for number in range(len(videos)) if number not in done]
-        mine = videos.select(missing[state.process_index :: state.num_processes])
-        start = time.monotonic()
-        with ResultFile(output_dir / f"scores-{state.process_index:03d}.jsonl", ()) as results:
-            scorer = optimize(model) if args.optimize else model
-            scores = score_all(scorer, mine, VideoLoader(processor, views), results, args)
-            for _ in tqdm(scores, total=len(mine), unit="video", disable=not state.is_main_process):
-                pass
-        state.wait_for_everyone()
+        videos_per_second = score_missing(args, state, model, videos, VideoLoader(processor, views))
         if state.is_main_process:
-            seconds = time.monotonic() - start
             timing = {
-                "videos_per_second": len(missing) / seconds if missing else None,
+                "videos_per_second": videos_per_second,
                 "num_processes": state.num_processes,
                 "device": str(state.device),
                 "parameters": model.num_parameters(),

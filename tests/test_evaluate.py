@@ -38,6 +38,7 @@ def model_dir(tmp_path):
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=8,
+        num_frames=8,
         id2label=dict(enumerate(CLASS_NAMES)),
     )
     VTNForVideoClassification(config).save_pretrained(tmp_path / "model")

@@ -154,14 +154,7 @@ def group_by_layer(
     """
     backbone = next(module for name, module in model.named_modules() if name.split(".")[-1] == "backbone")
     blocks = list_blocks(backbone)
-    block_of = {
-        id(parameter): depth for depth, block in enumerate(blocks, start=1) for parameter in block.parameters()
-    }
-    depths, depth = {}, 0
-    for parameter in backbone.parameters():
-        # What is outside of the blocks belongs to the one before it.
-        depth = block_of.get(id(parameter), depth)
-        depths[id(parameter)] = depth
+    depths = _find_depths(backbone, blocks)
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -172,6 +165,19 @@ def group_by_layer(
         group = {"params": [], "lr": learning_rate * scale, "weight_decay": decay}
         groups.setdefault((scale, decay), group)["params"].append(parameter)
     return [groups[key] for key in sorted(groups, reverse=True)]
+
+
+def _find_depths(backbone: nn.Module, blocks: list[nn.Module]) -> dict[int, int]:
+    """The number of each parameter's block, from 1 on; 0 before the first one."""
+    block_of = {
+        id(parameter): depth for depth, block in enumerate(blocks, start=1) for parameter in block.parameters()
+    }
+    depths, depth = {}, 0
+    for parameter in backbone.parameters():
+        # What is outside of the blocks belongs to the one before it.
+        depth = block_of.get(id(parameter), depth)
+        depths[id(parameter)] = depth
+    return depths
 
 
 def list_blocks(backbone: nn.Module) -> list[nn.Module]:
