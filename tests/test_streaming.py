@@ -225,6 +225,8 @@ def test_state_of_something_else_is_refused():
         {"features": [[0.0] * 32] * 3},
         {"numbers": torch.zeros(2, dtype=torch.long)},
         {"numbers": torch.zeros(3)},
+        {"numbers": torch.tensor([2, 1, 0])},
+        {"times": None},
         {"times": (0.0, 1.0)},
         {"times": (0.0, 1.0, float("nan"))},
         {"times": (0.0, 1.0, 1e19)},
@@ -233,6 +235,8 @@ def test_state_of_something_else_is_refused():
         {"num_seen": 3.5},
         {"step": 0},
         {"last_feature": None},
+        {"last_feature": torch.zeros(31)},
+        {"last_picture": [1, 2]},
     ],
 )
 def test_damaged_state_is_refused(damage):

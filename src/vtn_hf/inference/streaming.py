@@ -83,18 +83,21 @@ class _Stream:
 
     def check(self, feature_shape: tuple[int, ...], max_frames: int):
         """Raises `ValueError` for what no stream of features of this shape could hold."""
-        held = len(self.times)
+        held = len(self.times) if isinstance(self.times, (tuple, list)) else -1
         counts = (self.num_seen, self.step, self.num_repeats, self.num_size_changes)
+        last = (self.last_picture, self.last_feature)
         is_whole = (
             torch.is_tensor(self.features)
             and self.features.is_floating_point()
             and torch.is_tensor(self.numbers)
-            and not self.numbers.is_floating_point()
+            and self.numbers.dtype == torch.long
             and self.numbers.shape == (held,)
+            and bool((self.numbers.diff() >= 0).all())
             and all(isinstance(count, int) and count >= 0 for count in counts)
             and self.step > 0
             and held <= self.num_seen
-            and (self.num_seen == 0) == (self.last_feature is None) == (self.last_picture is None)
+            and (last == (None, None) if self.num_seen == 0 else all(map(torch.is_tensor, last)))
+            and (self.num_seen == 0 or (last[0].ndim == 3 and last[1].shape == feature_shape))
         )
         if not is_whole:
             raise ValueError("The state of a stream is damaged: its parts do not fit together.")
