@@ -276,6 +276,8 @@ def _require(is_right: bool, rule: str, value: Any):
 def _cut(frames: torch.Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> torch.Tensor:
     """Rows and columns (start, length) of frames `(..., height, width)`, with zeros where they reach beyond them."""
     (top, height), (left, width) = rows, columns
+    if (top, left, height, width) == (0, 0, *frames.shape[-2:]):
+        return frames
     bottom, right = top + height - frames.shape[-2], left + width - frames.shape[-1]
     if min(top, left, -bottom, -right) < 0:
         frames = nn.functional.pad(frames, [max(0, edge) for edge in (-left, right, -top, bottom)])
