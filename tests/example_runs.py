@@ -15,6 +15,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -89,37 +90,35 @@ def forget_processes():
 
 def run_forked(script: str | Path, *arguments: object, num_processes: int) -> subprocess.CompletedProcess:
     """The same in several processes that share the work, as under torchrun; they are copies of this one."""
-    context = multiprocessing.get_context("fork")
-    results = context.SimpleQueue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
 
-    def work(rank: int):
+    def work(rank: int, result_file: Path):
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
-        os.environ |= {name: str(value) for name, value in places.items()}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= address | {name: str(value) for name, value in places.items()}
         result = run_main(script, *arguments)
-        results.put((result.returncode, result.stdout, result.stderr))
+        result_file.write_text(json.dumps([result.stdout, result.stderr]))
+        sys.stdout.flush()
+        os._exit(result.returncode)
 
-    processes = [context.Process(target=work, args=(rank,)) for rank in range(num_processes)]
-    for process in processes:
-        process.start()
-    deadline = time.monotonic() + 300
-    found = []
-    while len(found) < num_processes and time.monotonic() < deadline:
-        if not results.empty():
-            found.append(results.get())
-        elif any(process.exitcode for process in processes):
-            break
-        else:
-            time.sleep(0.05)
-    for process in processes:
-        process.join(timeout=10)
-        process.kill()
-    assert len(found) == num_processes, f"Of {num_processes} processes {len(found)} came to an end: {found}"
-    status = max(abs(status) for status, _, _ in found)
-    return subprocess.CompletedProcess([], status, *("".join(texts) for texts in list(zip(*found, strict=True))[1:]))
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, str(rank)) for rank in range(num_processes)]
+        processes = [multiprocessing.get_context("fork").Process(target=work, args=each) for each in enumerate(files)]
+        for process in processes:
+            process.start()
+        deadline = time.monotonic() + 300
+        while any(process.is_alive() for process in processes) and time.monotonic() < deadline:
+            if any(process.exitcode for process in processes):
+                break  # the others would wait for the one that failed
+            time.sleep(0.02)
+        for process in processes:
+            process.kill()
+            process.join()
+        # A script may end its process by itself.
+        texts = [json.loads(file.read_text()) if file.exists() else ["", ""] for file in files]
+    status = max(abs(process.exitcode) for process in processes)
+    return subprocess.CompletedProcess([], status, *map("".join, zip(*texts, strict=True)))
 
 
 def run_process(

@@ -1,8 +1,6 @@
-"""Many processes, or many small batches, are one process with a big batch: gloo on the CPU, launched by torchrun."""
+"""Many processes, or many small batches, are one process with a big batch: gloo on the CPU."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from accelerate.utils import DeepSpeedPlugin, DistributedType
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from datasets import Dataset, IterableDataset
 from distributed_run import NUM_EVALUATED
+from example_runs import make_launcher, run_forked, run_main, run_process
 from gradient_run import PROBLEM_TYPES, TRAINERS, measure
 from safetensors.torch import load_file
 
@@ -26,11 +25,8 @@ SHARDED_FSDP = {"fsdp": True, "fsdp_config": FSDP["fsdp_config"] | {"state_dict_
 
 
 def run(output_dir: Path, num_processes: int, **settings) -> dict:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
-    if num_processes == 1:
-        command = [sys.executable]
-    command += [str(TESTS / "distributed_run.py"), str(output_dir), json.dumps(settings)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    arguments = (TESTS / "distributed_run.py", output_dir, json.dumps(settings))
+    result = run_main(*arguments) if num_processes == 1 else run_forked(*arguments, num_processes=num_processes)
     assert result.returncode == 0, result.stderr[-4000:]
     return json.loads((output_dir / "result.json").read_text())
 
@@ -70,9 +66,7 @@ def test_any_way_to_a_batch_of_8_gives_the_same_losses_and_weights(
 
 
 def test_two_processes_give_the_gradient_of_one_for_all_kinds_of_labels(tmp_path: Path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(TESTS / "gradient_run.py"), str(tmp_path / "result.json")]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = run_process(TESTS / "gradient_run.py", tmp_path / "result.json", launcher=make_launcher(2))
     assert result.returncode == 0, result.stderr[-4000:]
     found = iter(json.loads((tmp_path / "result.json").read_text()))
     for trainer_class in TRAINERS:
