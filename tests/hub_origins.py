@@ -1,8 +1,8 @@
 """
 Run by test_hub.py, with vtn_hf imported where the process has it: loads checkpoints whose code says where it comes
-from, and prints what runs, as JSON, a list of origins for each checkpoint; or why it is refused.
+from, and prints what runs, as JSON, the different origins of each checkpoint's parts; or why one is refused.
 
-    python hub_origins.py CHECKPOINT … [--then CHECKPOINT, which replaces the first, and that is loaded again]
+    python hub_origins.py CHECKPOINT … CHECKPOINT=OTHER, where OTHER's files first replace CHECKPOINT's …
 """
 
 import importlib.util
@@ -33,15 +33,16 @@ def find_origins(checkpoint: str) -> list[str | None]:
 def main(*checkpoints: str):
     if importlib.util.find_spec("vtn_hf") is not None:
         importlib.import_module("vtn_hf")
-    if "--then" in checkpoints:
-        checkpoint, _, changed = checkpoints
-        find_origins(checkpoint)
-        shutil.copytree(changed, checkpoint, dirs_exist_ok=True)
-        checkpoints = (checkpoint,)
-    try:
-        print(json.dumps({checkpoint: find_origins(checkpoint) for checkpoint in checkpoints}))
-    except ValueError as error:
-        print(error)
+    origins = []
+    for checkpoint in checkpoints:
+        checkpoint, _, other = checkpoint.partition("=")
+        if other:
+            shutil.copytree(other, checkpoint, dirs_exist_ok=True)
+        try:
+            origins.append(sorted(set(find_origins(checkpoint)), key=str))
+        except ValueError as error:
+            origins.append(str(error))
+    print(json.dumps(origins))
 
 
 if __name__ == "__main__":

@@ -250,33 +250,44 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
+# What someone adds to three files: their classes say where they come from.
+CHANGES = {
+    "modeling_vtn.py": "\nVTNModel.origin = VTNForVideoClassification.origin = {origin!r}\n",
+    "image_processing_vtn.py": "\nVTNImageProcessor.origin = {origin!r}\n",
+    "video_processing_vtn.py": "\nVTNVideoProcessor.origin = {origin!r}\n",
+}
+
+
 def change_code(checkpoint: Path, folder: Path, origin: str) -> Path:
-    """A copy in which someone has changed three files: their classes say where they come from."""
+    """A copy in which someone has changed three files."""
     shutil.copytree(checkpoint, folder)
-    for name, classes in {
-        "modeling_vtn.py": ("VTNModel", "VTNForVideoClassification"),
-        "image_processing_vtn.py": ("VTNImageProcessor",),
-        "video_processing_vtn.py": ("VTNVideoProcessor",),
-    }.items():
+    for name, change in CHANGES.items():
         with open(folder / name, "a") as code:
-            code.writelines(f"\n{class_name}.origin = {origin!r}\n" for class_name in classes)
+            code.write(change.format(origin=origin))
     return folder
 
 
 @pytest.mark.parametrize("with_newest", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_each_checkpoint_runs_its_own_code(checkpoint, tmp_path, with_newest):
+def test_each_checkpoint_runs_its_own_code(hub, checkpoint, forks, tmp_path, with_newest):
     """Whatever was loaded before, and though folders have the same name and the same configuration_vtn.py."""
     find_transformers(with_newest)
-    folders = [change_code(checkpoint, tmp_path / name, origin=name) for name in ("x/model", "y/model", "z")]
-    settings = {"endpoint": NO_HUB, "home": tmp_path, "with_vtn_hf": False, "with_newest": with_newest}
-    for order in (folders, folders[::-1]):
-        origins = json.loads(run("hub_origins.py", *order, **settings).splitlines()[-1])
-        for folder in order:
-            assert set(origins[str(folder)]) == {str(folder.relative_to(tmp_path))}
-    # In one process and place, too.
-    change_code(checkpoint, tmp_path / "changed", origin="later")
-    printed = run("hub_origins.py", folders[0], "--then", tmp_path / "changed", **settings)
-    assert set(json.loads(printed.splitlines()[-1])[str(folders[0])]) == {"later"}
+    names = ["x/model", "y/model", "changed"]
+    x, y, changed = (change_code(checkpoint, tmp_path / name, origin=name) for name in names)
+    settings = {"endpoint": hub.endpoint, "home": tmp_path, "with_vtn_hf": False, "with_newest": with_newest}
+    printed = run("hub_origins.py", x, y, *forks, f"{x}={changed}", y, **settings)
+    expected = ["x/model", "y/model", None, "someone", "changed", "y/model"]
+    assert json.loads(printed.splitlines()[-1]) == [[origin] for origin in expected]
+
+
+@pytest.fixture
+def forks(hub, published) -> tuple[str, str]:
+    """Two repositories with other code in one."""
+    files = dict(hub.repositories["tester/vtn"].head.files)
+    for name in ("modeling_vtn.py", "image_processing_vtn.py", "video_processing_vtn.py"):
+        files[name] += CHANGES[name].format(origin="someone").encode()
+    hub.repositories["tester/changed"] = Repository()
+    hub.repositories["tester/changed"].commit("A fork", files)
+    return "tester/vtn", "tester/changed"
 
 
 def read_warnings(caplog, load, *args, **kwargs) -> list[str]:
@@ -317,15 +328,7 @@ def test_code_of_another_release(checkpoint, tmp_path, caplog, version, is_told)
     assert [f"brings code of vtn_hf {version}" in warning for warning in warnings] == [True] * is_told
 
 
-def test_code_in_a_repository(hub, published, tmp_path):
-    files = dict(hub.repositories["tester/vtn"].head.files)
-    files["modeling_vtn.py"] += b"\nVTNModel.origin = 'someone'\n"
-    hub.repositories["tester/changed"] = Repository()
-    hub.repositories["tester/changed"].commit("A fork", files)
-    settings = {"endpoint": hub.endpoint, "home": tmp_path}
-    printed = run("hub_origins.py", "tester/vtn", "tester/changed", **settings, with_vtn_hf=False)
-    origins = json.loads(printed.splitlines()[-1])
-    assert set(origins["tester/vtn"]) == {None}
-    assert set(origins["tester/changed"]) == {None, "someone"}
-    printed = run("hub_origins.py", "tester/vtn", "tester/changed", **settings, with_vtn_hf=True)
-    assert "tester/changed brings code of vtn_hf" in printed and "imported here: modeling_vtn.py" in printed
+def test_code_in_a_repository(hub, forks, tmp_path):
+    settings = {"endpoint": hub.endpoint, "home": tmp_path, "with_vtn_hf": True}
+    printed = run("hub_origins.py", *forks, **settings)
+    assert "tester/changed brings code of vtn_hf" in printed and "imported here: image_processing_vtn.py" in printed
