@@ -346,6 +346,13 @@ def test_missing_file_is_named(model, video_processor, tmp_path, name):
         pipeline("video-classification", model=str(tmp_path))
 
 
+def test_tags_of_a_model_are_its_own(model):
+    """transformers adds those of a push to the model's list."""
+    other = make_model()
+    other.add_model_tags("mine")
+    assert (model.model_tags, other.model_tags[2:]) == (["vtn", "video-classification"], ["mine"])
+
+
 def test_no_warning_that_a_processor_is_missing(checkpoint, caplog):
     """Loading through the Auto classes says nothing; a newcomer would take it for a fault."""
     transformers.logging.enable_propagation()

@@ -89,7 +89,6 @@ class VTNPreTrainedModel(PreTrainedModel):
     base_model_prefix = "vtn"
     main_input_name = "pixel_values"
     input_modalities = ("video",)
-    model_tags = ["vtn", "video-classification"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["VTNEmbeddings", "VTNLayer"]
     _supports_sdpa = True
@@ -99,6 +98,10 @@ class VTNPreTrainedModel(PreTrainedModel):
         "attentions": OutputRecorder(VTNAttention, index=1),
         "global_attentions": OutputRecorder(VTNAttention, index=2),
     }
+
+    def __init__(self, config: VTNConfig):
+        super().__init__(config)
+        self.model_tags = ["vtn", "video-classification"]  # of its own: pushing a model can add more
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs) -> Self:
