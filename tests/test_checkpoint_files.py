@@ -70,7 +70,8 @@ def list_written(node: ast.AST) -> list[str]:
         return [node.name]
     if isinstance(node, ast.Name):
         return [node.id]
-    return [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
+    is_name = isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier()
+    return [node.value] if is_name else []
 
 
 def find_own(nodes: list[ast.AST]) -> set[str]:
