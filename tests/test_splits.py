@@ -100,6 +100,7 @@ def test_collection(root):
     assert 0 < collection.num_videos["val"] < 12
     assert set(collection.counts["val"]) == {"a", "b"}
     assert "videos are held out as val (val_seed=0)" in collection.describe()
+    assert collection.missing == {"train": [], "val": []}
     # Elsewhere, as another layout and in another order it is the same.
     lines = [f"{root}/{name},{label}\n" for name, label in read_back(read_collection(root)).items()]
     (root.parent / "lists").mkdir()

@@ -169,6 +169,7 @@ def read_collection(
         drop_bad_videos(listing, scan_table)
     if val_share is not None:
         hold_out_val(listing, val_share, val_seed, val_group)
+        missing = {split: missing.get(split, []) for split in listing.rows}
     videos = _make_datasets(listing, names, is_multi_label, streaming)
     counts = {
         split: Counter(names[label] for row in rows for label in row.labels) for split, rows in listing.rows.items()
