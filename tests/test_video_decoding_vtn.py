@@ -538,6 +538,22 @@ class TestDamage:
         assert metadata.is_joined
         assert metadata.duration == pytest.approx(4)
 
+    def test_packet_lost_from_a_transport_stream(self, clip):
+        """Behind the first frames: these are given, and no short result passes for the whole."""
+        data, expected = Path(clip("transport.ts")).read_bytes(), decode_sequentially(clip("transport.ts"))
+        num_refused = 0
+        for start in range(len(data) // 2, len(data), 7 * 188):
+            start -= start % 188
+            damaged = data[:start] + data[start + 188 :]
+            np.testing.assert_array_equal(
+                decode_video(damaged, lambda metadata: [0, 1, 2])[0], expected[:3], err_msg=f"{start}"
+            )
+            try:
+                assert len(decode_video(damaged)[0]) == NUM_FRAMES, start
+            except VideoDecodeError:
+                num_refused += 1
+        assert num_refused > 0
+
     def test_avi_of_unknown_size(self, clip, tmp_path):
         """Through a pipe, what comes at the end cannot be written at the start."""
         file = open(tmp_path / "pipe.avi", "wb")  # noqa: SIM115

@@ -61,6 +61,7 @@ _REWINDABLE_FORMATS = (*_TIMED_FORMATS, "avi")
 # FFmpeg's AVFMT_TS_DISCONT: containers made to be cut and joined. A longer step than this is a joint, not a pause.
 _FLAG_OF_JOINED_FORMATS = 0x200
 _MAX_STEP_SEC = 10
+_TS_TICKS_PER_SEC = 90_000
 # More ticks than this are no time, but damage.
 _MAX_TICKS = 2**52
 # In decoding order, a frame comes after at most this many that are shown after it: decoders keep no more pictures.
@@ -269,13 +270,13 @@ class _Packets:
 
     Args:
         packets: Those of the video stream.
-        trusts_marks: Whether a packet that is marked as corrupt is incomplete. In MPEG-TS only the counter of its
-            parts does not go on, as where files are joined.
+        are_joined: Whether a packet that is marked as corrupt may be complete: in MPEG-TS the mark says that a counter
+            does not go on, as where files are joined.
     """
 
-    def __init__(self, packets: Iterator[Any], trusts_marks: bool):
+    def __init__(self, packets: Iterator[Any], are_joined: bool):
         pts, dts, durations = array("q"), array("q"), array("q")  # in the time base of the stream
-        are_keys, are_whole, are_shown = array("b"), array("b"), array("b")
+        are_keys, are_marked, are_shown = array("b"), array("b"), array("b")
         self.has_pts = self.has_dts = True
         self.changes_setup = False
         self.first: tuple | None = None
@@ -290,15 +291,38 @@ class _Packets:
             dts.append(packet_dts or 0)
             durations.append(packet.duration or 0)
             are_keys.append(packet.is_keyframe)
-            are_whole.append(not (trusts_marks and packet.is_corrupt))
+            are_marked.append(packet.is_corrupt)
             are_shown.append(not packet.is_discard)
         self.pts, self.dts, self.durations = (np.asarray(numbers) for numbers in (pts, dts, durations))
         self.are_keys = np.asarray(are_keys, dtype=bool)
-        self.num_whole = sum(are_whole)
-        self.are_shown = np.asarray(are_whole, dtype=bool) & np.asarray(are_shown, dtype=bool)
+        are_whole = ~np.asarray(are_marked, dtype=bool)
+        if are_joined and self.has_pts:
+            are_whole |= self._find_joints(np.flatnonzero(~are_whole))
+        self.num_whole = int(are_whole.sum())
+        self.num_before_loss = len(pts) if are_whole.all() else int(are_whole.argmin())
+        self.are_shown = are_whole & np.asarray(are_shown, dtype=bool)
         self.num_shown = int(self.are_shown.sum())
         self.are_unique = self.has_pts and len(np.unique(self.pts)) == len(pts)
         self.are_reordered = bool((np.diff(self.pts) < 0).any())
+
+    def _find_joints(self, marked: np.ndarray) -> np.ndarray:
+        """
+        Which of the marked packets end a part: a key frame follows, and no frame is missing around it, as time goes on
+        without a gap, or starts anew. FFmpeg marks up to two packets before the one whose counter is off.
+        """
+        are_joints = np.zeros(len(self.pts), dtype=bool)
+        steps = np.diff(np.unique(self.pts))
+        max_step = max(1.5 * np.median(steps), np.percentile(steps, 95)) if len(steps) else 0
+        for number in marked:
+            keys = number + 1 + np.flatnonzero(self.are_keys[number + 1 : number + 3])
+            if len(keys):
+                # Of twice as many packets, the half next to the joint has all of its times, whatever the order.
+                before = np.unique(self.pts[max(0, keys[0] - 2 * _MAX_REORDERED) : keys[0]])[-_MAX_REORDERED:]
+                after = np.unique(self.pts[keys[0] : keys[0] + 2 * _MAX_REORDERED])[:_MAX_REORDERED]
+                step = after[after > before[-1]][:1] - before[-1]
+                step = step[step <= _MAX_STEP_SEC * _TS_TICKS_PER_SEC]  # else another time begins
+                are_joints[number] = np.r_[np.diff(before), np.diff(after), step].max(initial=0) <= max_step
+        return are_joints
 
 
 class _TimeLine:
@@ -403,13 +427,14 @@ class _VideoReader:
             self._check_claims()
             self._open_container()
             container_format = self._container.format
-            packets = _Packets(self._demux(), trusts_marks=container_format.name != "mpegts")
+            packets = _Packets(self._demux(), are_joined=container_format.name == "mpegts")
             time_line = _TimeLine.of_packets(packets, container_format, self._stream.time_base)
             self._header_fps = float(self._stream.guessed_rate or self._stream.average_rate or 0)
             self._plan_reading(packets, time_line)
             num_missing = self._count_missing(packets)
             if num_missing:
-                self._num_certain = packets.num_shown - _MAX_REORDERED * packets.are_reordered
+                num_before_loss = min(packets.num_shown, packets.num_before_loss)
+                self._num_certain = num_before_loss - _MAX_REORDERED * packets.are_reordered
             self._describe(packets.num_shown, time_line, num_missing)
             self._set_threads()
 
@@ -550,15 +575,15 @@ class _VideoReader:
 
     def _count_missing(self, packets: _Packets) -> int:
         """
-        How many frames are lost at the end of the file. Raises an error where frames are lost, but it is not known
-        how many, or which.
+        How many frames are lost, at the end of the file or from a loss on. Raises an error where frames are lost, but
+        it is not known how many, or which.
         """
         container_format, entries = self._container.format.name, self._stream.index_entries
         num_whole, num_listed = packets.num_whole, len(entries)
         if num_listed > num_whole:  # Empty ones are no frames.
             num_listed = sum(1 for entry in entries if entry.size)
         num_promised = max(len(packets.pts), num_listed)
-        is_known = container_format == _MP4 and not self._layout.is_fragmented
+        is_known = container_format == "mpegts" or (container_format == _MP4 and not self._layout.is_fragmented)
         if self._layout.is_cut and container_format == "avi":
             # The header may count frames that the encoder left out, so that alone is no proof.
             num_promised = max(num_promised, self._stream.frames)
