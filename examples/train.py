@@ -24,6 +24,7 @@ from typing import Any
 import datasets
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import Dataset
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
 
@@ -461,8 +462,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with together():
             train(*parse_arguments(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
+    except (ValueError, OSError, FloatingPointError, StrictDataclassError) as error:
+        print(f"train.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

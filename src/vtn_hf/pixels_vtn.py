@@ -144,7 +144,9 @@ class PixelSettings:
             if self.do_normalize:
                 numbers = value if isinstance(value, (list, tuple)) else [value]
                 _require(all(map(is_number, numbers)), f"`{name}` must be a number, or one per channel", value)
-                _require(name == "image_mean" or 0 not in numbers, f"`{name}` must not be 0", value)
+                _require(
+                    name == "image_mean" or all(number > 0 for number in numbers), f"`{name}` must be positive", value
+                )
                 if self.do_convert_rgb and len(numbers) not in (1, 3):
                     raise ValueError(f"`{name}` has {len(numbers)} entries for frames of 3 channels.")
 
@@ -265,7 +267,8 @@ def is_number(value: Any) -> bool:
 
 
 def _has_sides(size: SizeDict | None, *keys: str) -> bool:
-    return dict(size or {}).keys() == set(keys) and all(size[key] >= 1 for key in keys)
+    sides = dict(size or {})
+    return sides.keys() == set(keys) and all(type(side) is int and side >= 1 for side in sides.values())
 
 
 def _require(is_right: bool, rule: str, value: Any):

@@ -146,6 +146,15 @@ class DecodeLimits:
             if not (limit is None and item.default is None) and not (isinstance(limit, (int, float)) and limit > 0):
                 raise ValueError(f"`{item.name}` must be a number greater than 0, got {limit!r}.")
 
+    @classmethod
+    def from_settings(cls, settings: dict[str, float] | None) -> "DecodeLimits":
+        """The limits of a processor: those that are named, and the defaults of the others."""
+        settings = {} if settings is None else settings
+        names = [item.name for item in fields(cls)]
+        if not isinstance(settings, dict) or not settings.keys() <= set(names):
+            raise ValueError(f"`decode_limits` must be a dictionary, keys {', '.join(names)}, got {settings!r}.")
+        return cls(**settings)
+
 
 @dataclass
 class TimedVideoMetadata(VideoMetadata):

@@ -215,7 +215,7 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
     @property
     def limits(self) -> DecodeLimits:
         """What a file may cost."""
-        return DecodeLimits(**(self.decode_limits or {}))
+        return DecodeLimits.from_settings(self.decode_limits)
 
     def to_uint8_processor(self) -> "VTNVideoProcessor":
         """A copy that leaves the pixels as bytes, for workers; `normalize_uint8` of this one does the rest."""
@@ -278,7 +278,7 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         """
         settings = self.merge_settings(kwargs)
         _check_sampling(settings)
-        pixels, limits = PixelSettings.select(settings), DecodeLimits(**(settings["decode_limits"] or {}))
+        pixels, limits = PixelSettings.select(settings), DecodeLimits.from_settings(settings["decode_limits"])
         sampling = {name: settings[name] for name in ("num_frames", "fps", "frame_sampling")}
         sample_indices = partial(self.sample_frames, **sampling) if settings["do_sample_frames"] else None
         videos = _list_videos(videos)

@@ -86,7 +86,14 @@ def look_at(
         # A frame may be several tokens.
         attention=attention.unflatten(-1, (num_frames, -1)).sum(dim=-1).numpy(),
         inputs=inputs,
-        video=VideoFeatures(features, inputs["position_ids"][0], num_frames, metadata.fps, metadata.duration),
+        video=VideoFeatures(
+            features,
+            inputs["position_ids"][0],
+            num_frames,
+            metadata.fps,
+            metadata.duration,
+            torch.as_tensor(metadata.timestamps, dtype=torch.double) if metadata.fps else None,
+        ),
     )
 
 
