@@ -475,7 +475,7 @@ IMPOSSIBLE = [
     ({"crop_size": {"height": 8.5, "width": 8}}, "height"),
     (
         {"decode_limits": {"max_pixel": 8}},
-        "`decode_limits` must be a dictionary with keys of max_pixels, .*'max_pixel'",
+        "`decode_limits` must be a dictionary, keys .*'max_pixel'",
     ),
     ({"image_std": float("nan")}, "`image_std` must be a number, or one per channel, got nan"),
     ({"image_mean": [0.1] * 4}, "`image_mean` has 4 entries for frames of 3 channels"),
