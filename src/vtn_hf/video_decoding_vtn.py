@@ -77,6 +77,7 @@ _MIN_FRAMES_TO_SKIP_IN_WORKER = 2
 _MAX_INDEX_ENTRIES = 2**24
 _MAX_TAGS = 2**12
 _MAX_OPEN_SEC = 4
+_MAX_OGG_HEADERS_BYTES = 2**20
 # Pixels that any file may decode to.
 _FREE_PIXELS = 2**31
 # A pipe or server that sends nothing for longer will not go on.
@@ -506,8 +507,10 @@ class _VideoReader:
             )
 
     def _check_claims(self) -> None:
-        """Refuse an index that cannot be true: FFmpeg would make all of it."""
+        """Refuse an index that cannot be true, as FFmpeg would make all of it, and what takes it long."""
         layout = self._layout
+        if layout.num_comments > _MAX_TAGS:
+            raise self._refuse(f"its metadata have more than {_MAX_TAGS:,} tags")
         if layout.num_samples > layout.num_bytes or layout.num_entries > _MAX_INDEX_ENTRIES:
             raise self._refuse(
                 f"its index claims {layout.num_entries:,} samples, in a file of {layout.num_bytes:,} bytes"
@@ -935,6 +938,7 @@ class _Layout:
         is_cut: Whether the end of the frames is missing, where FFmpeg takes such an end for a proper one.
         head: The first bytes.
         is_animated_webp: Which is a format that FFmpeg does not read.
+        num_comments: Of an Ogg file, all streams together.
     """
 
     _BEFORE_FRAMES = (b"moof", b"mdat", b"styp", b"sidx", b"emsg", b"prft")
@@ -944,7 +948,7 @@ class _Layout:
         self._file = file
         self._check_time = check_time
         self.num_bytes = file.seek(0, os.SEEK_END)
-        self.num_samples = self.num_entries = 0
+        self.num_samples = self.num_entries = self.num_comments = 0
         self.is_fragmented = self.is_cut = False
         self.head = head = self._read(0, 32)
         self.is_animated_webp = head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
@@ -954,6 +958,8 @@ class _Layout:
             self.is_cut = self.num_bytes + 1 < 8 + size < 2**31
         elif head[:4] == b"\x1aE\xdf\xa3":
             self.is_cut = self._ends_in_frames()
+        elif head[:4] == b"OggS":
+            self._count_comments(self._read(0, _MAX_OGG_HEADERS_BYTES))
         else:
             self._read_boxes()
 
@@ -961,6 +967,12 @@ class _Layout:
         self._check_time()
         self._file.seek(start)
         return self._file.read(size)
+
+    def _count_comments(self, data: bytes) -> None:
+        for mark in re.finditer(rb"\x03vorbis|OpusTags|\x81theora|OVP80\x02 ", data):
+            vendor = mark.end()
+            number = vendor + 4 + int.from_bytes(data[vendor : vendor + 4], "little")
+            self.num_comments += int.from_bytes(data[number : number + 4], "little")
 
     def _read_boxes(self) -> None:
         """Look at the boxes of an mp4, or of what may be one."""

@@ -95,6 +95,18 @@ def tags_of_matroska(count: int) -> bytes:
     return data[: segment + 4] + b"\1" + b"\xff" * 7 + data[segment + 12 : cluster] + tags + data[cluster:]
 
 
+def tags_of_ogg(count: int) -> bytes:
+    """VP8 in Ogg; the muxer writes the metadata as comments."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="ogg") as container:
+        stream = container.add_stream("libvpx", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.metadata.update({f"key{i:07}": "v" for i in range(count)})
+        container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
 def tags_of_avi(count: int) -> bytes:
     data = short_video("avi")
     letters = itertools.islice(itertools.product(range(65, 123), repeat=4), count)
@@ -159,6 +171,7 @@ def make_hostile_videos(folder: Path, port: int) -> dict[str, bytes]:
         "nested.mp4": _FTYP + b"".join(box(b"moov", bytes(8 * i))[:8] for i in range(2000, 0, -1)),
         "tags.mp4": tags_of_mp4(50_000),
         "tags.mkv": tags_of_matroska(50_000),
+        "tags.ogv": tags_of_ogg(8_000),
         "texts.png": png(64, 48, 50_000),
         "huge.png": png(60_000, 60_000),
         "canvas.gif": gif(8000, 8000, 250),
