@@ -177,7 +177,15 @@ def encode_frames(
     chunks = frames.split(chunk_size) if numbers is None else (frames[part] for part in numbers.split(chunk_size))
     # The pixels need no gradient, which the reentrant kind would ask of its inputs.
     run = partial(checkpoint, encode, use_reentrant=False) if recompute else encode
-    return torch.cat([run(backbone, chunk) for chunk in chunks])
+    # Into memory that is there: pieces between the activations would keep theirs from being used again.
+    features, first = None, 0
+    for chunk in chunks:
+        encoded = run(backbone, chunk)
+        if features is None:
+            features = encoded.new_empty(len(frames if numbers is None else numbers), encoded.shape[1])
+        features[first : first + len(chunk)] = encoded
+        first += len(chunk)
+    return features
 
 
 def encode(backbone: PreTrainedModel, frames: torch.Tensor) -> torch.Tensor:
