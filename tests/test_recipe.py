@@ -7,7 +7,7 @@ from gradient_run import PROBLEM_TYPES, TRAINERS, measure
 from torch import nn
 from transformers import TrainingArguments
 
-from vtn_hf import VTNConfig, VTNForVideoClassification
+from vtn_hf import VTNConfig, VTNForVideoClassification, optimize
 from vtn_hf.training.arguments import VTNTrainingArguments
 from vtn_hf.training.recipe import (
     VideoClassificationLoss,
@@ -167,7 +167,7 @@ def test_step_schedule_changes_at_whole_epochs(steps_per_epoch):
 
 def test_layer_decay_of_a_vit():
     model = make_model(VIT)
-    assert len(list_blocks(model.vtn.backbone)) == 3
+    assert len(list_blocks(model.vtn.backbone)) == len(list_blocks(optimize(model).vtn.backbone)) == 3
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     some = [name for name in names.values() if name.endswith("weight")]
     groups = group_by_layer(model, 0.5, 1.0, 0.05, some)
@@ -202,6 +202,7 @@ def test_layer_decay_of_a_vit():
 def test_layer_decay_of_other_backbones(backbone, num_blocks):
     model = make_model(backbone)
     assert len(list_blocks(model.vtn.backbone)) == num_blocks
+    assert len(list_blocks(optimize(model).vtn.backbone)) == num_blocks
     groups = group_by_layer(model, 0.5, 1.0, 0.0, [])
     assert sorted({group["lr"] for group in groups}) == [0.5**power for power in range(num_blocks + 1, -1, -1)]
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..configuration_vtn import VTNConfig
 from ..modeling_vtn import compute_losses, find_problem_type
+from ..optimization.replacement import get_plain_class
 
 
 class VideoClassificationLoss:
@@ -193,7 +194,7 @@ def _list_elements(module: nn.Module) -> list[nn.Module]:
     elements = []
     for child in module.children():
         inner = list(child.children())
-        is_list = isinstance(child, (nn.ModuleList, nn.Sequential)) and len({type(each) for each in inner}) == 1
+        is_list = isinstance(child, (nn.ModuleList, nn.Sequential)) and len({get_plain_class(each) for each in inner}) == 1
         # Layers without parts, such as convolutions, are no blocks.
         if is_list and any(inner[0].children()):
             elements += inner
