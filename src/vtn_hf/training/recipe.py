@@ -194,7 +194,7 @@ def _list_elements(module: nn.Module) -> list[nn.Module]:
     elements = []
     for child in module.children():
         inner = list(child.children())
-        is_list = isinstance(child, (nn.ModuleList, nn.Sequential)) and len({get_plain_class(each) for each in inner}) == 1
+        is_list = isinstance(child, (nn.ModuleList, nn.Sequential)) and len(set(map(get_plain_class, inner))) == 1
         # Layers without parts, such as convolutions, are no blocks.
         if is_list and any(inner[0].children()):
             elements += inner
