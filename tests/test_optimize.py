@@ -542,6 +542,56 @@ def test_whoever_listens_hears_no_trial():
     assert heard == [1, 1]
 
 
+def test_whoever_listens_later_hears_everything():
+    for family, path, shape in (
+        ("vit", "layers.1.attention", (4, 17, 32)),
+        ("resnet", "embedder.embedder.convolution", (4, 8, 16, 16)),
+    ):
+        model, heard = make(family), []
+        fast = optimize_silently(model)
+        for each in (model, fast):
+            module = each.vtn.backbone.get_submodule(path)
+            module.register_forward_hook(lambda *call: heard.append(call[-1]))  # noqa: B023
+        frames = make_frames(1, 4)
+        torch.testing.assert_close(compute_logits(fast, frames), compute_logits(model, frames), atol=1e-5, rtol=0)
+        heard = [output[0] if isinstance(output, tuple) else output for output in heard]
+        assert [output.shape for output in heard] == [shape] * 2
+        torch.testing.assert_close(*heard, atol=1e-5, rtol=1e-4)
+
+
+class OwnVTN(VTNModel):
+    pass
+
+
+def test_a_class_of_ones_own():
+    model = OwnVTN(make("vit").config).eval()
+    fast = optimize_silently(model)
+    assert type(fast) is OwnVTN and find_replaced(fast) == {"ClassTokenOnly", "Folded"}
+
+
+def test_another_default_device_and_dtype():
+    model = make("resnet")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            fast = optimize_silently(model)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert find_replaced(fast) == REPLACED["resnet"]
+    assert_same_logits(fast, model)
+
+
+@pytest.mark.slow
+def test_compiled():
+    model = make("vit")
+    for int8 in (False, True):
+        fast = optimize_silently(model, int8=int8, compile=True)
+        for num_frames in (5, 9, 12, 70):
+            frames = make_frames(2, num_frames)
+            expected = compute_logits(optimize_silently(model, int8=int8), frames)
+            torch.testing.assert_close(compute_logits(fast, frames), expected, atol=1e-5, rtol=1e-5)
+
+
 # Called for every video
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
 from ..backbone_vtn import encode, get_frame_shape
-from .replacement import Replacement, replace
+from .replacement import Replacement, is_altered, replace
 from .trial import Trial
 
 
@@ -96,11 +96,14 @@ class ClassTokenOnly(Replacement):
 
     def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         anatomy = self._anatomy
+        attention = getattr(self, anatomy.attention)
+        if is_altered(self) or is_altered(attention):  # someone has begun to listen to what is passed over
+            return super().forward(hidden_states, *args, **kwargs)[:, :1]
         scale_1, scale_2 = (getattr(self, name) for name in anatomy.scales) if anatomy.scales else (nn.Identity(),) * 2
         dropout = getattr(self, anatomy.dropout) if anatomy.dropout else nn.Identity()
         norm_1, norm_2 = (getattr(self, name) for name in anatomy.norms)
         class_token = hidden_states[:, :1]
-        attended = _attend(getattr(self, anatomy.attention), anatomy, norm_1(hidden_states))
+        attended = _attend(attention, anatomy, norm_1(hidden_states))
         class_token = class_token + dropout(scale_1(attended))
         return class_token + dropout(scale_2(self.mlp(norm_2(class_token))))
 

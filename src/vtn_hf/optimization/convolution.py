@@ -12,7 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from ..backbone_vtn import encode, get_frame_shape, is_convolutional
 from .linear import is_plain_float32
-from .replacement import Derived, Replacement, is_from_library, replace, restore
+from .replacement import Derived, Replacement, is_altered, is_from_library, replace, restore
 from .trial import Trial, is_close
 
 
@@ -105,11 +105,15 @@ def can_be_absorbed(norm: nn.Module) -> bool:
 
 
 def is_packed(convolution: nn.Conv2d, states: torch.Tensor) -> bool:
-    """Whether a convolution, whose input or output is given, runs with packed weights at present."""
+    """
+    Whether a convolution, whose input or output is given, runs with packed weights at present: nobody asks for
+    gradients, nor for what it gives to the normalisation.
+    """
     weights = [tensor for tensor in _get_weights(convolution) if tensor is not None]
     norm = convolution._norm[0]
     return (
-        not (norm is not None and norm.training)
+        not is_altered(convolution)
+        and not (norm is not None and (norm.training or is_altered(norm)))
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (states, *weights)))
         and is_plain_float32(states, *weights)
     )
@@ -177,7 +181,8 @@ def _has_activation(norm: nn.Module) -> bool:
 @cache
 def _has_packed_convolution() -> bool:
     """Whether this build has the two operators, which TorchInductor uses too, but which are no public ones."""
-    input, weight = torch.arange(48.0).reshape(1, 3, 4, 4), torch.arange(54.0).reshape(2, 3, 3, 3)
+    numbers = torch.arange(54, dtype=torch.float32, device="cpu")
+    input, weight = numbers[:48].reshape(1, 3, 4, 4), numbers.reshape(2, 3, 3, 3)
     geometry = (1, 1), (1, 1), (1, 1), 1
     try:
         packed = _reorder(weight, *geometry)

@@ -137,9 +137,10 @@ def _is_faster() -> bool:
     """
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()) or _is_intel():
         return False
-    input, weight = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
+    numbers = torch.arange(1, 7, dtype=torch.float32, device="cpu")
+    input, weight = numbers[None, :2], numbers.reshape(3, 2)
     try:  # TorchInductor uses this operator too, but it is no public one
-        return torch.equal(multiply_by_onednn(input, weight, torch.ones(3)), torch.tensor([[12.0, 18.0, 24.0]]))
+        return torch.equal(multiply_by_onednn(input, weight, numbers[:3]), input @ weight.T + numbers[:3])
     except (AttributeError, RuntimeError, TypeError):
         return False
 

@@ -46,14 +46,16 @@ class Trial:
             for kind, former in hooks:
                 kind.update(former)
         if self._left_out:
+            named, more = self._left_out[:20], len(self._left_out) - 20
+            named += [f"{more} more"] * (more > 0)
             warnings.warn(
-                f"vtn_hf.optimize leaves as they are: {'; '.join(self._left_out)}. They compute what they did before.",
+                f"vtn_hf.optimize leaves as they are: {'; '.join(named)}. They compute what they did before.",
                 stacklevel=5,
             )
 
     def make_random(self, *shape: int, like: torch.Tensor) -> torch.Tensor:
         """The same normally distributed numbers each time, without a change of the state of torch's own."""
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(like)
 
     def attempt(
         self,
