@@ -84,8 +84,8 @@ _FREE_PIXELS = 2**31
 _MAX_SILENCE_SEC = 5
 # Errors give this much of a name, which may be that of an attacker.
 _MAX_NAME_LENGTH = 300
-# What each tag of a Matroska file and of a PNG begins with.
-_TAG_MARKS = (b"\x67\xc8", b"tEXt", b"zTXt", b"iTXt")
+# What a tag begins with, in formats of which FFmpeg reads many slowly; by the first bytes of the file.
+_TAG_MARKS = {b"\x1aE\xdf\xa3": (b"\x67\xc8",), b"\x89PNG": (b"tEXt", b"zTXt", b"iTXt")}
 _MAX_HEADER_BYTES = 2**28
 # Playlists, lists of files, session descriptions.
 _REFERENCES = re.compile(rb"\s*(#EXTM3U|ffconcat|v=0\r?\n)")
@@ -286,7 +286,7 @@ class _Packets:
 
     def __init__(self, packets: Iterator[Any], are_joined: bool):
         pts, dts, durations = array("q"), array("q"), array("q")  # in the time base of the stream
-        are_keys, are_marked, are_shown = array("b"), array("b"), array("b")
+        flags = array("b")
         self.has_pts = self.has_dts = True
         self.changes_setup = False
         self.first: tuple | None = None
@@ -294,23 +294,23 @@ class _Packets:
             if self.first is None:
                 self.first = _identify(packet)
             packet_pts, packet_dts = packet.pts, packet.dts
-            self.has_pts &= packet_pts is not None
-            self.has_dts &= packet_dts is not None
-            self.changes_setup |= packet.has_sidedata("new_extradata")
+            if packet_pts is None:
+                self.has_pts = False
+            if packet_dts is None:
+                self.has_dts = False
+            if packet.is_keyframe and packet.has_sidedata("new_extradata"):
+                self.changes_setup = True
             pts.append(packet_pts or 0)
             dts.append(packet_dts or 0)
             durations.append(packet.duration or 0)
-            are_keys.append(packet.is_keyframe)
-            are_marked.append(packet.is_corrupt)
-            are_shown.append(not packet.is_discard)
-        self.pts, self.dts, self.durations = (np.asarray(numbers) for numbers in (pts, dts, durations))
-        self.are_keys = np.asarray(are_keys, dtype=bool)
-        are_whole = ~np.asarray(are_marked, dtype=bool)
+            flags.append(packet.is_keyframe + 2 * packet.is_corrupt + 4 * packet.is_discard)
+        self.pts, self.dts, self.durations, flags = (np.asarray(each) for each in (pts, dts, durations, flags))
+        self.are_keys, are_whole, are_shown = flags & 1 != 0, flags & 2 == 0, flags & 4 == 0
         if are_joined and self.has_pts:
             are_whole |= self._find_joints(np.flatnonzero(~are_whole))
         self.num_whole = int(are_whole.sum())
         self.num_before_loss = len(pts) if are_whole.all() else int(are_whole.argmin())
-        self.are_shown = are_whole & np.asarray(are_shown, dtype=bool)
+        self.are_shown = are_whole & are_shown
         self.num_shown = int(self.are_shown.sum())
         self.are_unique = self.has_pts and len(np.unique(self.pts)) == len(pts)
         self.are_reordered = bool((np.diff(self.pts) < 0).any())
@@ -746,10 +746,11 @@ class _VideoReader:
 
     def _demux(self) -> Iterator[Any]:
         """Yield packets from where the container stands, without empty ones: decoders take them for the end."""
+        max_packets = self._layout.num_bytes
         for num_packets, packet in enumerate(self._container.demux(self._stream)):
             self._check_time()
-            if num_packets > self._layout.num_bytes:  # an index may name the same bytes again and again
-                raise self._refuse(f"it has more packets than bytes, which are {self._layout.num_bytes:,}")
+            if num_packets > max_packets:  # an index may name the same bytes again and again
+                raise self._refuse(f"it has more packets than bytes, which are {max_packets:,}")
             if packet.size:
                 yield packet
 
@@ -807,7 +808,7 @@ class _VideoReader:
         self._check_time()
         if self._opening_since is None:
             return
-        self._num_tags += sum(map(chunk.count, _TAG_MARKS))
+        self._num_tags += sum(map(chunk.count, _TAG_MARKS.get(self._layout.head[:4], ())))
         if self._num_tags > _MAX_TAGS:
             raise self._refuse(f"its metadata have more than {_MAX_TAGS:,} tags")
         if time.thread_time() - self._opening_since > _MAX_OPEN_SEC:
