@@ -29,13 +29,15 @@ def kernels(request, monkeypatch):
     monkeypatch.setattr(convolution, "_has_packed_convolution", lambda: request.param)
 
 
-def make_layers(norm=True, affine=True, **geometry):
+def make_layers(norm=True, affine=True, activation=None, **geometry):
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(8, 16, **geometry))
     if norm:
         layers.append(nn.BatchNorm2d(16, affine=affine))
         for tensor in (*layers[1].parameters(), layers[1].running_mean, layers[1].running_var):
             nn.init.uniform_(tensor, 0.5, 2)
+    if activation is not None:
+        layers.append(activation)
     return layers.eval()
 
 
@@ -55,6 +57,58 @@ def test_every_geometry_and_size(name, norm, kernels):
             states = torch.randn(shape)
             assert is_packed(fast[0], states)
             torch.testing.assert_close(fast(states), layers(states), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", [True, False], ids=["norm", "alone"])
+@pytest.mark.parametrize(
+    "activation",
+    [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardtanh(-0.5, 0.5), nn.SiLU()],
+    ids=lambda activation: str(activation),
+)
+def test_activations(activation, norm):
+    if not convolution._has_packed_convolution():
+        pytest.skip("this torch has no such kernel")
+    layers = make_layers(norm, activation=activation, kernel_size=3)
+    fast = pack_copy(layers)
+    assert fast[0]._activation[0] != "none"
+    with torch.no_grad():
+        states = torch.randn(2, 8, 9, 9)
+        torch.testing.assert_close(fast(states), layers(states), atol=1e-4, rtol=1e-4)
+        assert (fast[:-1](states) == fast(states)).all(), "the convolution has done its work"
+    states.requires_grad_()
+    torch.testing.assert_close(fast(states), layers(states))
+
+
+class Block(nn.Module):
+    """A convolution, with others around it in several ways."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.convolution, self.norm, self.activation = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
+
+    def forward(self, pixel_values):
+        states = self.norm(self.convolution(pixel_values))
+        if self.way == "added_in_place":
+            states += pixel_values
+        if self.way == "twice":
+            states = self.norm(states)
+        return self.activation(states) if self.way != "without" else states
+
+
+@pytest.mark.parametrize(
+    "way, found",
+    [("plain", ["norm", "activation"]), ("added_in_place", ["norm"]), ("twice", []), ("without", ["norm"])],
+)
+def test_who_reads_what_a_convolution_gives(way, found):
+    block = Block(way).eval()
+    with torch.no_grad():
+        readers = convolution.find_readers(block, torch.rand(1, 3, 8, 8))
+    names = {module: name for name, module in block.named_modules()}
+    expected = dict(zip(["convolution", "norm"], found, strict=False))
+    if not convolution._has_packed_convolution():
+        expected.pop("norm", None)
+    assert {names[giver]: names[reader] for giver, reader in readers.items()} == expected
 
 
 def test_normalisation_without_weights(kernels):

@@ -35,7 +35,7 @@ from transformers import (
 )
 from transformers.modeling_utils import PreTrainedModel
 
-from vtn_hf import VTNConfig, VTNForVideoClassification
+from vtn_hf import VTNConfig, VTNForVideoClassification, optimize
 
 
 VTN_CONFIG = Path(__file__).parent.parent / "configs/models/vit_b_vtn.json"
@@ -68,8 +68,7 @@ class Model:
 
 
 def build_vtn() -> PreTrainedModel:
-    # Eight frames at a time, as `VTNConfig.frames_per_chunk` is there for.
-    return VTNForVideoClassification(VTNConfig.from_pretrained(VTN_CONFIG, num_labels=400, frames_per_chunk=8))
+    return optimize(VTNForVideoClassification(VTNConfig.from_pretrained(VTN_CONFIG, num_labels=400)))
 
 
 MODELS = {

@@ -1,11 +1,12 @@
 """
-A whole video through ViT-B-VTN on a CPU against the original's computation: time, memory, and what differs.
+A whole video through a VTN on a CPU: time, memory, and what differs, of ViT-B-VTN against the original's computation.
 
 Each call measures one round of one part and adds it to the results, so that no call takes long:
 
     python examples/benchmarks/whole_video.py speed     # 250 frames, float32 and int8, interleaved
     python examples/benchmarks/whole_video.py memory    # their growth, each in a process of its own
-    python examples/benchmarks/whole_video.py chunks    # frames per chunk
+    python examples/benchmarks/whole_video.py chunks    # frames per chunk, and the model as it is
+    python examples/benchmarks/whole_video.py backbones # backbones as they are and optimised
     python examples/benchmarks/whole_video.py file      # from file to scores, over the backbone alone
     python examples/benchmarks/whole_video.py repeats   # every picture four times
     python examples/benchmarks/whole_video.py length --num_frames 60  # memory from the 1st to the 60th minute
@@ -30,6 +31,25 @@ from vtn_hf.video_decoding_vtn import iter_video_frames
 
 RESULTS = Path(__file__).parent / "results"
 FRAMES_PER_CHUNK = 8
+CONVOLUTIONAL = {
+    "ResNet-50": {"model_type": "resnet"},
+    "ConvNeXt-T": {"model_type": "convnext"},
+    "EfficientNet-Lite0": {"model_type": "timm_wrapper", "architecture": "efficientnet_lite0"},
+}
+
+
+def make_model(name: str) -> VTNForVideoClassification:
+    """With random weights, and batch normalisation that keeps features at the size of those of a trained model."""
+    if name == "ViT-B":
+        return make_vit_b_vtn().eval()
+    torch.manual_seed(0)
+    model = VTNForVideoClassification(VTNConfig(backbone_config=CONVOLUTIONAL[name])).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model(make_pixels(4))
+    return model.eval()
 
 
 def make_pixels(num_frames: int) -> torch.Tensor:
@@ -66,8 +86,10 @@ def compare_speed(num_frames: int) -> dict:
 
 @torch.no_grad()
 def measure_memory(name: str, num_frames: int) -> float:
-    model = make_vit_b_vtn().eval()
-    function = OriginalVTN(model) if name == "original" else optimize(model)
+    """MB, of the original, the model as it is or optimised, ViT-B's or another backbone's."""
+    kind, _, backbone = name.partition("-")
+    model = make_model(backbone or "ViT-B")
+    function = {"original": OriginalVTN, "plain": lambda model: model, "optimised": optimize}[kind](model)
     pixel_values = make_pixels(num_frames)
     return measure_memory_growth(lambda: function(pixel_values))
 
@@ -75,7 +97,7 @@ def measure_memory(name: str, num_frames: int) -> float:
 def compare_memory(num_frames: int) -> dict:
     """Each in a process of its own, as memory that was freed once does not count as growth when it is taken again."""
     growth = {}
-    for name in ("original", "float32"):
+    for name in ("original", "plain", "optimised", "plain-EfficientNet-Lite0", "optimised-EfficientNet-Lite0"):
         command = [sys.executable, __file__, f"memory-{name}", "--num_frames", str(num_frames)]
         growth[f"{name} MB"] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return growth
@@ -83,16 +105,38 @@ def compare_memory(num_frames: int) -> dict:
 
 @torch.no_grad()
 def compare_chunks(num_frames: int) -> dict:
-    model = optimize(make_vit_b_vtn().eval())
-    pixel_values = make_pixels(num_frames)
-    seconds = {}
-    for size in (1, 2, 4, 8, 16, 32):
-        model.config.frames_per_chunk = size
-        model.vtn.get_frame_features(pixel_values[:, :size])
-        seconds[f"{size} per chunk, s per frame"] = (
-            measure_seconds(lambda: model.vtn.get_frame_features(pixel_values)) / num_frames
-        )
-    return seconds
+    """A plain call, of the model as it is, with "auto" and with other numbers of frames per chunk."""
+    round = {}
+    for name in ("ViT-B", "EfficientNet-Lite0"):
+        model, pixel_values = make_model(name), make_pixels(num_frames)
+        seconds = {}
+        for size in ("auto", 1, 2, 4, 8, 16, 32):
+            model.config.frames_per_chunk = size
+            model(pixel_values[:, :32])
+            seconds[size] = measure_seconds(lambda: model(pixel_values)) / num_frames  # noqa: B023
+        round |= {f"{name}, {size} per chunk, s per frame": value for size, value in seconds.items()}
+        round[f"{name}, auto / best"] = seconds["auto"] / min(seconds.values())
+    return round
+
+
+@torch.no_grad()
+def compare_backbones(num_frames: int) -> dict:
+    """The backbone alone, plain and optimised, taking turns."""
+    round = {}
+    for name in ("ViT-B", *CONVOLUTIONAL):
+        plain = make_model(name)
+        models, pixel_values = {"plain": plain.vtn, "optimised": optimize(plain).vtn}, make_pixels(num_frames)
+        features = {kind: model.get_frame_features(pixel_values[:, :8]) for kind, model in models.items()}
+        seconds = {kind: [] for kind in models}
+        for first in range(0, num_frames, 50):
+            for kind, model in models.items():
+                part = pixel_values[:, first : first + 50]
+                seconds[kind].append(measure_seconds(lambda: model.get_frame_features(part)))  # noqa: B023
+        difference = (features["plain"] - features["optimised"]).abs().max() / features["plain"].abs().max()
+        round |= {f"{name}, {kind}, s per frame": sum(each) / num_frames for kind, each in seconds.items()}
+        round[f"{name}, speedup"] = sum(seconds["plain"]) / sum(seconds["optimised"])
+        round[f"{name}, largest difference / largest feature"] = difference.item()
+    return round
 
 
 def write_video(path: Path, frames, fps: int = 25) -> Path:
@@ -207,7 +251,7 @@ def measure_one_length(num_frames: int, path: Path) -> float:
 
 def main():
     parser = argparse.ArgumentParser(description="Whole videos: time and memory against the original's computation.")
-    parser.add_argument("part", help="speed, memory, chunks, file, repeats or length")
+    parser.add_argument("part", help="speed, memory, chunks, backbones, file, repeats or length")
     parser.add_argument("--num_frames", type=int, default=250, help="frames of the video (length: minutes)")
     parser.add_argument("--video", type=Path, help="the long video, or the folder to write it to")
     options = parser.parse_args()
@@ -225,6 +269,7 @@ def main():
             "speed": compare_speed,
             "memory": compare_memory,
             "chunks": compare_chunks,
+            "backbones": compare_backbones,
             "file": compare_file,
             "repeats": compare_repeats,
         }

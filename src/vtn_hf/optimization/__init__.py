@@ -26,9 +26,9 @@ def optimize(model: Module, *, int8: bool = False, compile: bool = False) -> Mod
 
     It has other modules where that saves time: the backbone's last layer for the class token alone, where only that is
     read; the class token's attention in the temporal encoder without the keys and values of every frame; on CPUs
-    linear layers by oneDNN where MKL is slow and, at inference, convolutions with batch normalisation in their
-    weights and channels last in memory. Each of them is tried on random numbers against the module that it replaces,
-    and left out, with a warning that names it, if the results differ.
+    linear layers by oneDNN where MKL is slow and, at inference, convolutions that do the work of batch normalisation
+    and activation, too, with channels last in memory. Each of them is tried on random numbers against the module that
+    it replaces, and left out, with a warning that names it, if the results differ.
 
     It can be trained, saved and loaded like the one given: the names of modules and weights are the same.
 

@@ -1,9 +1,10 @@
 """
 Convolutions in float32 on CPUs, at inference: pixels lie channels last in memory, batch normalisation is part of the
-weights, and these are in the layout of oneDNN once and for all instead of anew in each call.
+weights, these get the layout of oneDNN once and for all instead of anew in each call, and the activation is computed
+with the product.
 """
 
-import itertools
+from collections import Counter
 from functools import cache, partial
 
 import torch
@@ -17,59 +18,98 @@ from .trial import Trial, is_close
 
 
 class Packed(Replacement):
-    """A convolution with packed weights, and with those of the batch normalisation behind it, if there is one."""
+    """A convolution with packed weights, which does the work of the modules behind it, too."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not is_packed(self, input):
             return super().forward(input)
         input = input.contiguous(memory_format=torch.channels_last)
-        weight, bias = self._packed_weights.get(lambda *tensors: _pack(self, *tensors), *_get_weights(self))
+        # For another size of pictures, another layout is the fastest.
+        compute = partial(_pack, self, input.shape)
+        weight, bias = self._packed_weights.get(compute, *_get_weights(self), key=input.shape[2:])
         padding, *others = _get_geometry(self)
         if not _has_packed_convolution():
             return nn.functional.conv2d(input, weight, bias, others[0], padding, *others[1:])
-        return torch.ops.mkldnn._convolution_pointwise(input, weight, bias, padding, *others, "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise(input, weight, bias, padding, *others, *self._activation, "")
 
 
 class Absorbed(Replacement):
-    """Batch normalisation that is part of the convolution before it; the activation of timm's stays."""
+    """Batch normalisation, or an activation, that is part of the convolution before it."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if not is_packed(self._convolution[0], input):
+        convolution = self._convolution[0]
+        if not is_packed(convolution, input):
             return super().forward(input)
-        return self.act(self.drop(input)) if _has_activation(self) else input
+        return self.act(self.drop(input)) if self._keeps_activation else input
 
 
 def pack_convolutions(trial: Trial, backbone: PreTrainedModel):
-    """Replaces the convolutions of a convolutional network, and the batch normalisations behind them."""
+    """Replaces the convolutions of a convolutional network, and the modules behind them that they do the work of."""
     frame = trial.make_random(1, *get_frame_shape(backbone.config), like=next(backbone.parameters()))
     if not (is_convolutional(backbone) and is_plain_float32(frame)):
         return
     expected, packed = encode(backbone, frame), []
-    norms = find_norms(backbone, frame)
+    readers = find_readers(backbone, frame)
     for convolution in find_convolutions(trial, backbone):
-        norm = norms.get(convolution)
-        if norm is not None and not can_be_absorbed(norm):
-            trial.leave_out(norm, "no batch normalisation of torch's or timm's with statistics")
-            norm = None
-        modules = [convolution] if norm is None else [convolution, norm]
+        modules = [convolution, *choose_followers(trial, convolution, readers)]
         sides = [7 + 2 * side for side in convolution.kernel_size]
         states = trial.make_random(2, convolution.in_channels, *sides, like=frame)
-        if trial.attempt(modules, partial(pack, *modules), lambda: [nn.Sequential(*modules)(states)]):  # noqa: B023
+        if trial.attempt(modules, partial(pack, *modules), partial(_run_all, modules, states)):
             packed.append(modules)
     if not is_close([encode(backbone, frame)], [expected]):
-        # Something else reads what a convolution gives to its normalisation.
-        for module in itertools.chain(*packed):
-            restore(module)
+        # Something else reads what a convolution gives to the modules behind it.
+        for modules in packed:
+            for module in modules:
+                restore(module)
         for modules in packed:
             trial.attempt(modules, partial(pack, *modules), lambda: [encode(backbone, frame)])
 
 
-def pack(convolution: nn.Conv2d, norm: nn.Module | None = None):
-    """Replaces a convolution and the batch normalisation behind it."""
+def pack(convolution: nn.Conv2d, *followers: nn.Module):
+    """Replaces a convolution, and the batch normalisation and the activation behind it."""
+    norm = next((module for module in followers if isinstance(module, nn.BatchNorm2d)), None)
+    activation = describe_activation(followers[-1]) if followers else None
+    inner = describe_activation(norm.act) if norm is not None and _has_activation(norm) else None
     # In tuples, as a module's modules have names, and these have theirs already.
-    replace(convolution, Packed, _norm=(norm,), _packed_weights=Derived())
-    if norm is not None:
-        replace(norm, Absorbed, _convolution=(convolution,))
+    replace(
+        convolution,
+        Packed,
+        _norm=(norm,),
+        _followers=followers,
+        _activation=activation or inner or ("none", []),
+        _packed_weights=Derived(),
+    )
+    for module in followers:
+        keeps_activation = module is norm and _has_activation(norm) and inner is None
+        replace(module, Absorbed, _convolution=(convolution,), _keeps_activation=keeps_activation)
+
+
+def choose_followers(trial: Trial, convolution: nn.Conv2d, readers: dict[nn.Module, nn.Module]) -> list[nn.Module]:
+    """The batch normalisation and the activation behind a convolution, as far as it can do their work."""
+    followers = []
+    reader = readers.get(convolution)
+    if isinstance(reader, nn.BatchNorm2d):
+        is_known = type(reader).forward is nn.BatchNorm2d.forward or (
+            _has_activation(reader) and is_from_library(reader)
+        )
+        if not is_known:
+            trial.leave_out(reader, "it has a forward of its own")
+        if not is_known or reader.running_mean is None:
+            return []
+        followers.append(reader)
+        reader = None if _has_activation(reader) else readers.get(reader)
+    if reader is not None and describe_activation(reader) is not None:
+        followers.append(reader)
+    return followers
+
+
+def describe_activation(module: nn.Module) -> tuple[str, list[float]] | None:
+    """Its name and numbers for oneDNN's kernel, where that is there and knows it."""
+    if not _has_packed_convolution():
+        return None
+    if type(module).forward is nn.Hardtanh.forward:  # nn.ReLU6, too
+        return "hardtanh", [float(module.min_val), float(module.max_val)]
+    return {nn.ReLU.forward: ("relu", []), nn.SiLU.forward: ("swish", [])}.get(type(module).forward)
 
 
 def find_convolutions(trial: Trial, backbone: PreTrainedModel) -> list[nn.Conv2d]:
@@ -98,54 +138,59 @@ def get_padding(convolution: nn.Conv2d) -> tuple[int, int] | None:
     return None if any(total % 2 for total in totals) else tuple(total // 2 for total in totals)
 
 
-def can_be_absorbed(norm: nn.Module) -> bool:
-    """Whether it is torch's or timm's and has statistics."""
-    is_known = type(norm).forward is nn.BatchNorm2d.forward or (_has_activation(norm) and is_from_library(norm))
-    return is_known and norm.running_mean is not None
-
-
 def is_packed(convolution: nn.Conv2d, states: torch.Tensor) -> bool:
     """
     Whether a convolution, whose input or output is given, runs with packed weights at present: nobody asks for
-    gradients, nor for what it gives to the normalisation.
+    gradients, nor for what it gives to the modules behind it.
     """
-    weights = [tensor for tensor in _get_weights(convolution) if tensor is not None]
-    norm = convolution._norm[0]
+    norm, weights = convolution._norm[0], [tensor for tensor in _get_weights(convolution) if tensor is not None]
     return (
-        not is_altered(convolution)
-        and not (norm is not None and (norm.training or is_altered(norm)))
+        not any(map(is_altered, (convolution, *convolution._followers)))
+        and not (norm is not None and norm.training)
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (states, *weights)))
         and is_plain_float32(states, *weights)
     )
 
 
-def find_norms(backbone: PreTrainedModel, frames: torch.Tensor) -> dict[nn.Conv2d, nn.Module]:
-    """The batch normalisation behind each convolution that has one, from a run over `frames`."""
+def find_readers(backbone: PreTrainedModel, frames: torch.Tensor) -> dict[nn.Module, nn.Module]:
+    """
+    For each convolution and each batch normalisation, the batch normalisation or activation that reads what it gives,
+    where it is the only one of these, from a run over `frames`.
+    """
     outputs, calls, hooks = [], [], []
 
     def note_output(module, args, output):
-        outputs.append((output, module))  # the output itself, so that no other tensor gets its identity
+        # The output itself, so that no other tensor gets its identity, and its version, which changes with its values.
+        outputs.append((module, output, output._version))
 
     def note_input(module, args):
-        calls.append((module, next((source for output, source in outputs if output is args[0]), None)))
+        givers = [giver for giver, output, version in outputs if output is args[0] and output._version == version]
+        calls.append((module, *givers))
 
     for module in backbone.modules():
-        if isinstance(module, nn.Conv2d):
+        is_norm = isinstance(module, nn.BatchNorm2d)
+        if isinstance(module, nn.Conv2d) or is_norm:
             hooks.append(module.register_forward_hook(note_output))
-        elif isinstance(module, nn.BatchNorm2d):
+        if is_norm or describe_activation(module) is not None:
             hooks.append(module.register_forward_pre_hook(note_input))
     try:
         backbone(pixel_values=frames)
     finally:
         for hook in hooks:
             hook.remove()
-    sources = [source for _, source in outputs]
-    readers = [norm for norm, _ in calls]
+    num_runs = Counter(giver for giver, *_ in outputs)
+    num_readers = Counter(giver for _, *givers in calls for giver in givers)
+    num_calls = Counter(reader for reader, *_ in calls)
     return {
-        source: norm
-        for norm, source in calls
-        if source is not None and sources.count(source) == 1 and readers.count(norm) == 1
+        giver: reader
+        for reader, *givers in calls
+        for giver in givers
+        if num_runs[giver] == num_readers[giver] == num_calls[reader] == 1
     }
+
+
+def _run_all(modules: list[nn.Module], states: torch.Tensor) -> list[torch.Tensor]:
+    return [nn.Sequential(*modules)(states)]
 
 
 def _get_weights(convolution: nn.Conv2d) -> tuple[torch.Tensor | None, ...]:
@@ -159,9 +204,16 @@ def _get_geometry(convolution: nn.Conv2d) -> tuple:
 
 
 def _pack(
-    convolution: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor | None, *statistics: torch.Tensor | None
+    convolution: nn.Conv2d,
+    input_shape: torch.Size,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    *statistics: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight `(out, in / groups, height, width)` and bias `(out,)` with those of the normalisation, for the kernel."""
+    """
+    Weight `(out, in / groups, height, width)` and bias `(out,)` with those of the normalisation, in the layout that is
+    fastest for inputs of this shape.
+    """
     if statistics:
         scale, shift, mean, variance = statistics
         factor = torch.rsqrt(variance + convolution._norm[0].eps)
@@ -171,7 +223,7 @@ def _pack(
         bias = bias if shift is None else bias + shift
     if not _has_packed_convolution():
         return weight.contiguous(memory_format=torch.channels_last), bias
-    return _reorder(weight.contiguous(), *_get_geometry(convolution)), bias
+    return _reorder(weight.contiguous(), *_get_geometry(convolution), input_shape), bias
 
 
 def _has_activation(norm: nn.Module) -> bool:

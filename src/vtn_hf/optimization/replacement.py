@@ -1,6 +1,6 @@
 """Modules whose class is exchanged for a faster one, and weights that are kept in a faster form."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache
 
 import torch
@@ -60,14 +60,15 @@ class Derived:
     STRIDE = 61
 
     def __init__(self):
-        self._sources, self._value = (), None
+        self._sources, self._key, self._value = None, None, None
 
-    def get(self, compute: Callable, *tensors: torch.Tensor | None):
-        """`compute(*tensors)`."""
-        if len(self._sources) != len(tensors) or not all(map(_Source.is_same, self._sources, tensors)):
+    def get(self, compute: Callable, *tensors: torch.Tensor | None, key: Hashable = None):
+        """`compute(*tensors)`, which may also depend on what the key stands for."""
+        if self._sources is None or self._key != key or not all(map(_Source.is_same, self._sources, tensors)):
             with torch.no_grad():
-                self._value = compute(*tensors)
-            self._sources = [_Source(tensor) for tensor in tensors]
+                value = compute(*tensors)
+            self._sources, self._key, self._value = [_Source(tensor) for tensor in tensors], key, value
+            return value
         return self._value
 
     def __reduce__(self):
