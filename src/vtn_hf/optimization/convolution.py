@@ -24,9 +24,9 @@ class Packed(Replacement):
         if not is_packed(self, input):
             return super().forward(input)
         input = input.contiguous(memory_format=torch.channels_last)
-        # For another size of pictures, another layout is the fastest.
+        # Another layout is the fastest for another size of pictures, and for more of them than one.
         compute = partial(_pack, self, input.shape)
-        weight, bias = self._packed_weights.get(compute, *_get_weights(self), key=input.shape[2:])
+        weight, bias = self._packed_weights.get(compute, *_get_weights(self), key=(len(input) > 1, *input.shape[2:]))
         padding, *others = _get_geometry(self)
         if not _has_packed_convolution():
             return nn.functional.conv2d(input, weight, bias, others[0], padding, *others[1:])
