@@ -22,7 +22,13 @@ from transformers.dynamic_module_utils import get_imports
 
 from vtn_hf import pixels_vtn, video_decoding_vtn
 from vtn_hf.pixels_vtn import Region, resize_frames
-from vtn_hf.video_decoding_vtn import DecodeLimits, VideoDecodeError, decode_video, iter_video_frames
+from vtn_hf.video_decoding_vtn import (
+    DecodeLimits,
+    VideoDecodeError,
+    decode_video,
+    iter_frame_rounds,
+    iter_video_frames,
+)
 
 
 av = pytest.importorskip("av")
@@ -496,6 +502,47 @@ class TestIteration:
     def test_descending_order(self, clip):
         with pytest.raises(ValueError, match=r"ascending.*\[5, 4\]"):
             list(iter_video_frames(clip("bframes.mp4"), lambda metadata: [5, 4]))
+
+
+class TestRounds:
+    ROUNDS = [[0, 30, 58], [10, 20, 57], list(range(1, 10))]
+
+    @pytest.mark.parametrize("name", ["bframes.mp4", "open_gop.mkv", "mpeg4_bframes.avi", "transport.ts", "vp8.webm"])
+    def test_frames_and_numbers(self, clip, name, always_seek):
+        expected = decode_sequentially(clip(name))
+        numbers, frames = zip(*iter_frame_rounds(clip(name), lambda metadata: self.ROUNDS), strict=True)
+        assert list(numbers) == [number for part in self.ROUNDS for number in part]
+        np.testing.assert_array_equal(np.stack(frames), expected[list(numbers)])
+
+    def test_counted_once(self, clip, monkeypatch):
+        counted, opened = [], []
+        count, open_container = video_decoding_vtn._Packets, video_decoding_vtn._VideoReader._open_container
+        monkeypatch.setattr(
+            video_decoding_vtn, "_Packets", lambda *args, **kwargs: counted.append(1) or count(*args, **kwargs)
+        )
+        monkeypatch.setattr(
+            video_decoding_vtn._VideoReader, "_open_container", lambda self: opened.append(1) or open_container(self)
+        )
+        list(iter_frame_rounds(clip("bframes.mp4"), lambda metadata: self.ROUNDS))
+        assert (len(counted), len(opened)) == (1, 1)
+
+    def test_planned_again_with_the_true_count(self, clip, tmp_path):
+        remux(clip("short_gop.mkv"), tmp_path / "headless.mkv", skip=5)
+        expected = decode_sequentially(str(tmp_path / "headless.mkv"))
+
+        def plan(metadata):
+            last = metadata.total_num_frames - 1
+            return [[0, last // 2, last], [3, last - 2]]
+
+        frames = dict(iter_frame_rounds(tmp_path / "headless.mkv", plan))
+        last = len(expected) - 1
+        assert {0, last // 2, last, 3, last - 2} <= frames.keys()
+        for number, frame in frames.items():
+            np.testing.assert_array_equal(frame, expected[number])
+
+    def test_number_beyond_the_video(self, clip):
+        with pytest.raises(ValueError, match=f"frame {NUM_FRAMES} "):
+            list(iter_frame_rounds(clip("bframes.mp4"), lambda metadata: [[0], [NUM_FRAMES]]))
 
 
 class TestDamage:

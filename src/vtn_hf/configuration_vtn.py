@@ -58,8 +58,10 @@ def _check_value(name: str, value: Any):
         is_right, rule = all(window > 0 and window % 2 == 0 for window in windows), "even and positive"
     elif name == "frames_per_chunk":
         is_right, rule = value == "auto" or (isinstance(value, int) and value > 0), '"auto", at least 1, or None'
-    elif "dropout" in name:
+    elif "dropout" in name or name == "anytime_confidence":
         is_right, rule = 0 <= value <= 1, "between 0 and 1"
+    elif name == "calibration_temperature":
+        is_right, rule = 0 < value < float("inf"), "above 0"
     elif name in ("layer_norm_eps", "initializer_range"):
         is_right, rule = 0 <= value < float("inf"), "at least 0"
     elif name == "num_labels" or isinstance(value, int):
@@ -107,6 +109,8 @@ class VTNConfig(PreTrainedConfig):
             bounds the memory: `"auto"` is what suits the backbone and its device at inference (4 to 64) and all frames
             in training; a number holds at inference, and in training with activation checkpointing, where each call is
             then computed again in the backward pass; `None` passes all at once.
+        calibration_temperature (`float`, *optional*, defaults to 1.0): Divides logits for calibrated scores.
+        anytime_confidence (`float`, *optional*): Calibrated score from which a few frames are as good as all.
 
     Raises:
         ValueError: If there is no such field, or it may not have such a value.
@@ -146,6 +150,8 @@ class VTNConfig(PreTrainedConfig):
     classifier_dropout: float | int = 0.5
     num_frames: int = 250
     frames_per_chunk: int | str | None = "auto"
+    calibration_temperature: float | int = 1.0
+    anytime_confidence: float | int | None = None
     vtn_hf_version: str = __version__
 
     def __post_init__(self, **kwargs):

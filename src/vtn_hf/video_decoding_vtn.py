@@ -47,6 +47,7 @@ VideoSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO
 # A part of a file, as FFmpeg writes it: tar files hold other files as they are.
 _PART_OF_FILE = re.compile(r"subfile,,start,(\d+),end,(\d+),,:(.+)", re.DOTALL)
 SampleIndices = Callable[[VideoMetadata], Sequence[int]]
+PlanRounds = Callable[[VideoMetadata], Sequence[Sequence[int]]]
 ConvertFrame = Callable[[np.ndarray], np.ndarray]
 
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
@@ -255,6 +256,52 @@ def iter_video_frames(
         except _FrameCountError:
             if given != video.choose(sample_indices):
                 raise
+
+
+def iter_frame_rounds(
+    source: VideoSource,
+    plan_rounds: PlanRounds,
+    *,
+    convert_frame: ConvertFrame | None = None,
+    choose_region: ChooseRegion | None = None,
+    limits: DecodeLimits | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode a video in rounds, so that whoever has seen enough after some of them can stop.
+
+    The file is opened once, and its packets are counted once. Arguments and errors are those of `decode_video`, but
+    for one:
+
+    Args:
+        plan_rounds: Called with the metadata; returns rounds of frame numbers, ascending in each, no number twice. It
+            is called again if the number of frames turns out to be another one; frames that were given out are then
+            not given again.
+
+    Yields:
+        The number of each frame, and the frame as uint8 RGB of shape (height, width, 3), or what `convert_frame` made
+        of it.
+    """
+    with _open_video(source, choose_region, limits) as video:
+        given: set[int] = set()
+        rounds: Sequence[Sequence[int]] = []
+
+        def choose(metadata: VideoMetadata) -> list[int]:
+            nonlocal rounds
+            rounds = plan_rounds(metadata)
+            return [number for part in rounds for number in part]
+
+        for is_last_try in (False, True):
+            video.choose(choose)
+            try:
+                for part in rounds:
+                    missing = [int(number) for number in part if number not in given]
+                    for number, frame in video.read(missing) if missing else ():
+                        given.add(number)
+                        frame = frame if convert_frame is None else convert_frame(frame)
+                        yield number, np.ascontiguousarray(frame)
+                return
+            except _FrameCountError:  # by now the video knows its true number of frames
+                if is_last_try:
+                    raise
 
 
 def _gather(

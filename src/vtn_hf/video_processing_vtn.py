@@ -22,10 +22,12 @@ from .image_processing_vtn import PixelProcessorMixin, VTNImageProcessor, batch_
 from .pixels_vtn import PixelSettings, Region, Span, View, is_number, to_frames
 from .video_decoding_vtn import (
     DecodeLimits,
+    PlanRounds,
     SampleIndices,
     VideoDecodeError,
     VideoSource,
     decode_video,
+    iter_frame_rounds,
     iter_video_frames,
 )
 
@@ -82,6 +84,15 @@ def iter_video(
     road = _Road(replace(pixels, do_rescale=False, do_normalize=False), limits)
     for picture in iter_video_frames(source, sample_indices, **road.arguments):
         yield torch.from_numpy(picture)
+
+
+def iter_video_rounds(
+    source: VideoSource, plan_rounds: PlanRounds, pixels: PixelSettings, limits: DecodeLimits | None = None
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """As [`iter_video`], in the rounds of [`iter_frame_rounds`]: the number of each frame, and its picture."""
+    road = _Road(replace(pixels, do_rescale=False, do_normalize=False), limits)
+    for number, picture in iter_frame_rounds(source, plan_rounds, **road.arguments):
+        yield number, torch.from_numpy(picture)
 
 
 class _Road:

@@ -12,7 +12,8 @@ from ..data.rows import find_source
 from ..modeling_vtn import VTNForVideoClassification
 from ..video_decoding_vtn import VideoSource
 from ..video_processing_vtn import VTNVideoProcessor
-from .whole_video import VideoFeatures, to_scores
+from .frame_features import VideoFeatures
+from .scores import to_scores
 
 
 @dataclass

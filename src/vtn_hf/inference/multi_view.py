@@ -15,7 +15,7 @@ from ..modeling_vtn import VTNForVideoClassification
 from ..optimization import optimize_once
 from ..video_decoding_vtn import TimedVideoMetadata, VideoDecodeError, VideoSource
 from ..video_processing_vtn import VTNVideoProcessor, load_video
-from .whole_video import to_scores
+from .scores import to_scores
 
 
 @dataclass(frozen=True)

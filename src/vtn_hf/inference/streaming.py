@@ -18,8 +18,9 @@ from transformers.utils import logging
 from ..modeling_vtn import VTNForVideoClassification
 from ..optimization import optimize_once
 from ..video_processing_vtn import VTNVideoProcessor
+from .frame_features import check_frame, encode_pictures, to_picture
 from .repeats import RepeatFinder
-from .whole_video import check_frame, encode_pictures, to_picture, to_scores
+from .scores import to_scores
 
 
 logger = logging.get_logger(__name__)

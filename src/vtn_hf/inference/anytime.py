@@ -1,0 +1,268 @@
+"""
+The answer when it is certain: a few frames spread over the video first, then those between them.
+
+The features of a frame do not depend on other frames, so that each look costs the backbone on the new frames only, and
+the temporal encoder, which is cheap, on all that there are.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..modeling_vtn import VTNForVideoClassification
+from ..video_decoding_vtn import VideoSource
+from ..video_processing_vtn import VTNVideoProcessor
+from .frame_features import ChunkEncoder, PictureSource, Prefetcher, VideoFeatures, choose_chunk_size, gather_features
+from .repeats import RepeatFinder
+from .scores import to_scores
+
+
+def order_coarse_to_fine(num_frames: int) -> np.ndarray:
+    """
+    Orders frames so that every beginning of the order is spread over the video: the first, the last, the middle one,
+    then the middles of halves, of quarters, …
+
+    Args:
+        num_frames (`int`): Frames in the video.
+
+    Returns:
+        `np.ndarray` of int64 and shape `(num_frames,)`: Each number once. Among the first `k`, neighbours are at most
+        `2 * (num_frames - 1) / (k - 1) + 1` frames apart.
+
+    Raises:
+        ValueError: If there are no frames.
+    """
+    if num_frames < 1:
+        raise ValueError(f"There must be at least one frame to order, got {num_frames}.")
+    num_levels = (num_frames - 1).bit_length()
+    # Van der Corput's sequence, in units so small that no frame lies between two of them: 0, 1/2, 1/4, 3/4, 1/8, 5/8 …
+    places = np.zeros(1, dtype=np.int64)
+    for level in range(num_levels):
+        places = np.concatenate([places, places + 2 ** (num_levels - 1 - level)])
+    places = np.insert(places, 1, 2**num_levels)
+    numbers = places * (num_frames - 1) // 2**num_levels
+    _, first_places = np.unique(numbers, return_index=True)
+    return numbers[np.sort(first_places)]
+
+
+def plan_looks(num_frames: int, min_frames: int) -> list[int]:
+    """After how many frames to look: `min_frames`, twice as many each time, all; the last two are not close."""
+    looks = [min(min_frames, num_frames)]
+    while looks[-1] < num_frames:
+        doubled = 2 * looks[-1]
+        looks.append(num_frames if 3 * doubled >= 2 * num_frames else doubled)
+    return looks
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """
+    When enough frames are seen.
+
+    Args:
+        confidence (`float`, *optional*): Score from which a look is certain; at 1.0, or without it, it never is.
+        max_seconds (`float`, *optional*): Time after which no further chunk is begun.
+        min_frames (`int`, *optional*, defaults to 8): Frames of the first look.
+
+    Raises:
+        ValueError: If one of them cannot be.
+    """
+
+    confidence: float | None = None
+    max_seconds: float | None = None
+    min_frames: int = 8
+
+    def __post_init__(self):
+        if self.confidence is not None and not 0 < self.confidence <= 1:
+            raise ValueError(f"`confidence` must be above 0 and at most 1, got {self.confidence}.")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"`max_seconds` must be positive, got {self.max_seconds}.")
+        if self.min_frames < 1:
+            raise ValueError(f"`min_frames` must be at least 1, got {self.min_frames}.")
+
+    @classmethod
+    def of_model(
+        cls,
+        model: VTNForVideoClassification,
+        confidence: float | str | None,
+        max_seconds: float | None,
+        min_frames: int,
+    ) -> "StopRule":
+        """The rule with `confidence="stored"` looked up in the configuration of a model."""
+        if isinstance(confidence, str):
+            if confidence != "stored":
+                raise ValueError(f'`confidence` must be a number or "stored", got {confidence!r}.')
+            confidence = model.config.anytime_confidence
+            if confidence is None:
+                raise ValueError(
+                    'confidence="stored", but the model stores none: `vtn evaluate --calibrate` finds and stores it.'
+                )
+        rule = cls(confidence, max_seconds, min_frames)
+        if rule.may_be_certain and model.config.problem_type == "regression":
+            raise ValueError("A model for regression has no classes to be certain of; leave `confidence` out.")
+        return rule
+
+    @property
+    def may_be_certain(self) -> bool:
+        """Whether any score is enough."""
+        return self.confidence is not None and self.confidence < 1
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether frames may be left out at all."""
+        return self.may_be_certain or self.max_seconds is not None
+
+    def is_settled(self, earlier: torch.Tensor | None, scores: torch.Tensor, is_multi_label: bool) -> bool:
+        """Whether two looks that follow each other, scores `(num_labels,)` each, agree and are certain."""
+        if earlier is None or not self.may_be_certain:
+            return False
+        both = torch.stack([earlier, scores])
+        if is_multi_label:
+            is_certain, answers = torch.maximum(both, 1 - both) >= self.confidence, both > 0.5
+        else:
+            certainties, answers = both.max(dim=-1)
+            is_certain = certainties >= self.confidence
+        return bool(is_certain.all() and (answers[0] == answers[1]).all())
+
+
+class _Plan:
+    """
+    The frames of a video from coarse to fine.
+
+    Args:
+        numbers (`list[int]`): Those that would be taken at most, rising.
+        rule (`StopRule`): Says after how many to look.
+
+    Attributes:
+        looks (`list[list[int]]`): The frames of each look, rising.
+        rounds (`list[list[int]]`): Those to decode one after the other, rising in each.
+        ends (`dict[int, int]`): With which frame a round ends, and how many looks are then possible.
+    """
+
+    def __init__(self, numbers: list[int], rule: StopRule):
+        order = np.array(numbers)[order_coarse_to_fine(len(numbers))]
+        counts = plan_looks(len(numbers), rule.min_frames)
+        self.looks = [np.sort(order[:count]).tolist() for count in counts]
+        # No single look is enough, so that two are decoded at once where time does not matter.
+        first = 0 if rule.max_seconds is not None or len(counts) == 1 else 1
+        edges = [0, *counts[first:]]
+        self.rounds = [np.sort(order[start:end]).tolist() for start, end in zip(edges[:-1], edges[1:], strict=True)]
+        self.ends = {part[-1]: first + place for place, part in enumerate(self.rounds, start=1)}
+
+
+class _Looker:
+    """Looks at the frames that there are, each time that a round of them is complete."""
+
+    def __init__(self, model: VTNForVideoClassification, rule: StopRule):
+        self._model, self._rule = model, rule
+        self._is_multi_label = model.config.problem_type == "multi_label_classification"
+        self.num_looks = 0
+        self._scores: torch.Tensor | None = None
+
+    def is_settled(self, looks: list[list[int]], seen: "_Seen") -> bool:
+        """Whether there is no need for more."""
+        is_settled = False
+        for numbers in looks[self.num_looks :]:
+            scores = to_scores(self._model, seen.gather(numbers).classify(self._model).float(), calibrated=True)
+            is_settled = self._rule.is_settled(self._scores, scores, self._is_multi_label)
+            self._scores = scores
+            self.num_looks += 1
+        return is_settled
+
+
+class _Seen:
+    """The frames of a video that were looked at so far."""
+
+    def __init__(self, pictures: PictureSource, encoder: ChunkEncoder):
+        self._pictures, self.encoder = pictures, encoder
+        self._places: dict[int, int] = {}  # of each frame, among the different pictures
+
+    def add(self, number: int, picture: torch.Tensor, place: int, is_new: bool):
+        """Takes a frame, whose picture may be that of another one."""
+        self._places[number] = place
+        if is_new:
+            self.encoder.add(picture)
+
+    def list_encoded(self) -> list[int]:
+        """The numbers of those that the backbone has seen, rising."""
+        return sorted(number for number, place in self._places.items() if place < self.encoder.num_encoded)
+
+    def gather(self, numbers: list[int]) -> VideoFeatures:
+        """The features of some of them."""
+        metadata = copy.copy(self._pictures.metadata)
+        metadata.frames_indices = numbers
+        return gather_features(self.encoder.features, [self._places[number] for number in numbers], metadata)
+
+
+def _number_pictures(pictures: PictureSource, rule: StopRule, finder: RepeatFinder) -> Generator[tuple]:
+    """The plan, the number of a frame, its picture, the place of this among the different ones, whether it is new."""
+    plan: _Plan | None = None
+
+    def plan_rounds(numbers: list[int]) -> list[list[int]]:
+        nonlocal plan
+        plan = _Plan(numbers, rule)
+        return plan.rounds
+
+    for number, picture in pictures.iter_rounds(plan_rounds):
+        yield plan, number, picture, *finder.find(picture)
+
+
+@torch.no_grad()
+def encode_until_certain(
+    model: VTNForVideoClassification,
+    processor: VTNVideoProcessor,
+    video: VideoSource | Sequence[np.ndarray],
+    rule: StopRule,
+    *,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    frames_per_chunk: int | None = None,
+    repeat_threshold: float | None = None,
+    progress: bool = False,
+) -> tuple[VideoFeatures, str]:
+    """
+    Runs the backbone over as many frames as a rule asks for, coarse to fine, while a thread decodes them.
+
+    Args:
+        model, processor, video, num_frames, fps, frames_per_chunk, repeat_threshold, progress:
+            As in [`encode_video`]; `num_frames` and `fps` say which frames there are to look at.
+        rule (`StopRule`): When to stop.
+
+    Returns:
+        What was looked at, and why no more: `"certain"`, `"time"` or `"all frames"`.
+
+    Raises:
+        VideoDecodeError, ValueError: As [`encode_video`].
+    """
+    deadline = time.monotonic() + (math.inf if rule.max_seconds is None else rule.max_seconds)
+    if model.training:
+        raise ValueError("The model is in training mode; call `model.eval()` first.")
+    chunk_size = choose_chunk_size(model, frames_per_chunk)
+    pictures = PictureSource(processor, video, num_frames, fps)
+    seen = _Seen(pictures, ChunkEncoder(model, pictures.pixels, chunk_size))
+    looker, stopped = _Looker(model, rule), "all frames"
+    numbered = _number_pictures(pictures, rule, RepeatFinder(repeat_threshold))
+    with tqdm(unit="frame", disable=not progress) as bar, Prefetcher(numbered, chunk_size) as items:
+        for plan, number, *picture in items:
+            bar.total = len(plan.looks[-1])
+            bar.update()
+            seen.add(number, *picture)
+            if number == plan.rounds[-1][-1]:  # whether the file ends well is still to be seen
+                continue
+            if number in plan.ends:
+                seen.encoder.flush()
+                if looker.is_settled(plan.looks[: plan.ends[number]], seen):
+                    stopped = "certain"
+                    break
+            if looker.num_looks and time.monotonic() > deadline:
+                stopped = "time"
+                break
+    if stopped == "all frames":
+        seen.encoder.flush()
+    return seen.gather(seen.list_encoded()), stopped
