@@ -1,6 +1,5 @@
 """The 2D backbone: any vision model of transformers, made to give one vector per frame."""
 
-import importlib
 import os
 from functools import partial
 
@@ -21,15 +20,7 @@ _FEATURE_SIZE_FIELDS = ("neck_hidden_sizes", "hidden_size", "hidden_sizes", "hid
 
 
 def make_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
-    """
-    Builds a backbone with random weights.
-
-    Args:
-        backbone_config (`PreTrainedConfig`): Of a vision model that `AutoModel` can build.
-
-    Raises:
-        ValueError: If that model does not turn an image into a feature vector.
-    """
+    """Builds a backbone with random weights; ValueError if it does not turn an image into a feature vector."""
     if hasattr(backbone_config, "mask_ratio"):
         backbone_config.mask_ratio = 0.0  # a masked autoencoder hides patches in eval mode too
     if not has_attention_heads(backbone_config):
@@ -38,53 +29,28 @@ def make_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
     # Not in the dtype in which the image model happens to be stored, but in that of the rest of the VTN.
     backbone = AutoModel.from_config(backbone_config, dtype=torch.get_default_dtype())
     _drop_untrained_pooler(backbone)
+    name = type(backbone).__name__
     if backbone.main_input_name != "pixel_values":
-        raise ValueError(
-            f"A backbone reads `pixel_values`, but {type(backbone).__name__} reads `{backbone.main_input_name}`."
-        )
+        raise ValueError(f"A backbone reads `pixel_values`, but {name} reads `{backbone.main_input_name}`.")
     if "video" in backbone.input_modalities:
-        raise ValueError(f"A backbone reads single frames, but {type(backbone).__name__} reads video clips.")
+        raise ValueError(f"A backbone reads single frames, but {name} reads video clips.")
     if backbone_config.is_encoder_decoder:
-        raise ValueError(
-            f"{type(backbone).__name__} is no backbone: it has a decoder, whose queries are not features of the frame."
-        )
+        raise ValueError(f"{name} is no backbone: it has a decoder, whose queries are not features of the frame.")
     return backbone
 
 
 def get_backbone_feature_size(backbone_config: PreTrainedConfig) -> int:
-    """
-    Returns the width of the one vector that a backbone gives per frame.
-
-    Args:
-        backbone_config (`PreTrainedConfig`):
-            The configuration of a vision model that `AutoModel` can build.
-
-    Returns:
-        `int`: The number of features per frame.
-
-    Raises:
-        ValueError: If that model does not turn an image into a feature vector.
-    """
-    if backbone_config.model_type == "timm_wrapper":
-        # An import statement would make timm a requirement of every published checkpoint.
-        timm = importlib.import_module("timm")
-        model_args = backbone_config.model_args or {}
-        # On the meta device, which takes no time. Where a layer follows the pooling, `num_features` is its input.
-        with torch.device("meta"):
-            return timm.create_model(backbone_config.architecture, pretrained=False, **model_args).head_hidden_size
-    for field in _FEATURE_SIZE_FIELDS:
+    """The width of a frame's vector; ValueError as in [`make_backbone`]."""
+    is_timm = backbone_config.model_type == "timm_wrapper"
+    for field in () if is_timm else _FEATURE_SIZE_FIELDS:
         size = getattr(backbone_config, field, None)
         if size is not None:
             return size if isinstance(size, int) else size[-1]
-    # Where no field tells (MobileNet, MobileViTV2, SwiftFormer), building the model does.
-    return measure_feature_size(backbone_config)
-
-
-@torch.no_grad()
-def measure_feature_size(backbone_config: PreTrainedConfig) -> int:
-    """The number of features per frame, from a run on the meta device, which allocates and computes nothing."""
-    with torch.device("meta"):
+    # Where no field tells (MobileNet, MobileViTV2, SwiftFormer), the model does; on the meta device it takes no time.
+    with torch.device("meta"), torch.no_grad():
         backbone = make_backbone(backbone_config).eval()
+        if is_timm:
+            return backbone.timm_model.head_hidden_size
         return encode(backbone, torch.empty(1, *get_frame_shape(backbone_config))).shape[1]
 
 
@@ -102,12 +68,10 @@ def load_backbone_config(backbone_name_or_path: str | os.PathLike) -> PreTrained
 
 
 def load_backbone(backbone_name_or_path: str | os.PathLike) -> PreTrainedModel:
-    """The vision model that [`load_backbone_config`] describes, with its weights."""
+    """The vision model that [`load_backbone_config`] describes, with its weights; ValueError if some are missing."""
+    config = load_backbone_config(backbone_name_or_path)
     backbone, info = AutoModel.from_pretrained(
-        backbone_name_or_path,
-        config=load_backbone_config(backbone_name_or_path),
-        dtype="auto",
-        output_loading_info=True,
+        backbone_name_or_path, config=config, dtype="auto", output_loading_info=True
     )
     _drop_untrained_pooler(backbone)
     if missing := sorted(info["missing_keys"] & backbone.state_dict().keys()):
@@ -170,8 +134,7 @@ def encode_frames(
     if normalizes_over_frames(backbone):
         raise ValueError(
             f"`frames_per_chunk` is {chunk_size}, but in training {type(backbone).__name__} normalises over all "
-            "frames of the batch, so that they cannot be computed in chunks; freeze it or set `frames_per_chunk` to "
-            '"auto".'
+            'frames of the batch, which cannot be cut into chunks; freeze it or set `frames_per_chunk` to "auto".'
         )
     # One chunk after the other, rather than a copy of all pixels.
     chunks = frames.split(chunk_size) if numbers is None else (frames[part] for part in numbers.split(chunk_size))
@@ -182,7 +145,7 @@ def encode_frames(
     for chunk in chunks:
         encoded = run(backbone, chunk)
         if features is None:
-            features = encoded.new_empty(len(frames if numbers is None else numbers), encoded.shape[1])
+            features = encoded.new_empty(len(frames if numbers is None else numbers), *encoded.shape[1:])
         features[first : first + len(chunk)] = encoded
         first += len(chunk)
     return features
@@ -197,18 +160,17 @@ def encode(backbone: PreTrainedModel, frames: torch.Tensor) -> torch.Tensor:
 
 def _pool(backbone: PreTrainedModel, outputs: ModelOutput) -> torch.Tensor:
     """One vector per frame, `(frames, features)`, by the rule that [`VTNModel`] states."""
-    pooled_output = getattr(outputs, "pooler_output", None)
-    if pooled_output is not None:
-        return pooled_output.flatten(1)
-    last_hidden_state = getattr(outputs, "last_hidden_state", None)
-    if last_hidden_state is None:
+    pooled, states = (getattr(outputs, name, None) for name in ("pooler_output", "last_hidden_state"))
+    if pooled is not None:
+        return pooled.flatten(1)
+    if states is None:
         raise ValueError(
             f"{type(backbone).__name__} gives no feature vector: its outputs are {', '.join(outputs.keys())}, without "
             "`pooler_output` and `last_hidden_state`."
         )
-    if last_hidden_state.ndim == 4:
-        return last_hidden_state.mean(dim=(2, 3))
-    return last_hidden_state[:, 0] if has_class_token(backbone) else last_hidden_state.mean(dim=1)
+    if states.ndim == 4:
+        return states.mean(dim=(2, 3))
+    return states[:, 0] if has_class_token(backbone) else states.mean(dim=1)
 
 
 def has_attention_heads(backbone_config: PreTrainedConfig) -> bool:
@@ -229,13 +191,12 @@ def _drop_untrained_pooler(backbone: PreTrainedModel):
 
 def _cut_into_patches(frames: torch.Tensor, patch_size: int) -> dict[str, torch.Tensor]:
     """What SigLIP 2 (NaFlex) takes for images: `(frames, patches, patch_size ** 2 * channels)` and their grid."""
-    num_frames, num_channels, height, width = frames.shape
-    rows, columns = height // patch_size, width // patch_size
+    rows, columns = (side // patch_size for side in frames.shape[2:])
     patches = frames[..., : rows * patch_size, : columns * patch_size]
-    patches = patches.reshape(num_frames, num_channels, rows, patch_size, columns, patch_size)
+    patches = patches.unflatten(3, (columns, patch_size)).unflatten(2, (rows, patch_size))
     patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     return {
         "pixel_values": patches,
         "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.int32, device=frames.device),
-        "spatial_shapes": torch.tensor([[rows, columns]], device=frames.device).expand(num_frames, -1),
+        "spatial_shapes": torch.tensor([[rows, columns]], device=frames.device).expand(len(frames), -1),
     }

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +36,7 @@ _TRANSFORMERS_FIELDS |= {"per_layer_config", "quantization_config", "task_specif
 
 
 def choose_num_attention_heads(hidden_size: int) -> int:
-    """
-    Returns how many attention heads a temporal encoder of this width has if none are asked for: the 12 of the paper
-    where they divide it, else one per 64 features, else as many as leave at least 32 features to each.
-    """
+    """The default of `num_attention_heads` for a temporal encoder of this width."""
     if hidden_size % 12 == 0:
         return 12
     if hidden_size % 64 == 0:
@@ -80,37 +78,36 @@ class VTNConfig(PreTrainedConfig):
     model of [Video Transformer Network](https://huggingface.co/papers/2102.00719).
 
     Args:
-        backbone_config (`dict` or `PreTrainedConfig`, *optional*): Configuration of the 2D backbone, any vision model
-            that `AutoModel` can build. Defaults to ViT-B/16 at 224 x 224 pixels.
-        hidden_size (`int`, *optional*): Width of the temporal encoder. Defaults to the backbone's feature width; if
-            the two differ, a linear projection joins them.
-        num_hidden_layers (`int`, *optional*, defaults to 3): Number of layers of the temporal encoder.
-        num_attention_heads (`int`, *optional*): Number of attention heads in each layer; must divide `hidden_size`.
-            Defaults to the 12 of the paper where they divide it, else to one per 64 features, else to as many as leave
-            at least 32 features to each.
-        intermediate_size (`int`, *optional*, defaults to 3072): Width of the feed-forward network in each layer.
-        attention_window (`int` or `list[int]`, *optional*, defaults to 18): Two-sided size of the sliding attention
-            window, in frames: 18 is 9 frames on each side. Even; one number, or one per layer.
-        max_position_embeddings (`int`, *optional*, defaults to 288): Rows of the position table; the last two belong
-            to the class token and to padding, the others to frames.
-        position_embedding_type (`str`, *optional*, defaults to `"learned"`): `"learned"`, `"sinusoidal"` or `"none"`.
-        position_overflow (`str`, *optional*, defaults to `"wrap"`): What happens in videos with frame positions beyond
-            the table: `"wrap"` starts again at its first row, as the original does; `"spread"` squeezes the positions
-            of such a video onto the table, so that neighbouring frames share rows.
-        hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation of the feed-forward networks and the head.
-        hidden_dropout_prob (`float`, *optional*, defaults to 0.1): Dropout of embeddings and layer outputs.
-        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.1): Dropout of the attention weights.
-        layer_norm_eps (`float`, *optional*, defaults to 1e-12): Epsilon of the temporal encoder's layer norms.
-        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the initial weights.
-        classifier_hidden_size (`int`, *optional*): Width of the head's hidden layer. Defaults to `hidden_size`.
-        classifier_dropout (`float`, *optional*, defaults to 0.5): Dropout inside the head.
-        num_frames (`int`, *optional*, defaults to 250): Frames that `pipeline()` takes from a video.
-        frames_per_chunk (`int` or `str`, *optional*, defaults to `"auto"`): Frames per call of the backbone, which
-            bounds the memory: `"auto"` is what suits the backbone and its device at inference (4 to 64) and all frames
-            in training; a number holds at inference, and in training with activation checkpointing, where each call is
-            then computed again in the backward pass; `None` passes all at once.
-        calibration_temperature (`float`, *optional*, defaults to 1.0): Divides logits for calibrated scores.
-        anytime_confidence (`float`, *optional*): Calibrated score from which a few frames are as good as all.
+        backbone_config: Configuration of the 2D backbone, any vision model that `AutoModel` can build. Defaults to
+            ViT-B/16 at 224 x 224 pixels.
+        hidden_size: Width of the temporal encoder. Defaults to the backbone's feature width; if the two differ, a
+            linear projection joins them.
+        num_hidden_layers: Number of layers of the temporal encoder.
+        num_attention_heads: Number of attention heads in each layer; must divide `hidden_size`. Defaults to the 12 of
+            the paper where they divide it, else to one per 64 features, else to as many as leave at least 32 to each.
+        intermediate_size: Width of the feed-forward network in each layer.
+        attention_window: Two-sided size of the sliding attention window, in frames: 18 is 9 frames on each side. Even;
+            one number, or one per layer.
+        max_position_embeddings: Rows of the position table; the last two belong to the class token and to padding, the
+            others to frames.
+        position_embedding_type: `"learned"`, `"sinusoidal"` or `"none"`.
+        position_overflow: What happens in videos with frame positions beyond the table: `"wrap"` starts again at its
+            first row, as the original does; `"spread"` squeezes the positions of such a video onto the table, so that
+            neighbouring frames share rows.
+        hidden_act: Activation of the feed-forward networks and the head.
+        hidden_dropout_prob: Dropout of embeddings and layer outputs.
+        attention_probs_dropout_prob: Dropout of the attention weights.
+        layer_norm_eps: Epsilon of the temporal encoder's layer norms.
+        initializer_range: Standard deviation of the initial weights.
+        classifier_hidden_size: Width of the head's hidden layer. Defaults to `hidden_size`.
+        classifier_dropout: Dropout inside the head.
+        num_frames: Frames that `pipeline()` takes from a video.
+        frames_per_chunk: Frames per call of the backbone, which bounds the memory: `"auto"` is what suits the backbone
+            and its device at inference (4 to 64) and all frames in training; a number holds at inference, and in
+            training with activation checkpointing, where each call is then computed again in the backward pass; `None`
+            passes all at once.
+        calibration_temperature: Divides logits for calibrated scores.
+        anytime_confidence: Calibrated score from which a few frames are as good as all.
 
     Raises:
         ValueError: If there is no such field, or it may not have such a value.
@@ -156,7 +153,7 @@ class VTNConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         is_stored = self.transformers_version is not None  # perhaps by another release
-        for mistake in filter(None, (self._find_mistake(name, 0.8 if is_stored else 0.0) for name in kwargs)):
+        for mistake in self._find_mistakes(kwargs, cutoff=0.8 if is_stored else 0.0):
             if not is_stored:
                 raise ValueError(mistake)
             logger.warning(mistake)
@@ -191,22 +188,23 @@ class VTNConfig(PreTrainedConfig):
         return [*own, "num_labels", "id2label", "label2id", "problem_type"]
 
     @classmethod
-    def _find_mistake(cls, name: str, cutoff: float) -> str | None:
-        """What is wrong with the name of a field: if it is unknown, and a known one is as similar as `cutoff`."""
-        is_of_transformers = name in _TRANSFORMERS_FIELDS or name.startswith("_") or hasattr(PreTrainedConfig, name)
-        names = cls._list_fields()
-        if name in names or is_of_transformers or not difflib.get_close_matches(name, names, cutoff=cutoff):
-            return None
-        close = difflib.get_close_matches(name, names)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"its fields are {', '.join(names)}."
-        return f"{cls.__name__} has no field {name!r}; {hint}"
+    def _find_mistakes(cls, names: Iterable[str], cutoff: float) -> Iterator[str]:
+        """What is wrong with those that are no fields, but as similar to one as `cutoff`."""
+        known = cls._list_fields()
+        for name in names:
+            if name in known or name in _TRANSFORMERS_FIELDS or name[0] == "_" or hasattr(PreTrainedConfig, name):
+                continue
+            if difflib.get_close_matches(name, known, cutoff=cutoff):
+                close = difflib.get_close_matches(name, known)
+                hint = f"did you mean {' or '.join(close)}?" if close else f"its fields are {', '.join(known)}."
+                yield f"{cls.__name__} has no field {name!r}; {hint}"
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As in transformers, but overrides are checked: their names, their values, and how these go together."""
         is_tuple = kwargs.pop("return_unused_kwargs", False)
         # Those of `from_pretrained` are among them, which are none of the configuration's.
-        for mistake in filter(None, (cls._find_mistake(name, 0.8) for name in kwargs)):
+        for mistake in cls._find_mistakes(kwargs, cutoff=0.8):
             raise ValueError(mistake)
         config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
         config.validate()

@@ -1,16 +1,19 @@
 """
 What the installed package adds to the classes that travel with a checkpoint: model cards, a look at the code that a
-checkpoint brings, and pipelines that save all that they have loaded.
+checkpoint brings, the names of damaged files, and pipelines that save all that they have loaded.
 """
 
 import functools
+import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from packaging.version import InvalidVersion, Version
+from safetensors import SafetensorError, safe_open
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
@@ -27,6 +30,7 @@ logger = logging.get_logger(__name__)
 def complete_classes():
     """Adds it. Code that a checkpoint brings does without: it has transformers' own cards and pipelines."""
     VTNForVideoClassification._upload_modified_files = _upload_with_card
+    VTNPreTrainedModel.from_pretrained = classmethod(_name_damaged_files(VTNPreTrainedModel.from_pretrained.__func__))
     for loaded_class in (VTNPreTrainedModel, VTNImageProcessor, VTNVideoProcessor):
         loaded_class.from_pretrained = classmethod(_check_code_first(loaded_class.from_pretrained.__func__))
     name = "vtn_hf.pipeline.CompleteVideoClassificationPipeline"
@@ -92,6 +96,32 @@ def _check_code_first(load):
         return load(cls, pretrained_model_name_or_path, *args, **kwargs)
 
     return from_pretrained
+
+
+def _name_damaged_files(load):
+    @functools.wraps(load)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        folder = Path(pretrained_model_name_or_path or "/nowhere", kwargs.get("subfolder") or "")
+        # `pipeline()` would do without a processor that cannot be read.
+        _check_files(folder.glob("*processor_config.json"))
+        try:
+            return load(cls, pretrained_model_name_or_path, *args, **kwargs)
+        except (SafetensorError, json.JSONDecodeError):
+            _check_files(folder.glob("*.safetensors*"))
+            raise
+
+    return from_pretrained
+
+
+def _check_files(paths: Iterable[Path]):
+    for path in paths:
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            else:
+                safe_open(path, framework="pt")
+        except (ValueError, SafetensorError) as error:
+            raise OSError(f"{path} is damaged: {error}") from error
 
 
 def _upload_with_card(self, working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):

@@ -1,24 +1,19 @@
 """The Video Transformer Network: a 2D backbone per frame, a temporal encoder over the frames, a head."""
 
-import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce, wraps
-from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import ImageClassifierOutput, ModelOutput
 from transformers.modeling_utils import PreTrainedModel
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .backbone_vtn import (
@@ -43,8 +38,7 @@ class VTNModelOutput(ModelOutput):
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch, 1 + frames, hidden_size)`):
             Output of the last layer of the temporal encoder, the class token first.
-        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`):
-            The class token of `last_hidden_state`.
+        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): The class token of `last_hidden_state`.
         frame_embeds (`torch.FloatTensor` of shape `(batch, frames, backbone features)`):
             What the backbone gave for each frame, or the `inputs_embeds`; zeros at padding frames.
         hidden_states (`tuple` of `torch.FloatTensor` of shape `(batch, 1 + frames, hidden_size)`, *optional*):
@@ -53,8 +47,7 @@ class VTNModelOutput(ModelOutput):
             Attention weights of each layer, with `output_attentions=True` on the eager attention; row 0 is the class
             token, the other rows are the frames, whose weights are zero outside of their window.
         global_attentions (`tuple` of `torch.FloatTensor` of shape `(batch, heads, 1 + frames)`, *optional*):
-            Attention weights of the class token over itself and the frames in each layer, with
-            `output_attentions=True` on any attention implementation.
+            The class token's attention weights in each layer, with `output_attentions=True` on any attention.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -71,12 +64,9 @@ class VTNVideoClassifierOutput(ImageClassifierOutput):
     What [`VTNForVideoClassification`] returns: that of transformers' classifiers, and the class token's attention.
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
-            Classification or regression loss, when labels were given.
-        logits (`torch.FloatTensor` of shape `(batch, num_labels)`):
-            Class scores before the softmax or sigmoid.
-        hidden_states, attentions, global_attentions (`tuple` of `torch.FloatTensor`, *optional*):
-            As in [`VTNModelOutput`].
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*): When labels were given.
+        logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Class scores before the softmax or sigmoid.
+        hidden_states, attentions, global_attentions: As in [`VTNModelOutput`].
     """
 
     global_attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -103,25 +93,12 @@ class VTNPreTrainedModel(PreTrainedModel):
         super().__init__(config)
         self.model_tags = ["vtn", "video-classification"]  # of its own: pushing a model can add more
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs) -> Self:
-        """As in transformers, but the error for a damaged checkpoint names the file."""
-        folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
-        if pretrained_model_name_or_path is not None:
-            # `pipeline()` would do without a processor that cannot be read.
-            _check_files(folder.glob("*processor_config.json"))
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except (SafetensorError, json.JSONDecodeError):
-            _check_files(folder.glob("*.safetensors*"))
-            raise
-
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs):
         """
         Args:
-            attn_implementation (`str` or `dict`):
-                A name for all parts, which a backbone without attention passes over; or names for the temporal
-                encoder, `""`, and the backbone, `"backbone_config"`, where a part that is left out stays as it is.
+            attn_implementation (`str` or `dict`): A name for all parts, which a backbone without attention passes
+                over; or names for the temporal encoder, `""`, and the backbone, `"backbone_config"`, where a part that
+                is left out stays as it is.
         """
         if isinstance(attn_implementation, str) and not has_attention_heads(self.config.backbone_config):
             attn_implementation = {"": attn_implementation}
@@ -140,14 +117,8 @@ class VTNPreTrainedModel(PreTrainedModel):
         """Gives weights the names of `state_dict()`, by way of a model that transformers loads them into."""
         # One that holds the values of all, whatever they are stored in.
         dtype = reduce(torch.promote_types, (tensor.dtype for tensor in state_dict.values()), torch.bfloat16)
-        model, info = self.from_pretrained(
-            None,
-            config=self.config,
-            state_dict=dict(state_dict),
-            dtype=dtype,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        options = {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        model, info = self.from_pretrained(None, config=self.config, state_dict=dict(state_dict), **options)
         renamed = {name: tensor for name, tensor in model.state_dict().items() if name not in info["missing_keys"]}
         # What is wrong stays wrong, for torch to say so.
         renamed |= {name: torch.empty(found) for name, found, _ in info["mismatched_keys"]}
@@ -172,11 +143,11 @@ def with_global_attentions(forward: Callable) -> Callable:
     """Makes `output_attentions` ask `capture_outputs` for the class token's attention weights as well."""
 
     @wraps(forward)
-    def wrapper(self, *args, **kwargs):
-        output_attentions = kwargs.get("output_attentions")
+    def wrapper(self, *args, output_attentions: bool | None = None, **kwargs):
         if output_attentions is None:
             output_attentions = self.config.output_attentions
-        return forward(self, *args, output_global_attentions=output_attentions, **kwargs)
+        kwargs |= {"output_attentions": output_attentions, "output_global_attentions": output_attentions}
+        return forward(self, *args, **kwargs)
 
     return wrapper
 
@@ -194,8 +165,7 @@ class VTNModel(VTNPreTrainedModel):
     3. the mean of its last hidden state over space.
 
     Args:
-        config ([`VTNConfig`]):
-            What to build. Its weights are random; [`~PreTrainedModel.from_pretrained`] loads trained ones.
+        config ([`VTNConfig`]): What to build, with random weights; `from_pretrained` loads trained ones.
     """
 
     def __init__(self, config: VTNConfig):
@@ -227,14 +197,12 @@ class VTNModel(VTNPreTrainedModel):
             return next(self.backbone.children())
 
     def freeze_backbone(self):
-        """
-        Freezes the weights of the backbone and, in training mode too, its normalisation statistics and dropout.
-        """
+        """Freezes the weights of the backbone and, in training mode too, its normalisation statistics and dropout."""
         self.is_backbone_frozen = True
         self.backbone.requires_grad_(False)
         self.backbone.eval()
 
-    def train(self, mode: bool = True) -> "VTNModel":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.is_backbone_frozen:
             self.backbone.eval()
@@ -254,10 +222,9 @@ class VTNModel(VTNPreTrainedModel):
         again in the backward pass.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, frames, channels, height, width)`):
-                Normalised pixels.
-            attention_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*):
-                1 for frames, 0 for padding, which does not go through the backbone.
+            pixel_values (`torch.Tensor` of shape `(batch, frames, channels, height, width)`): Normalised pixels.
+            attention_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*): 1 for frames, 0 for padding, which
+                does not go through the backbone.
 
         Returns:
             `torch.Tensor` of shape `(batch, frames, backbone features)`: One vector per frame, zeros at padding; can
@@ -266,15 +233,13 @@ class VTNModel(VTNPreTrainedModel):
         Raises:
             ValueError: If `pixel_values` or `attention_mask` have another shape.
         """
-        num_channels = getattr(self.config.backbone_config, "num_channels", 3)
-        if pixel_values.ndim != 5 or pixel_values.shape[2] != num_channels:
-            raise ValueError(
-                f"`pixel_values` must have 5 dimensions (batch, frames, {num_channels} channels, height, width), got "
-                f"the shape {tuple(pixel_values.shape)}."
-            )
-        if 0 in pixel_values.shape:
-            raise ValueError(f"`pixel_values` holds no frames: its shape is {tuple(pixel_values.shape)}.")
-        _check_mask(attention_mask, pixel_values.shape[:2])
+        num_channels, shape = getattr(self.config.backbone_config, "num_channels", 3), tuple(pixel_values.shape)
+        if len(shape) != 5 or shape[2] != num_channels:
+            axes = f"(batch, frames, {num_channels} channels, height, width)"
+            raise ValueError(f"`pixel_values` must have 5 dimensions {axes}, got the shape {shape}.")
+        if 0 in shape:
+            raise ValueError(f"`pixel_values` holds no frames: its shape is {shape}.")
+        _check_frames(pixel_values.shape[:2], attention_mask)
         frames = pixel_values.flatten(0, 1)
         if attention_mask is None:
             features = self._encode_frames(frames)
@@ -302,7 +267,6 @@ class VTNModel(VTNPreTrainedModel):
         chunk_size = self.frames_per_chunk if is_chunked else None
         return encode_frames(self.backbone, frames, numbers, chunk_size=chunk_size, recompute=recompute)
 
-    @merge_with_config_defaults
     @with_global_attentions
     @capture_outputs
     def forward(
@@ -312,23 +276,21 @@ class VTNModel(VTNPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         class_token_only: bool = False,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs,
     ) -> VTNModelOutput:
         """
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, frames, channels, height, width)`, *optional*):
-                Normalised pixels of the frames.
-            inputs_embeds (`torch.Tensor` of shape `(batch, frames, backbone features)`, *optional*):
-                Features computed beforehand with `get_frame_features`, instead of `pixel_values`.
-            position_ids (`torch.LongTensor` of shape `(batch, frames)`, *optional*):
-                Index of each frame in its video. Defaults to 0, 1, 2, …
-            attention_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*):
-                1 for frames, 0 for padding, which influences nothing. Defaults to all ones.
-            class_token_only (`bool`, *optional*, defaults to `False`):
-                Leave out the frames in the last layer, which a classifier does not read: faster, and
-                `last_hidden_state` holds the class token alone.
-            kwargs:
-                `output_hidden_states`, `output_attentions` and `return_dict`, as everywhere in transformers.
+            pixel_values (`torch.Tensor` of shape `(batch, frames, channels, height, width)`, *optional*): Normalised
+                pixels of the frames.
+            inputs_embeds (`torch.Tensor` of shape `(batch, frames, backbone features)`, *optional*): Features computed
+                beforehand with `get_frame_features`, instead of `pixel_values`.
+            position_ids (`torch.LongTensor` of shape `(batch, frames)`, *optional*): Number of each frame in its
+                video. Defaults to 0, 1, 2, …
+            attention_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*): 1 for frames, 0 for padding, which
+                influences nothing. Defaults to all ones.
+            class_token_only (`bool`, *optional*, defaults to `False`): Leave out the frames in the last layer, which a
+                classifier does not read: faster, and `last_hidden_state` holds the class token alone.
+            kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, as everywhere in transformers.
 
         Returns:
             [`VTNModelOutput`]
@@ -351,10 +313,8 @@ class VTNModel(VTNPreTrainedModel):
 
         ```"""
         if (pixel_values is None) == (inputs_embeds is None):
-            raise ValueError(
-                "Give exactly one of `pixel_values` and `inputs_embeds`, got "
-                + ("neither." if pixel_values is None else "both.")
-            )
+            given = "neither" if pixel_values is None else "both"
+            raise ValueError(f"Give exactly one of `pixel_values` and `inputs_embeds`, got {given}.")
         if inputs_embeds is None:
             inputs_embeds = self.get_frame_features(pixel_values, attention_mask)
             if inputs_embeds.shape[2] != self.feature_size:
@@ -362,26 +322,21 @@ class VTNModel(VTNPreTrainedModel):
                     f"{type(self.backbone).__name__} gives {inputs_embeds.shape[2]} features per frame, but its "
                     f"configuration promises {self.feature_size}."
                 )
-        else:
-            if inputs_embeds.ndim != 3 or inputs_embeds.shape[1] == 0 or inputs_embeds.shape[2] != self.feature_size:
-                raise ValueError(
-                    f"`inputs_embeds` must have the shape (batch, frames, {self.feature_size}) with at least one "
-                    f"frame, got {tuple(inputs_embeds.shape)}."
-                )
-            _check_mask(attention_mask, inputs_embeds.shape[:2])
-        _check_positions(position_ids, attention_mask, inputs_embeds.shape[:2])
+        elif inputs_embeds.ndim != 3 or 0 in inputs_embeds.shape or inputs_embeds.shape[2] != self.feature_size:
+            raise ValueError(
+                f"`inputs_embeds` must have the shape (batch, frames, {self.feature_size}) with at least one frame, "
+                f"got {tuple(inputs_embeds.shape)}."
+            )
+        _check_frames(inputs_embeds.shape[:2], attention_mask, position_ids)
         if attention_mask is not None:
             # A weight of zero would not keep out what is infinite or not a number.
             inputs_embeds = inputs_embeds.masked_fill(attention_mask[..., None] == 0, 0.0)
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
 
-        last_hidden_state = self.temporal_encoder(
-            self.projection(inputs_embeds), position_ids, attention_mask, class_token_only
-        )
-        return VTNModelOutput(
-            last_hidden_state=last_hidden_state, pooler_output=last_hidden_state[:, 0], frame_embeds=inputs_embeds
-        )
+        frames = self.projection(inputs_embeds)
+        states = self.temporal_encoder(frames, position_ids, attention_mask, class_token_only)
+        return VTNModelOutput(last_hidden_state=states, pooler_output=states[:, 0], frame_embeds=inputs_embeds)
 
 
 class VTNClassificationHead(nn.Module):
@@ -404,10 +359,8 @@ class VTNForVideoClassification(VTNPreTrainedModel):
     The Video Transformer Network with an MLP on the class token, for single-label, multi-label or regression.
 
     Args:
-        config ([`VTNConfig`]):
-            What to build, `num_labels` and `problem_type` included. Its weights are random;
-            [`~PreTrainedModel.from_pretrained`] loads trained ones, and `from_backbone_pretrained` those of an image
-            model for the backbone.
+        config ([`VTNConfig`]): What to build, `num_labels` and `problem_type` included, with random weights;
+            `from_pretrained` loads trained ones, `from_backbone_pretrained` those of an image model for the backbone.
     """
 
     def __init__(self, config: VTNConfig):
@@ -423,23 +376,17 @@ class VTNForVideoClassification(VTNPreTrainedModel):
         self.vtn.freeze_backbone()
 
     @classmethod
-    def from_backbone_pretrained(
-        cls, backbone_name_or_path: str | os.PathLike, **config_fields
-    ) -> "VTNForVideoClassification":
+    def from_backbone_pretrained(cls, backbone_name_or_path: str | os.PathLike, **config_fields) -> Self:
         """
         Builds a VTN from a pretrained image model: its weights as the backbone, and a fresh temporal encoder and head.
 
         Args:
-            backbone_name_or_path (`str` or `os.PathLike`):
-                A vision model, or a model with a vision tower (CLIP, SigLIP), on the Hub or in a local directory.
-            config_fields:
-                Fields of [`VTNConfig`], such as `num_labels`.
+            backbone_name_or_path (`str` or `os.PathLike`): A vision model, or a model with a vision tower (CLIP,
+                SigLIP), on the Hub or in a local directory; ValueError if it gives no vector per frame.
+            config_fields: Fields of [`VTNConfig`], such as `num_labels`.
 
         Returns:
             [`VTNForVideoClassification`], in eval mode like everything that `from_pretrained` gives.
-
-        Raises:
-            ValueError: If `AutoModel` cannot build the backbone or it gives no vector per frame.
         """
         backbone_config = load_backbone_config(backbone_name_or_path)
         model = cls(cls.config_class(backbone_config=backbone_config, **config_fields))
@@ -454,18 +401,16 @@ class VTNForVideoClassification(VTNPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs,
     ) -> VTNVideoClassifierOutput:
         """
         Args:
-            pixel_values, inputs_embeds, position_ids, attention_mask:
-                As in [`VTNModel.forward`].
+            pixel_values, inputs_embeds, position_ids, attention_mask: As in [`VTNModel.forward`].
             labels (`torch.Tensor` of shape `(batch,)` or `(batch, num_labels)`, *optional*):
                 Class indices in `[0, num_labels)`, or the share of each class, for
                 `problem_type="single_label_classification"`; 0.0 and 1.0 per class for `"multi_label_classification"`;
                 targets for `"regression"`. -100 takes no part in the loss.
-            kwargs:
-                As in [`VTNModel.forward`]; `num_items_in_batch` goes to the loss.
+            kwargs: As in [`VTNModel.forward`]; `num_items_in_batch` goes to the loss.
 
         Returns:
             [`VTNVideoClassifierOutput`]
@@ -503,13 +448,8 @@ class VTNForVideoClassification(VTNPreTrainedModel):
         if labels is not None:
             _check_labels(labels, self.config)
             loss = self.loss_function(labels, logits, self.config, **kwargs)
-        return VTNVideoClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            global_attentions=outputs.global_attentions,
-        )
+        asked_for = outputs.hidden_states, outputs.attentions, outputs.global_attentions
+        return VTNVideoClassifierOutput(loss, logits, *asked_for)
 
 
 def compute_loss(
@@ -541,33 +481,30 @@ def find_problem_type(labels: torch.Tensor, num_labels: int) -> str:
     """What kind of labels these are, by the rule of transformers."""
     if num_labels == 1:
         return "regression"
-    if labels.ndim == 1 and not labels.is_floating_point():
-        return "single_label_classification"
-    return "multi_label_classification"
+    is_index = labels.ndim == 1 and not labels.is_floating_point()
+    return "single_label_classification" if is_index else "multi_label_classification"
 
 
 def compute_losses(
     logits: torch.Tensor, labels: torch.Tensor, problem_type: str, label_smoothing: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The loss of each label, 0 where the label is -100, and whether it is another one.
-
-    Returns:
-        Two `torch.Tensor`s of shape `(batch,)` for `"single_label_classification"`, else `(batch, num_labels)`.
+    The loss of each label, 0 where the label is -100, and whether it is another one: two `torch.Tensor`s of shape
+    `(batch,)` for `"single_label_classification"`, else `(batch, num_labels)`.
     """
-    logits = logits.float()
-    labels = labels.to(logits.device)
-    if problem_type == "single_label_classification":
-        if labels.shape == logits.shape:  # shares of classes
-            is_labelled, labels = (labels != -100).all(dim=1), labels.to(logits.dtype).clamp(min=0)
-        else:
-            labels = labels.flatten() if labels.is_floating_point() else labels.flatten().long()
-            is_labelled = labels != -100
+    logits, labels = logits.float(), labels.to(logits.device)
+    if problem_type == "single_label_classification" and labels.shape != logits.shape:
+        labels = labels.flatten() if labels.is_floating_point() else labels.flatten().long()
         losses = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
-        return losses * is_labelled, is_labelled
+        return losses, labels != -100
     labels = labels.reshape(logits.shape).to(logits.dtype)
     is_labelled = labels != -100
-    if problem_type == "regression":
+    if problem_type == "single_label_classification":  # shares of classes
+        losses = nn.functional.cross_entropy(
+            logits, labels.clamp(min=0), reduction="none", label_smoothing=label_smoothing
+        )
+        is_labelled = is_labelled.all(dim=1)
+    elif problem_type == "regression":
         losses = nn.functional.mse_loss(logits, labels, reduction="none")
     else:
         labels = labels * (1 - label_smoothing) + label_smoothing / 2
@@ -575,38 +512,20 @@ def compute_losses(
     return losses.where(is_labelled, 0.0), is_labelled
 
 
-def _check_files(paths: Iterable[Path]):
-    for path in paths:
-        try:
-            if path.suffix == ".json":
-                json.loads(path.read_bytes())
-            else:
-                safe_open(path, framework="pt")
-        except (ValueError, SafetensorError) as error:
-            raise OSError(f"{path} is damaged: {error}") from error
-
-
-def _check_shape(name: str, tensor: torch.Tensor | None, shape: torch.Size):
-    if tensor is not None and tensor.shape != shape:
-        raise ValueError(
-            f"`{name}` has the shape {tuple(tensor.shape)}, but the input has {tuple(shape)} (batch, frames)."
-        )
-
-
-def _check_mask(attention_mask: torch.Tensor | None, shape: torch.Size):
-    _check_shape("attention_mask", attention_mask, shape)
-    if not _is_readable(attention_mask):
-        return
-    _refuse(attention_mask, (attention_mask != 0) & (attention_mask != 1), "`attention_mask` must hold 0 and 1 only")
-    num_frames = attention_mask.bool().sum(dim=1)
-    if not num_frames.all():
-        raise ValueError(f"`attention_mask` leaves a video without frames: {num_frames.tolist()} each.")
-
-
-def _check_positions(position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, shape: torch.Size):
-    _check_shape("position_ids", position_ids, shape)
+def _check_frames(shape: torch.Size, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None = None):
+    """Refuses a mask and positions that do not fit frames of the shape `(batch, frames)`."""
+    for name, tensor in (("attention_mask", attention_mask), ("position_ids", position_ids)):
+        if tensor is not None and tensor.shape != shape:
+            has = f"has the shape {tuple(tensor.shape)}, but the input has {tuple(shape)} (batch, frames)"
+            raise ValueError(f"`{name}` {has}.")
     if position_ids is not None and not _holds_integers(position_ids):
         raise ValueError(f"`position_ids` must be integers, the numbers of the frames, got {position_ids.dtype}.")
+    if _is_readable(attention_mask):
+        is_wrong = (attention_mask != 0) & (attention_mask != 1)
+        _refuse(attention_mask, is_wrong, "`attention_mask` must hold 0 and 1 only")
+        num_frames = attention_mask.bool().sum(dim=1)
+        if not num_frames.all():
+            raise ValueError(f"`attention_mask` leaves a video without frames: {num_frames.tolist()} each.")
     if _is_readable(position_ids):
         is_frame = attention_mask is None or attention_mask != 0
         _refuse(position_ids, (position_ids < 0) & is_frame, "`position_ids` must not be negative")

@@ -10,7 +10,6 @@ https://huggingface.co/papers/2102.00719, section 3.2), but only what VTN needs 
 
 from collections.abc import Callable
 from functools import partial
-from itertools import accumulate
 
 import torch
 from torch import nn
@@ -114,29 +113,11 @@ def split_into_blocks(
     return states.index_select(1, row.flatten()).unflatten(1, row.shape)
 
 
-def count_slabs(num_frames: int) -> int:
-    """Slabs of a video: 1 in a compiled graph, which is for any length, and where all is kept for backward."""
+def split_into_slabs(states: torch.Tensor, num_frames: int) -> tuple[torch.Tensor, ...]:
+    """Along dimension 1; one slab in a compiled graph, which is for any length, and where all is kept for backward."""
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and num_frames < MIN_FRAMES_TO_RECOMPUTE):
-        return 1
-    return max(1, round(num_frames / SLAB_SIZE))
-
-
-def split_into_slabs(states: torch.Tensor, num_slabs: int) -> tuple[torch.Tensor, ...]:
-    """At most so many slabs of equal size along dimension 1; the last may be smaller."""
-    return (states,) if num_slabs == 1 else states.chunk(num_slabs, dim=1)  # a graph cannot chunk any length
-
-
-def split_into_overlapping_slabs(states: torch.Tensor, sizes: list[int], reach: int) -> tuple[torch.Tensor, ...]:
-    """
-    Cuts `(B, N, H)` into slabs `(B, 1 + reach + size + reach, H)`: the class token, then `size` frames with `reach` on
-    either side. Out-of-range slots repeat an edge frame and are masked.
-    """
-    rows = []
-    for start, size in zip(accumulate(sizes[:-1], initial=0), sizes, strict=True):
-        row = torch.arange(1 + start - reach, 1 + start + size + reach, device=states.device)
-        rows.append(nn.functional.pad(row.clamp(1, states.shape[1] - 1), (1, 0)))
-    # In one go, as the gradient of a slice is as large as what it was cut from.
-    return states.index_select(1, torch.cat(rows)).split([len(row) for row in rows], dim=1)
+        return (states,)
+    return states.chunk(max(1, round(num_frames / SLAB_SIZE)), dim=1)
 
 
 def recompute_if_long(function: Callable, num_frames: int) -> Callable:
@@ -190,47 +171,34 @@ class VTNAttention(nn.Module):
             The output `(B, N, H)`, or `(B, 1, H)` for the class token only; the attention weights `(B, h, N, N)`, if
             the attention implementation gives any; the attention weights of the class token `(B, h, N)`.
         """
-        if class_token_only:
-            class_token, global_weights = self.attend_globally(hidden_states, attention_mask)
-            output = self.output(class_token)
-            if torch.is_grad_enabled():
-                output = output + self._zero_from_unused()
-            return output, None, global_weights
-        if self.config._attn_implementation == "eager":
+        attention, weights = self.config._attn_implementation, None
+        if attention == "eager" and not class_token_only:
             class_token, frames, weights = self.attend_eagerly(hidden_states, local_mask, attention_mask)
-            return self._project(class_token, frames, attention_mask), weights, weights[:, :, 0]
-        class_token, global_weights = self.attend_globally(hidden_states, attention_mask)
-        if self.config._attn_implementation == "flex_attention":
-            output = self._project(class_token, self.attend_flexibly(hidden_states, local_mask), attention_mask)
+            global_weights = weights[:, :, 0]
         else:
-            output = self.attend_locally(class_token, hidden_states, local_mask, attention_mask)
-        return output, None, global_weights
-
-    def _project_locally(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query, key and value `(B, N, H)` of what attends within the window."""
-        return tuple(layer(hidden_states) for layer in (self.query, self.key, self.value))
-
-    def _project(
-        self, class_token: torch.Tensor | None, frames: torch.Tensor, attention_mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """What the class token, if it is given, and the frames attended to, through the output projection."""
+            class_token, global_weights = self.attend_globally(hidden_states, attention_mask)
+            if class_token_only:
+                return self.output(class_token) + self._zero_from_unused(), None, global_weights
+            attend = self.attend_flexibly if attention == "flex_attention" else self.attend_locally
+            frames = attend(hidden_states, local_mask)
         if attention_mask is not None:
             # As Longformer does: nothing is attended to from padding.
             frames = frames * attention_mask[..., None].to(frames.dtype)
-        return self.output(frames if class_token is None else torch.cat([class_token, frames], dim=1))
+        return self.output(torch.cat([class_token, frames], dim=1)), weights, global_weights
 
     def _zero_from_unused(self) -> torch.Tensor | float:
         """
         Zero, computed from the local projections, so that they get a gradient (of zero, as Longformer's do) when only
         the class token is asked for: distributed training waits for the gradient of every parameter.
         """
-        unused = [
-            parameter.flatten()[0]
-            for projection in (self.query, self.key, self.value)
-            for parameter in projection.parameters()
-            if parameter.requires_grad
-        ]
-        return 0.0 * torch.stack(unused).sum() if unused else 0.0
+        unused = (parameter for layer in (self.query, self.key, self.value) for parameter in layer.parameters())
+        if not torch.is_grad_enabled():
+            return 0.0
+        return sum(0.0 * parameter.flatten()[0] for parameter in unused if parameter.requires_grad)
+
+    def _project_locally(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value `(B, N, H)` of what attends within the window."""
+        return tuple(layer(hidden_states) for layer in (self.query, self.key, self.value))
 
     def attend_eagerly(
         self, hidden_states: torch.Tensor, local_mask: torch.Tensor, attention_mask: torch.Tensor | None
@@ -239,90 +207,59 @@ class VTNAttention(nn.Module):
         Output `(B, 1, H)` of the class token, output `(B, T, H)` of the frames and all weights `(B, h, N, N)`, which
         the outputs come from, so that gradients with respect to them exist.
         """
-        query, key, value = self._project_locally(hidden_states)
-        query, key, value = (self._split_heads(states).transpose(1, 2) for states in (query[:, 1:], key, value))
-        local_scores = torch.matmul(query * self.scaling, key.transpose(2, 3)).masked_fill(~local_mask, -torch.inf)
-        scores = torch.cat([self.score_globally(hidden_states, attention_mask)[:, :, None], local_scores], dim=2)
+        projected = self._project_locally(hidden_states)
+        query, key, value = (self._split_heads(states).transpose(1, 2) for states in projected)
+        local_scores = torch.matmul(query[:, :, 1:] * self.scaling, key.transpose(2, 3))
+        global_scores = self.score_globally(hidden_states, attention_mask)[:, :, None]
+        scores = torch.cat([global_scores, local_scores.masked_fill(~local_mask, -torch.inf)], dim=2)
         weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
         dropped = nn.functional.dropout(weights, p=self.attention_dropout, training=self.training)
         class_token = self.average_global_values(dropped[:, :, 0], hidden_states).flatten(1)[:, None]
         frames = torch.matmul(dropped[:, :, 1:], value).transpose(1, 2).flatten(2)
         return class_token, frames, weights
 
-    def attend_locally(
-        self,
-        class_token: torch.Tensor,
-        hidden_states: torch.Tensor,
-        local_mask: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Projected output `(B, N, H)` of the class token, which has attended already, and of the frames."""
-        num_frames = hidden_states.shape[1] - 1
-        num_blocks, block_size = local_mask.shape[1:3]
-        tail = num_blocks * block_size - num_frames
-        masks = split_into_slabs(local_mask, count_slabs(num_frames))
-        slabs, before = (hidden_states,), 0
-        frame_masks = (None if attention_mask is None else nn.functional.pad(attention_mask, (0, tail)),)
-        if len(masks) > 1:
-            sizes = [mask.shape[1] * block_size for mask in masks]
-            before = self.window // 2
-            slabs = split_into_overlapping_slabs(hidden_states, sizes, before)
-            frame_masks = frame_masks * len(masks) if attention_mask is None else frame_masks[0].split(sizes, dim=1)
-        class_tokens = [class_token] + [None] * (len(masks) - 1)
-        attend = recompute_if_long(partial(self._attend_in_blocks, before), num_frames)
-        outputs = [attend(*slab) for slab in zip(class_tokens, slabs, masks, frame_masks, strict=True)]
-        # Not a slice: a compiler cannot tell that there are this many whatever the number of frames.
-        outputs[-1] = nn.functional.pad(outputs[-1], (0, 0, 0, -tail))
-        return torch.cat(outputs, dim=1)
-
     def attend_flexibly(self, hidden_states: torch.Tensor, local_mask: torch.Tensor) -> torch.Tensor:
         """Output `(B, T, H)` of the frames, by flex attention, which needs no blocks laid out in memory."""
-        query, key, value = (
-            self._split_heads(states).transpose(1, 2) for states in self._project_locally(hidden_states)
-        )
-        return self._attend(query[:, :, 1:], key, value, local_mask).flatten(2)
-
-    def _attend_in_blocks(
-        self,
-        before: int,
-        class_token: torch.Tensor | None,
-        hidden_states: torch.Tensor,
-        local_mask: torch.Tensor,
-        frame_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """
-        Projected output `(B, blocks * block_size, H)` of the frames after the first `before` of `(B, N, H)`, with that
-        of the class token, if given, before them. Long videos keep none of what is in between.
-        """
-        batch_size = hidden_states.shape[0]
-        num_blocks, block_size = local_mask.shape[1:3]
         query, key, value = self._project_locally(hidden_states)
+        return self._attend(query[:, 1:], key, value, local_mask)
+
+    def attend_locally(self, hidden_states: torch.Tensor, local_mask: torch.Tensor) -> torch.Tensor:
+        """Output `(B, T, H)` of the frames, by attention within blocks, a slab of them at a time."""
+        num_frames, block_size = hidden_states.shape[1] - 1, local_mask.shape[2]
+        masks, slabs, reach = split_into_slabs(local_mask, num_frames), (hidden_states,), 0
+        if len(masks) > 1:
+            reach, sizes = self.window // 2, [mask.shape[1] * block_size for mask in masks]
+            # In one go, as the gradient of a slice is as large as what it was cut from.
+            slabs = split_into_blocks(hidden_states, len(masks), sizes[0], half_window=reach).unbind(1)
+            slabs = [slab[:, : 1 + size + 2 * reach] for slab, size in zip(slabs, sizes, strict=True)]
+        attend = recompute_if_long(partial(self._attend_in_blocks, reach), num_frames)
+        frames = torch.cat([attend(*slab) for slab in zip(slabs, masks, strict=True)], dim=1)
+        # Not a slice: a compiler cannot tell that there are this many whatever the number of frames.
+        return nn.functional.pad(frames, (0, 0, 0, num_frames - frames.shape[1]))
+
+    def _attend_in_blocks(self, before: int, hidden_states: torch.Tensor, local_mask: torch.Tensor) -> torch.Tensor:
+        """Output `(B, blocks * block_size, H)` of the frames after the first `before` of `(B, N, H)`."""
+        query, key, value = self._project_locally(hidden_states)
+        batch_size, (num_blocks, block_size) = hidden_states.shape[0], local_mask.shape[1:3]
         if num_blocks == 1:  # its keys are all there are
             query = query[:, 1 + before : 1 + before + block_size]
         else:
-            query = split_into_blocks(query, num_blocks, block_size, before).flatten(0, 1)
-            key, value = (
-                split_into_blocks(states, num_blocks, block_size, before, self.window // 2).flatten(0, 1)
-                for states in (key, value)
-            )
-        # (B * blocks, h, block_size or keys, d)
-        query, key, value = (self._split_heads(states).transpose(1, 2) for states in (query, key, value))
+            cut = partial(split_into_blocks, num_blocks=num_blocks, block_size=block_size, before=before)
+            query = cut(query).flatten(0, 1)
+            key, value = (cut(states, half_window=self.window // 2).flatten(0, 1) for states in (key, value))
         local_mask = local_mask.expand(batch_size, -1, -1, -1).flatten(0, 1)[:, None]
-        frames = self._attend(query, key, value, local_mask).flatten(2).unflatten(0, (batch_size, -1)).flatten(1, 2)
-        return self._project(class_token, frames, frame_mask)
+        return self._attend(query, key, value, local_mask).unflatten(0, (batch_size, -1)).flatten(1, 2)
 
     def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Output `(B, queries, h, d)` of the attention implementation, for queries, keys and values `(B, h, …, d)`."""
+        """Output `(B, queries, H)` of the attention implementation, for queries, keys and values `(B, …, H)`."""
         output, _ = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
             self,
-            query,
-            key,
-            value,
+            *(self._split_heads(states).transpose(1, 2) for states in (query, key, value)),
             mask,
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
         )
-        return output
+        return output.flatten(2)
 
     def attend_globally(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None
@@ -391,16 +328,13 @@ class VTNLayer(GradientCheckpointingLayer):
         if class_token_only:
             hidden_states = hidden_states[:, :1]
         hidden_states = hidden_states + self.dropout(attention_output)
-        num_slabs = count_slabs(hidden_states.shape[1])
-        feed_forward = recompute_if_long(self._feed_forward, hidden_states.shape[1])
-        outputs = []
-        for slab in split_into_slabs(hidden_states, num_slabs):
-            slab, update = feed_forward(slab)
-            outputs.append(self.mlp_norm(slab + self.dropout(update)))
-        return torch.cat(outputs, dim=1)
+        num_tokens = hidden_states.shape[1]
+        feed_forward = recompute_if_long(self._feed_forward, num_tokens)
+        updated = map(feed_forward, split_into_slabs(hidden_states, num_tokens))
+        return torch.cat([self.mlp_norm(slab + self.dropout(update)) for slab, update in updated], dim=1)
 
     def _feed_forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The normalised states and what the feed-forward network adds to them."""
+        """The normalised states and what is added to them; its last product is not computed again."""
         hidden_states = self.attention_norm(hidden_states)
         return hidden_states, self.mlp(hidden_states)
 
