@@ -22,7 +22,7 @@ from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcesso
 from vtn_hf.data.arguments import CollectionArguments
 from vtn_hf.data.coverage import report_coverage
 from vtn_hf.data.feature_cache import hash_weights
-from vtn_hf.data.rows import find_source
+from vtn_hf.data.rows import find_sources
 from vtn_hf.inference.attention import look_at_example
 from vtn_hf.inference.multi_view import MultiView, score_views
 from vtn_hf.inference.whole_video import to_scores
@@ -39,6 +39,7 @@ from vtn_hf.training.metrics import (
 from vtn_hf.training.min_coverage import check_coverage, is_hopeless
 from vtn_hf.training.report import Evaluation, write_report
 from vtn_hf.training.runs import describe_videos
+from vtn_hf.video_decoding_vtn import VideoSource
 
 
 @dataclass(kw_only=True)
@@ -79,10 +80,10 @@ class VideoLoader:
         self.views = views
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
-        return {"inputs": [self._load(video) for video in rows["video"]], "label": rows["label"], "id": rows["id"]}
+        inputs = [self._load(source) for source in find_sources(rows)]
+        return {"inputs": inputs, "label": rows["label"], "id": rows["id"]}
 
-    def _load(self, video: dict) -> dict:
-        source = find_source(video)
+    def _load(self, source: VideoSource) -> dict:
         try:
             if self.views is not None:
                 return self.views.load(source, self.processor)

@@ -38,7 +38,6 @@ from vtn_hf.data.extraction_plan import ExtractionPlan, Wanted, clear_cache
 from vtn_hf.data.feature_cache import CachedVideo, CacheIndex, FeatureCacheInfo, hash_weights, write_shard
 from vtn_hf.data.file_pool import map_files
 from vtn_hf.data.listing import hash_video
-from vtn_hf.data.rows import find_source
 from vtn_hf.data.scan import is_about_content
 from vtn_hf.optimization import optimize_backbone
 from vtn_hf.outputs import check_outputs
@@ -144,12 +143,12 @@ class WholeVideo:
     def _load(self, video: CachedVideo, view: int) -> tuple[np.ndarray, np.ndarray, float | None]:
         """Pictures, numbers of the frames, and frame rate."""
         if view == 0:
-            pictures, metadata = load_video(find_source(video.path), self.sample_frames, self.pixels, self.limits)
+            pictures, metadata = load_video(video.source, self.sample_frames, self.pixels, self.limits)
         else:
             generator = np.random.default_rng([zlib.crc32(video.name.encode()), view])
             choose_view = partial(self.augmentation.choose_view, generator=generator)
             pictures, metadata = load_video(
-                find_source(video.path), self.sample_frames, self.bare, self.limits, choose_view=choose_view
+                video.source, self.sample_frames, self.bare, self.limits, choose_view=choose_view
             )
             pictures = self.augmentation.change(pictures, generator)
             pictures = pictures if self.normalize is None else self.normalize(pictures)

@@ -5,7 +5,71 @@ Places in a video are counted in frames. Where the frames do not come at a const
 at which a constant rate would have that frame, and the frame nearest to this time is taken.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+
+
+# Ends of segments are rounded, and sound may last a little longer than the pictures.
+_MAX_ROUNDING_SEC = 0.1
+
+
+@dataclass(frozen=True)
+class VideoSegment:
+    """
+    A part of a video, and a video like any other: frame numbers and seconds begin with it.
+
+    Args:
+        source: Path, URL, bytes or binary file of the whole.
+        start_sec, end_sec (`float`, *optional*): The frames that are shown from `start_sec` on and before `end_sec`,
+            by their own timestamps, in seconds from the first frame of the whole; both are rounded to milliseconds, as
+            lists have them. Default to the start and the end of the whole.
+
+    Raises:
+        ValueError: If no time lies between.
+
+    Example:
+
+    ```python
+    >>> from vtn_hf.frame_sampling_vtn import VideoSegment
+
+    >>> video = VideoSegment("match.mp4", 61.5, 64)        # for the processor, `classify_video` and all the others
+
+    ```"""
+
+    source: Any
+    start_sec: float | None = None
+    end_sec: float | None = None
+
+    def __post_init__(self):
+        start, end = self.start_sec or 0, np.inf if self.end_sec is None else self.end_sec
+        if not 0 <= start < end or self.end_sec == np.inf:
+            raise ValueError(f"A segment {self.describe()} is none: seconds, and the end behind the start.")
+
+    def describe(self) -> str:
+        end = "the end" if self.end_sec is None else f"{self.end_sec} s"
+        return f"from {self.start_sec or 0} s to {end}"
+
+    def find(self, frame_times: np.ndarray, duration: float) -> slice:
+        """
+        Its frames, by the seconds `(frames,)` at which each frame of the whole is shown; where none begins in its
+        time, the one that is shown then. `duration` is that of the whole.
+
+        Raises:
+            ValueError: If the whole ends before; a tenth of a second is taken for rounding.
+        """
+        whole_end = max(duration, float(frame_times[-1]))
+        if (self.start_sec or 0) >= whole_end or (self.end_sec or 0) > whole_end + _MAX_ROUNDING_SEC:
+            raise ValueError(f"the segment {self.describe()} goes beyond the end, which is at {whole_end:.3f} s")
+        milliseconds = np.round(frame_times * 1000)
+        start = round(1000 * (self.start_sec or 0))
+        first, stop = int(np.searchsorted(milliseconds, start)), len(frame_times)
+        if self.end_sec is not None:
+            stop = int(np.searchsorted(milliseconds, round(1000 * self.end_sec)))
+        if first >= stop:
+            first = max(int(np.searchsorted(milliseconds, start, side="right")) - 1, 0)
+        return slice(first, max(stop, first + 1))
 
 
 def sample_uniform(

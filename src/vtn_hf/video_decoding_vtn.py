@@ -40,10 +40,11 @@ import numpy as np
 from torch.utils.data import get_worker_info
 from transformers.video_utils import VideoMetadata
 
+from .frame_sampling_vtn import VideoSegment
 from .pixels_vtn import ChooseRegion, FrameConverter
 
 
-VideoSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO
+VideoSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | VideoSegment
 # A part of a file, as FFmpeg writes it: tar files hold other files as they are.
 _PART_OF_FILE = re.compile(r"subfile,,start,(\d+),end,(\d+),,:(.+)", re.DOTALL)
 SampleIndices = Callable[[VideoMetadata], Sequence[int]]
@@ -195,7 +196,8 @@ def decode_video(
     Args:
         source: Path, http(s) or file URL, part of a file as FFmpeg writes it
             ("subfile,,start,512,end,9000,,:videos.tar"), the bytes of a video file, or a binary file object, which is
-            read from its start and left open; one that cannot be sought, such as a pipe, is read to its end first.
+            read from its start and left open; one that cannot be sought, such as a pipe, is read to its end first. Or
+            a `VideoSegment` of any of these.
         sample_indices: Called with the metadata (still without `width` and `height`, which only a decoded frame
             tells); returns frame numbers, in any order and with repetitions. It is called again if the number of
             frames turns out to be another one. `None` takes all frames.
@@ -470,6 +472,8 @@ class _VideoReader:
         self._codec: Any = None
         self._layout: _Layout | None = None
         self.name = source.name
+        self._num_frames = 0  # in the file
+        self._offset = 0  # number of the frame in the file that is the first of the segment
         self._position: int | None = None  # number of the next frame, once decoding has begun
         self._num_certain: int | None = None  # how many frames are left where some are missing
         self._num_pixels = 0  # decoded so far
@@ -505,7 +509,7 @@ class _VideoReader:
         self._container = self._stream = self._codec = self._first_frame = None
 
     def choose(self, sample_indices: SampleIndices | None) -> list[int]:
-        """Ask for frame numbers and check them against the number of frames."""
+        """Ask for frame numbers and check them against the number of frames; return those in the file."""
         total = self.metadata.total_num_frames
         indices = range(total) if sample_indices is None else sample_indices(self.metadata)
         indices = [operator.index(number) for number in indices]
@@ -514,10 +518,11 @@ class _VideoReader:
         for number in indices:
             if not 0 <= number < total:
                 raise ValueError(f"{self.name}: frame {number} was asked for, but the video has {total} frames.")
+        self.metadata.frames_indices = indices
+        indices = [number + self._offset for number in indices]
         if self._num_certain is not None and max(indices) >= self._num_certain:
             raise self._error(self._loss)
         self._check_num_pixels(len(set(indices)) * self._opened_size[0] * self._opened_size[1])
-        self.metadata.frames_indices = indices
         return indices
 
     def read(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -662,15 +667,14 @@ class _VideoReader:
             raise self._error("the video stream has no frame that can be decoded")
         time_base = self._stream.time_base
         times = None if time_line is None else time_line.ticks * time_base.numerator / time_base.denominator
-        span_sec = 0.0 if times is None else float(times[-1])
-        fps = self._header_fps
-        # The header's rate may be a guess. Where the timestamps bear it out, it is the one without rounding errors.
-        if num_frames > 1 and span_sec and abs(fps * span_sec - (num_frames - 1)) > 1.5:
-            fps = (num_frames - 1) / span_sec
-        total = num_frames + num_missing
+        fps = self._find_fps(times)
+        self._num_frames = total = num_frames + num_missing
         if fps:
             known = np.zeros(1) if times is None else times
             times = np.r_[known, known[-1] + np.arange(1, total - len(known) + 1) / fps]
+        if self._source.segment is not None:
+            times = self._cut(times, total / fps if fps else 0.0)
+            total, fps = len(times), self._find_fps(times)
         self.metadata = TimedVideoMetadata(
             total_num_frames=total,
             fps=fps or None,
@@ -682,6 +686,24 @@ class _VideoReader:
         if (self.metadata.duration or 0) > self._limits.max_duration_sec:
             limit = self._limits.max_duration_sec
             raise self._refuse(f"it lasts {self.metadata.duration:,.1f} s or more, max_duration_sec is {limit:,}")
+
+    def _find_fps(self, times: np.ndarray | None) -> float:
+        """Frames per second: the header's, which may be a guess, unless the times of the frames contradict it."""
+        fps, num_steps = self._header_fps, 0 if times is None else len(times) - 1
+        span_sec = times[-1] if num_steps else 0.0
+        # Where the timestamps bear it out, the header's is the one without rounding errors.
+        return num_steps / float(span_sec) if span_sec and abs(fps * span_sec - num_steps) > 1.5 else fps
+
+    def _cut(self, times: np.ndarray | None, duration: float) -> np.ndarray:
+        """The times of the frames of the segment, which begin with it."""
+        if times is None:
+            raise self._error("a segment needs the times of the frames, which the file does not tell")
+        try:
+            part = self._source.segment.find(times, duration)
+        except ValueError as error:
+            raise self._error(str(error)) from error
+        self._offset = part.start
+        return times[part] - times[part.start]
 
     def _set_threads(self) -> None:
         """Let FFmpeg use all cores, but one in a `DataLoader` worker, and no frame threads where they are not safe."""
@@ -745,7 +767,7 @@ class _VideoReader:
             self._begin(0)
             times, durations = [], []
             wanted = set(numbers)
-            total = self.metadata.total_num_frames
+            total = self._num_frames
             for packet in itertools.chain(self._packets_from(0), [None]):
                 for frame in self._codec.decode(packet):
                     self._check_frame(frame, self._position in wanted)
@@ -889,7 +911,7 @@ class _VideoReader:
         """Name the source and how far decoding has come."""
         progress = ""
         if self._position is not None:
-            progress = f"; {self._position} of {self.metadata.total_num_frames} frames decoded"
+            progress = f"; {self._position} of {self._num_frames} frames decoded"
         return self._source.error(f"{reason}{progress}")
 
 
@@ -1117,12 +1139,15 @@ class _Source:
 
     Attributes:
         file: Open after `open`.
+        segment: The part of it that is the video, or `None` for all.
         name: What errors call it, in characters that can be printed.
         deadline: Of the monotonic clock, for reading and decoding together.
     """
 
     def __init__(self, source: VideoSource, limits: DecodeLimits):
         self.limits = limits
+        self.segment = source if isinstance(source, VideoSegment) else None
+        source = source if self.segment is None else self.segment.source
         self.deadline = time.monotonic() + (limits.max_decode_sec or math.inf)
         self._source = source
         is_file = hasattr(source, "read")

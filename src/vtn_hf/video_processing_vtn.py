@@ -17,7 +17,7 @@ from transformers.utils import logging
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata
 
-from .frame_sampling_vtn import is_steady, sample_pyslowfast_full_video, sample_uniform
+from .frame_sampling_vtn import VideoSegment, is_steady, sample_pyslowfast_full_video, sample_uniform
 from .image_processing_vtn import PixelProcessorMixin, VTNImageProcessor, batch_videos
 from .pixels_vtn import PixelSettings, Region, Span, View, is_number, to_frames
 from .video_decoding_vtn import (
@@ -268,8 +268,9 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         """
         Args:
             videos (`VideoInput`):
-                A video or a list of videos, each a path, a URL, the bytes of a file, a binary file, an array or tensor
-                of shape `(frames, height, width, 3)` or `(frames, 3, height, width)`, or a list of frames.
+                A video or a list of videos, each a path, a URL, the bytes of a file, a binary file, a `VideoSegment`
+                of one of these, an array or tensor of shape `(frames, height, width, 3)` or
+                `(frames, 3, height, width)`, or a list of frames.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`; without it, lists.
             kwargs:
@@ -394,7 +395,8 @@ def _check_batch(loaded: list[torch.Tensor], num_videos: int, limits: DecodeLimi
 
 def is_source(video: Any) -> bool:
     """Whether this is a file, by name or by content, and no frames."""
-    return isinstance(video, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(video, "read")
+    kinds = (str, bytes, bytearray, memoryview, os.PathLike, VideoSegment)
+    return isinstance(video, kinds) or hasattr(video, "read")
 
 
 def _list_videos(videos: VideoInput) -> list:

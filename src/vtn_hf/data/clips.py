@@ -10,14 +10,15 @@ import torch
 from torch import nn
 from torch.utils.data import get_worker_info
 
-from ..frame_sampling_vtn import sample_clip
+from ..frame_sampling_vtn import VideoSegment, sample_clip
 from ..pixels_vtn import PixelSettings
 from ..video_decoding_vtn import TimedVideoMetadata, VideoDecodeError, VideoSource
 from ..video_processing_vtn import ChooseView, VTNVideoProcessor, load_video
 from .augmentation import ClipAugmentation, ClipMixing
 from .coverage import NO_LABEL, SkippedVideos
 from .file_pool import limit_memory
-from .rows import find_label, find_label_vector, find_source
+from .listing import name_segment
+from .rows import find_label, find_label_vector, find_sources
 
 
 # What a data worker may take to decode, beside the frames.
@@ -26,8 +27,9 @@ _WORKER_GIB = 4
 
 class ClipTransform:
     """
-    Turns a batch of rows with the columns `video` and `label` into model inputs, for `Dataset.with_transform`. What
-    the columns may hold is said by [`vtn_hf.data.rows.find_source`], [`find_label`] and [`find_label_vector`].
+    Turns a batch of rows with the columns `video` and `label` into model inputs, for `Dataset.with_transform`; with
+    `start_sec` and `end_sec` beside them, a row is this part of its video. What the columns may hold is said by
+    [`vtn_hf.data.rows.find_source`], [`find_label`] and [`find_label_vector`].
 
     What it draws for a video depends on the seed, the epoch and the name of the video (column `name`, or else its
     path), and on nothing else: not on the worker, the process, the batch or what was drawn before. So a run that is
@@ -98,11 +100,12 @@ class ClipTransform:
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
         self._limit_worker()
-        names = rows.get("name") or [_name(video) for video in rows["video"]]
+        sources = find_sources(rows)
+        names = rows.get("name") or [_name(source) for source in sources]
         examples = []
-        for video, label, name in zip(rows["video"], rows["label"], names, strict=True):
+        for source, label, name in zip(sources, rows["label"], names, strict=True):
             label = self._find_label(label, name)
-            loaded = self._load(video, name)
+            loaded = self._load(source, name)
             if not loaded and self.num_frames is None:
                 loaded, label = [self._make_stand_in()], _hide(label)
             examples += [inputs | {"labels": label} for inputs in loaded]
@@ -121,9 +124,8 @@ class ClipTransform:
     def _make_generator(self, name: str, repeat: int = 0) -> np.random.Generator:
         return np.random.default_rng([self.seed, self._epoch.item(), zlib.crc32(name.encode()), repeat])
 
-    def _load(self, video: dict[str, Any], name: str) -> list[dict[str, torch.Tensor]]:
+    def _load(self, source: VideoSource, name: str) -> list[dict[str, torch.Tensor]]:
         """The inputs from a video: one for evaluation, `num_repeats` for training, none if it is skipped."""
-        source = find_source(video, name)
         try:
             return [self._load_whole(source)] if self.num_frames is None else self._load_clips(source, name)
         except VideoDecodeError as error:
@@ -206,9 +208,10 @@ def _hide(label: int | torch.Tensor) -> int | torch.Tensor:
     return NO_LABEL if isinstance(label, int) else torch.full_like(torch.as_tensor(label), NO_LABEL)
 
 
-def _name(video: Any) -> str:
+def _name(source: VideoSource) -> str:
     """What to call a video whose row has no name."""
-    source = find_source(video)
+    if isinstance(source, VideoSegment):
+        return name_segment(_name(source.source), source.start_sec, source.end_sec)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"{len(source)} bytes {zlib.crc32(source)}"
     return str(source)

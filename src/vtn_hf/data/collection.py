@@ -7,6 +7,7 @@ A collection of videos as training, extraction and evaluation read it: one funct
     collection.videos["train"][0]                   # {"video": {"path": …, "bytes": None}, "label": 3, "name": …}
 """
 
+import itertools
 import os
 import stat
 from collections import Counter, defaultdict
@@ -33,7 +34,8 @@ class Collection:
         root (`Path`): The folder.
         videos (`DatasetDict` or `IterableDatasetDict`): Of each split, rows with `video` (`Video(decode=False)`: a
             path, a URL, or a part of a file), `label` (`ClassLabel`, or a list of them where a video may have several)
-            and `name` (what reports call the video, and what its random draws hang on).
+            and `name` (what reports call the video, and what its random draws hang on); where the list says so,
+            `start_sec` and `end_sec`, the part of the file that is meant.
         class_names (`list[str]`): In the order of the labels.
         is_given (`bool`): Whether the classes were given, rather than found.
         is_multi_label (`bool`): Whether a video may show several classes.
@@ -197,7 +199,8 @@ def _check_repeats(listing: Listing):
     repeats = defaultdict(list)
     for split, rows in listing.rows.items():
         for row in rows:
-            first_split, first = seen.setdefault(row.video if listing.num_shards else row.file_id, (split, row))
+            identity = row.video if listing.num_shards else row.file_id
+            first_split, first = seen.setdefault((identity, *row.segment), (split, row))
             if first is row:
                 continue
             if split == first_split and row.label != first.label:
@@ -209,6 +212,26 @@ def _check_repeats(listing: Listing):
     for (first_split, split), places in repeats.items():
         what = f"{split} more than once" if first_split == split else f"both {first_split} and {split}"
         listing.notes.append(f"{len(places):,} file(s) are listed in {what}: {name_some(places)}.")
+    for (first_split, split), names in _find_shared_files(listing).items():
+        listing.notes.append(
+            f"{len(names):,} file(s) have parts in both {first_split} and {split}: {name_some(names)}."
+        )
+
+
+def _find_shared_files(listing: Listing) -> dict[tuple[str, str], list[str]]:
+    """The files of which one split has a part and another split another one, by the two splits."""
+    splits, names, segments = defaultdict(set), {}, defaultdict(set)
+    for split, rows in listing.rows.items():
+        for row in rows:
+            splits[row.file_id].add(split)
+            segments[row.file_id].add(row.segment)
+            names[row.file_id] = row.source_name
+    shared = defaultdict(list)
+    for file_id, found in splits.items():
+        if len(segments[file_id]) > 1 and not listing.num_shards:
+            for pair in itertools.combinations(sorted(found, key=list(listing.rows).index), 2):
+                shared[pair].append(names[file_id])
+    return shared
 
 
 def _identify(file: str) -> Hashable | None:
@@ -228,6 +251,8 @@ def _make_datasets(
     label = ClassLabel(names=class_names)
     label = List(label) if is_multi_label else label
     features = Features({"video": Video(decode=False), "label": label, "name": Value("string")})
+    if any(row.segment != (None, None) for rows in listing.rows.values() for row in rows):
+        features |= {"start_sec": Value("float64"), "end_sec": Value("float64")}
     videos = DatasetDict()
     for split, rows in listing.rows.items():
         values = {column: [getattr(row, column) for row in rows] for column in features}

@@ -5,7 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 
 from .collection import Collection
@@ -131,8 +131,11 @@ def _list_shards(root: Path) -> list[Path]:
 
 def _list_videos(rows) -> Iterator[CachedVideo]:
     """The rows of a split, with the sizes and times of the files."""
-    for video, label, name in zip(rows["video"], rows["label"], rows["name"], strict=True):
-        found = CachedVideo(video["path"], label, name)
+    starts, ends = (
+        rows[column] if column in rows.column_names else repeat(None) for column in ("start_sec", "end_sec")
+    )
+    for video, label, name, start, end in zip(rows["video"], rows["label"], rows["name"], starts, ends, strict=False):
+        found = CachedVideo(video["path"], label, name, start_sec=start, end_sec=end)
         try:
             status = os.stat(find_file(found.path) or "")
         except (OSError, ValueError):  # it has just gone, or is a URL

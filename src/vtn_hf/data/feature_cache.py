@@ -35,6 +35,9 @@ from torch.utils.data import Dataset
 
 from ..frame_sampling_vtn import sample_clip
 from ..outputs import writing
+from ..video_decoding_vtn import VideoSource
+from .listing import name_segment
+from .rows import find_source
 
 
 FORMAT_VERSION = 2
@@ -152,6 +155,7 @@ class CachedVideo:
         final (`bool`): Whether another try would find the same error.
         shard (`str`): Path of its shard below the cache.
         first_clip, num_clips (`int`): Which clips of the shard are its own.
+        start_sec, end_sec (`float`, *optional*): The part of the file that it is.
     """
 
     path: str
@@ -165,6 +169,13 @@ class CachedVideo:
     shard: str = ""
     first_clip: int = 0
     num_clips: int = 0
+    start_sec: float | None = None
+    end_sec: float | None = None
+
+    @property
+    def source(self) -> VideoSource:
+        """What to decode."""
+        return find_source(self.path, self.name, self.start_sec, self.end_sec)
 
 
 _IN_SHARD = [each.name for each in fields(CachedVideo) if each.name not in ("shard", "first_clip")]
@@ -304,7 +315,13 @@ class CachedClips(Dataset):
         self._root = Path(root)
         self.skipped = {video.path: video.error for video in index.splits[split] if video.error}
         self._videos = [video for video in index.splits[split] if not video.error]
-        self.paths = [video.path for video in self._videos]
+        self.paths = [
+            video.path
+            if (video.start_sec, video.end_sec) == (None, None)
+            else name_segment(video.path, video.start_sec, video.end_sec)
+            for video in self._videos
+        ]
+        self.sources = [video.source for video in self._videos]
         shards = {video.shard for video in self._videos}
         if missing := sorted(shard for shard in shards if not Path(root, shard).is_file()):
             raise ValueError(

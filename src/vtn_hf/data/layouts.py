@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from .activitynet import find_annotations, list_activitynet
 from .class_folders import list_class_folders
 from .listing import Listing
 from .shards import find_shards, list_shards
@@ -15,7 +16,8 @@ def list_videos(root: Path, group_column: str | None = None) -> Listing:
     | what is in `root` | layout | read by |
     | --- | --- | --- |
     | `annotations/{split}.csv` with a column `youtube_id` | cvdfoundation's | [`list_cvdfoundation`] |
-    | `{split}.csv` | PySlowFast's `path label`, or a header with `video` and `label` or `labels` | [`list_csv`] |
+    | `{split}.csv` | PySlowFast's, AVA's, or with a header of `video` and `label` or `labels` | [`list_csv`] |
+    | `*.json` with a `database` | ActivityNet's | [`list_activitynet`] |
     | `{split}*.tar` or `{split}/*.tar` | WebDataset | [`list_shards`] |
     | `{split}/{class}/{video}` or `{class}/{video}` | class folders | [`list_class_folders`] |
 
@@ -36,6 +38,8 @@ def list_videos(root: Path, group_column: str | None = None) -> Listing:
         return list_cvdfoundation(root, group_column)
     if has_lists(root):
         return list_csv(root, group_column)
+    if find_annotations(root):
+        return list_activitynet(root)
     if find_shards(root):
         return list_shards(root)
     return list_class_folders(root)

@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -31,10 +32,13 @@ class Row:
     Args:
         video (`str`): Path, URL or part of a file.
         label (`str`, `int` or `list[str]`): Name of the class, its number, or the names of several.
-        name (`str`): What reports call the video, and what its random draws hang on.
+        name (`str`): What reports call the video, and what its random draws hang on; of a part of a file, as it is
+            given here, the name of the file.
         where (`str`): Where it is listed, for messages.
         group (`str`, *optional*): What it must not be separated from when a part of the collection is held out.
+        start_sec, end_sec (`float`, *optional*): The part of the file that it is.
         file_id (*optional*): What all names of the file have in common.
+        source_name (`str`): The name of the file, which is `name` if it is all of it.
     """
 
     video: str
@@ -42,7 +46,20 @@ class Row:
     name: str
     where: str
     group: str | None = None
+    start_sec: float | None = None
+    end_sec: float | None = None
     file_id: Hashable | None = None
+    source_name: str = field(init=False)
+
+    def __post_init__(self):
+        self.source_name = self.name
+        if self.segment != (None, None):
+            self.name = name_segment(self.name, *self.segment)
+
+    @property
+    def segment(self) -> tuple[float | None, float | None]:
+        """From when to when, in seconds; `None` is the start or the end of the file."""
+        return self.start_sec, self.end_sec
 
     @property
     def labels(self) -> list[str | int]:
@@ -75,6 +92,14 @@ class Listing:
     bad: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     notes: list[str] = field(default_factory=list)
     num_shards: int = 0
+
+
+def name_segment(name: str, start_sec: float | None, end_sec: float | None) -> str:
+    """The name of a part of a video, as addresses have it (W3C Media Fragments): `match.mp4#t=61.5,64`."""
+    start, end = (
+        "" if seconds is None else f"{seconds:.3f}".rstrip("0").rstrip(".") for seconds in (start_sec, end_sec)
+    )
+    return f"{name}#t={start}{',' if end else ''}{end}"
 
 
 class PassedOver:
@@ -180,9 +205,15 @@ def hash_video(video: str) -> str:
     file = find_file(video)
     if file is None:
         return ""
+    status = os.stat(file)
+    return _hash_file(video, file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)  # of the segments of a file each asks
+def _hash_file(video: str, file: str, num_bytes: int, modified_ns: int) -> str:
     digest = hashlib.sha256()
     with open(file, "rb") as content:
-        begin, end = find_part(video) or (0, os.path.getsize(file))
+        begin, end = find_part(video) or (0, num_bytes)
         content.seek(begin)
         while block := content.read(min(_HASH_BLOCK, end - content.tell())):
             digest.update(block)

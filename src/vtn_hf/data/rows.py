@@ -1,17 +1,24 @@
 """Videos and labels as rows of data sets hold them, people's own included."""
 
+import math
 import os
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..frame_sampling_vtn import VideoSegment
 from ..video_decoding_vtn import VideoSource
 from .coverage import NO_LABEL
 from .listing import find_file
 
 
-def find_source(video: Any, name: str = "") -> VideoSource:
+_OPTIONAL_COLUMNS = {"name": "", "start_sec": None, "end_sec": None}
+
+
+def find_source(
+    video: Any, name: str = "", start_sec: float | None = None, end_sec: float | None = None
+) -> VideoSource:
     """
     What to decode of an entry in a column of videos.
 
@@ -19,10 +26,15 @@ def find_source(video: Any, name: str = "") -> VideoSource:
         video: A path, a URL, the bytes of a file or a binary file; or a dictionary of `path` and `bytes`, one of which
             may be missing, as columns of `Video(decode=False)` give.
         name (`str`, *optional*): Of the video, for messages.
+        start_sec, end_sec (`float`, *optional*): The part of it that is meant, from the columns of these names; `None`
+            and NaN, as tables have for nothing, are its start and its end.
 
     Raises:
-        ValueError: If it is none of them.
+        ValueError: If it is none of them, or no such part can be.
     """
+    segment = [None if seconds is None or math.isnan(seconds) else seconds for seconds in (start_sec, end_sec)]
+    if segment != [None, None]:
+        return VideoSegment(find_source(video, name), *segment)
     source = video
     if isinstance(video, dict):
         source = video.get("path") if video.get("bytes") is None else video["bytes"]
@@ -35,6 +47,13 @@ def find_source(video: Any, name: str = "") -> VideoSource:
         f"The video of row {name!r} must be a path, bytes, or a dictionary of path and bytes, got "
         f"{_show(video)}; columns of `datasets` need `cast_column(…, Video(decode=False))`."
     )
+
+
+def find_sources(rows: dict[str, list]) -> list[VideoSource]:
+    """[`find_source`] for a batch of rows, with the columns `name`, `start_sec` and `end_sec` where there are some."""
+    videos = rows["video"]
+    columns = [rows.get(column) or [default] * len(videos) for column, default in _OPTIONAL_COLUMNS.items()]
+    return [find_source(*row) for row in zip(videos, *columns, strict=True)]
 
 
 def find_label(label: Any, name: str = "") -> int | float | torch.Tensor:

@@ -138,10 +138,10 @@ def _find_groups(listing: Listing, rows: list[Row], group: str | None) -> list[s
 
 
 def _name_alike_everywhere(row: Row, root: Path) -> str:
-    """A name that does not depend on where a machine has the collection."""
-    if row.video.startswith("subfile,") or not os.path.isabs(row.name):
-        return row.where if row.video.startswith("subfile,") else row.name
-    path = Path(row.name)
+    """A name that does not depend on where a machine has the collection; all parts of a file have that of the file."""
+    if row.video.startswith("subfile,") or not os.path.isabs(row.source_name):
+        return row.where if row.video.startswith("subfile,") else row.source_name
+    path = Path(row.source_name)
     return str(path.relative_to(root.resolve())) if path.is_relative_to(root.resolve()) else "/".join(path.parts[-2:])
 
 

@@ -1,15 +1,22 @@
-"""Reads lists of videos: csv files of one's own, PySlowFast's, and those of Kinetics as it is downloaded."""
+"""Reads lists of videos: csv files of one's own, PySlowFast's and AVA's, and those of Kinetics as it is downloaded."""
 
 import csv
+import functools
 import io
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..frame_sampling_vtn import VideoSegment
 from .class_names import clean_name, escape_bytes, read_text
-from .listing import Listing, PassedOver, Row, find_videos, make_path, name_some
+from .listing import Listing, PassedOver, Row, find_file, find_videos, make_path, name_some
 from .splits import find_split
+
+
+# How lists call the part of a video.
+_SEGMENT_COLUMNS = (("start_sec", "start"), ("end_sec", "end"))
 
 
 @dataclass
@@ -23,14 +30,17 @@ class _Table:
 
 def list_csv(root: Path, group_column: str | None = None) -> Listing:
     """
-    Lists the videos of `ROOT/{split}.csv`, of either kind:
+    Lists the videos of `ROOT/{split}.csv`, of any of these kinds:
 
     - one's own, with a header that names the columns `video` (a path or URL) and `label` (the name of the class), or
-      `labels` (any number of names, separated by semicolons) where a video may show several;
+      `labels` (any number of names, separated by semicolons) where a video may show several; `start_sec` and
+      `end_sec`, or `start` and `end`, say which part of the file is meant, in seconds, where they are not empty;
+    - as those of AVA, without a header: a video, start and end in seconds, and the name or number of the class;
     - PySlowFast's, without a header: a path, which may hold spaces, then a space, comma or tab, and the number of the
       class.
 
-    Paths are absolute, or relative to `ROOT`. Fields are separated by commas, tabs or semicolons.
+    Paths are absolute, or relative to `ROOT`. Fields are separated by commas, tabs or semicolons. A video of which a
+    part is meant may be called by its file's name without the ending, too, wherever below `ROOT` the file is.
 
     Args:
         root (`Path`): The folder.
@@ -39,7 +49,7 @@ def list_csv(root: Path, group_column: str | None = None) -> Listing:
     Raises:
         ValueError: If a line cannot be understood, or the files are of different kinds.
     """
-    tables, notes, spelt = {}, [], {}
+    tables, notes, spelt, find = {}, [], {}, VideoFinder(root)
     for file in sorted(root.glob("*.csv")):
         split = find_split(file.stem) or escape_bytes(file.stem)
         if find_split(file.stem) is None and not _is_list(file):
@@ -47,7 +57,7 @@ def list_csv(root: Path, group_column: str | None = None) -> Listing:
             continue
         if split in tables:
             raise ValueError(f"{root} holds both {spelt[split]} and {file.name}, which mean one split. Merge them.")
-        tables[split], spelt[split] = _read_csv(file, group_column), file.name
+        tables[split], spelt[split] = _read_csv(file, group_column, find), file.name
     kinds = {split: table.kind for split, table in tables.items()}
     if len(set(kinds.values())) > 1:
         raise ValueError(f"The csv files of {root} are of different kinds: {kinds}.")
@@ -108,6 +118,31 @@ def has_annotations(root: Path) -> bool:
     return any("youtube_id" in file.read_bytes()[:1000].decode(errors="replace").lower() for file in files)
 
 
+class VideoFinder:
+    """
+    Finds the videos of a folder that a list calls by something less than their paths.
+
+    Args:
+        root (`Path`): The folder.
+    """
+
+    def __init__(self, root: Path):
+        self._root = root
+
+    def __call__(self, name: str) -> str:
+        """Path or URL of a video: at this path; else with this name, or `v_` and it, before the ending."""
+        path = make_path(name, self._root)
+        file = find_file(path)
+        if file is None or os.path.exists(file):
+            return path
+        found = self._index.get(name) or self._index.get(f"v_{name}") or self._index.get(Path(name).stem)
+        return path if found is None else make_path(str(found), self._root)
+
+    @functools.cached_property
+    def _index(self) -> dict[str, Path]:
+        return _index_videos(self._root, PassedOver())
+
+
 @dataclass
 class _Reader:
     """The rows of a csv file with a header, as dictionaries with the number of the line that they end in."""
@@ -165,11 +200,13 @@ def _read_annotations(
         yield Row(make_path(str(path), root), label, path.relative_to(root).as_posix(), where, group)
 
 
-def _read_csv(file: Path, group_column: str | None) -> _Table:
+def _read_csv(file: Path, group_column: str | None, find: VideoFinder) -> _Table:
     table = _open_table(file)
+    if _is_segment(table.columns):
+        return _read_segments(file, find)
     kind = next((column for column in ("label", "labels") if column in table.columns), None)
     if "video" in table.columns and kind is not None:
-        rows = [_read_line(file, number, line, kind, group_column) for number, line in table]
+        rows = [_read_line(file, number, line, kind, group_column, find) for number, line in table]
         return _Table(kind, rows, table.columns)
     if "video" in table.columns or kind is not None:
         raise ValueError(f"{file}:1: expected the columns video, and label or labels, got {', '.join(table.columns)}.")
@@ -179,7 +216,7 @@ def _read_csv(file: Path, group_column: str | None) -> _Table:
     return _Table("path label", [_read_path_label(file, number, line) for number, line in enumerate(lines, 1)], [])
 
 
-def _read_line(file: Path, number: int, line: dict, kind: str, group_column: str | None) -> Row:
+def _read_line(file: Path, number: int, line: dict, kind: str, group_column: str | None, find: VideoFinder) -> Row:
     where = f"{file.name}:{number}"
     if None in line:
         raise ValueError(
@@ -193,7 +230,50 @@ def _read_line(file: Path, number: int, line: dict, kind: str, group_column: str
         raise ValueError(f"{file}:{number}: expected a video and its {kind}, got {line}.")
     group = line.get(group_column)
     label = names if kind == "labels" else names[0]
-    return Row(make_path(video, file.parent), label, escape_bytes(video), where, group)
+    texts = [next(filter(None, (line.get(name) for name in names)), "") for names in _SEGMENT_COLUMNS]
+    segment = read_segment(*texts, f"{file}:{number}")
+    path = make_path(video, file.parent) if segment == (None, None) else find(video)
+    return Row(path, label, escape_bytes(video), where, group, *segment)
+
+
+def read_segment(start: str | float, end: str | float, where: str) -> tuple[float | None, float | None]:
+    """
+    Start and end of a part of a video, in seconds; `None` where the text is empty.
+
+    Raises:
+        ValueError: If they are none; names `where`.
+    """
+    try:
+        segment = tuple(float(text) if str(text).strip() else None for text in (start, end))
+        VideoSegment(where, *segment)
+    except ValueError:
+        raise ValueError(
+            f"{where}: start and end of a segment must be seconds from 0 on, the end behind the start, got {start!r} "
+            f"and {end!r}."
+        ) from None
+    return segment
+
+
+def _is_segment(fields: list[str]) -> bool:
+    """Whether these are video, start, end and label."""
+    return len(fields) == 4 and all(re.fullmatch(r"\s*\d+(\.\d*)?\s*", field) for field in fields[1:3])
+
+
+def _read_segments(file: Path, find: VideoFinder) -> _Table:
+    text = read_text(file)
+    separator = max(",;\t", key=text.split("\n", 1)[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    lines = [(reader.line_num, fields) for fields in reader if fields]
+    for number, fields in lines:
+        if len(fields) != 4 or not (fields[0].strip() and fields[3].strip()):
+            raise ValueError(f"{file}:{number}: expected a video, start, end and label, got {fields}.")
+    has_numbers = all(fields[3].strip().isdecimal() for _, fields in lines)
+    rows = []
+    for number, (video, start, end, label) in lines:
+        segment = read_segment(start, end, f"{file}:{number}")
+        label, video = int(label) if has_numbers else clean_name(label), video.strip()
+        rows.append(Row(find(video), label, escape_bytes(video), f"{file.name}:{number}", None, *segment))
+    return _Table("path label" if has_numbers else "label", rows, [])
 
 
 def _read_path_label(file: Path, number: int, line: str) -> Row:

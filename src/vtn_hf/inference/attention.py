@@ -1,14 +1,13 @@
 """What a model looked at: the frames of a video, and how much of the class token's attention fell on each."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 
 from ..data.feature_cache import CachedClips
-from ..data.rows import find_source
+from ..data.rows import find_sources
 from ..modeling_vtn import VTNForVideoClassification
 from ..video_decoding_vtn import VideoSource
 from ..video_processing_vtn import VTNVideoProcessor
@@ -103,9 +102,9 @@ def look_at_example(
 ) -> Look:
     """[`look_at`] one video of a collection, or of cached features, whose videos must still be where they were."""
     if isinstance(dataset, CachedClips):
-        return look_at(model, processor, dataset.paths[index], dataset[index]["inputs_embeds"])
-    video: dict[str, Any] = dataset.with_format(None)[index]["video"]
-    return look_at(model, processor, find_source(video))
+        return look_at(model, processor, dataset.sources[index], dataset[index]["inputs_embeds"])
+    [source] = find_sources(dataset.with_format(None)[index : index + 1])
+    return look_at(model, processor, source)
 
 
 def _to_pictures(processor: VTNVideoProcessor, pixel_values: torch.Tensor) -> np.ndarray:
