@@ -7,7 +7,8 @@ Checks every video of a folder: opens and decodes it fully, and writes what is k
 Each file is decoded in a process with limits of time and memory, so that one that crashes or hangs FFmpeg costs
 itself only. Stopped and started again it goes on where it was; files that have not changed are not decoded twice,
 except those for which time or memory did not suffice. Ends with the files that are bad, why, and what is left of each
-class. The exit status is 1 if there are bad ones, 2 if nothing could be scanned.
+class; the videos that are there more than once, re-encoded or smaller copies too; and the sizes of the classes. The
+exit status is 1 if there are bad ones, 2 if nothing could be scanned.
 """
 
 import argparse
@@ -19,7 +20,13 @@ from classify import positive
 from tqdm import tqdm
 
 from vtn_hf.data.listing import VIDEO_EXTENSIONS, PassedOver, find_videos
-from vtn_hf.data.scan import describe_coverage, scan_videos
+from vtn_hf.data.scan import (
+    describe_classes,
+    describe_coverage,
+    describe_duplicates,
+    find_places,
+    scan_videos,
+)
 from vtn_hf.outputs import check_outputs
 
 
@@ -36,7 +43,9 @@ def scan(root: Path, table: Path, num_workers: int, time_limit_sec: float, memor
     check_outputs([table], [root, *paths], overwrite=True)
     videos = scan_videos(paths, table, num_workers, time_limit_sec, memory_limit_gib)
     videos = list(tqdm(videos, total=len(paths), unit="file"))
-    print("\n".join([*passed_over.describe(root), describe_coverage(videos)]))
+    splits, labels = find_places(root, videos)
+    parts = [describe_coverage(videos), describe_duplicates(videos, splits), describe_classes(labels)]
+    print("\n".join([*passed_over.describe(root), *parts]))
     return all(video.ok for video in videos)
 
 

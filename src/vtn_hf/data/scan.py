@@ -1,11 +1,14 @@
-"""Whether the files of a collection can be decoded: what is known of each, in a table that others read."""
+"""
+Whether the files of a collection can be decoded, and which of them are the same: what is known of each, in a table
+that others read.
+"""
 
 import csv
 import io
 import os
 import stat
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -17,8 +20,11 @@ import numpy as np
 from ..results import ResultFile, one_run
 from ..video_decoding_vtn import DecodeLimits, VideoDecodeError, iter_video_frames
 from .class_names import escape_bytes
+from .duplicates import NUM_MOMENTS, Duplicates, choose_moments, find_duplicates, make_fingerprint, shrink
 from .file_pool import map_files
+from .layouts import list_videos
 from .listing import Listing, find_file, hash_video
+from .splits import find_split
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class ScannedVideo:
         sha256: Of the content.
         final: Whether this is about the file itself, so that another scan would find the same; not so where time or
             memory did not suffice, its process ended, or the file could not be read.
+        fingerprint: Of the pictures, by [`vtn_hf.data.duplicates.make_fingerprint`]; of a bad file empty.
     """
 
     path: str
@@ -54,6 +61,7 @@ class ScannedVideo:
     modified_ns: int = 0
     sha256: str = ""
     final: bool = True
+    fingerprint: str = ""
 
 
 COLUMNS = [field.name for field in fields(ScannedVideo)]
@@ -77,7 +85,7 @@ def scan_video(path: str, limits: DecodeLimits | None = None) -> ScannedVideo:
         video = replace(_begin(path), sha256=hash_video(path))
     except OSError as error:
         return replace(_begin(path), reason=str(error), final=False)
-    found, size, num_frames = [], None, 0
+    found, size, num_frames, pictures = [], None, 0, []
 
     def take_all(metadata) -> range:
         found[:] = [metadata]
@@ -87,6 +95,8 @@ def scan_video(path: str, limits: DecodeLimits | None = None) -> ScannedVideo:
     try:
         for frame in iter_video_frames(path, take_all, limits=limits):
             size = frame.shape
+            # In a short video a frame is several of the moments.
+            pictures += [shrink(frame)] * choose_moments(found[0].total_num_frames).count(num_frames)
             num_frames += 1
     except VideoDecodeError as error:
         time_left = limits is None or time.monotonic() - start < (limits.max_decode_sec or float("inf"))
@@ -104,6 +114,7 @@ def scan_video(path: str, limits: DecodeLimits | None = None) -> ScannedVideo:
         height=size[0],
         width=size[1],
         rotation=_read_rotation(path),
+        fingerprint=make_fingerprint(pictures) if len(pictures) == NUM_MOMENTS else "",
     )
 
 
@@ -225,6 +236,64 @@ def describe_coverage(videos: Iterable[ScannedVideo]) -> str:
     return escape_bytes("\n".join(lines))
 
 
+def find_places(root: Path, videos: Iterable[ScannedVideo]) -> tuple[dict[str, str], list[str]]:
+    """
+    Where videos of a collection belong: of each path the split, and all the classes, by its lists or its folders.
+    """
+    try:
+        listing = list_videos(root).rows
+    except (ValueError, OSError):  # it has no layout, but videos
+        listing = {}
+    rows = defaultdict(list)
+    for split, listed in listing.items():
+        for row in listed:
+            rows[os.path.realpath(find_file(row.video) or row.video)].append((split, row))
+    splits, labels = {}, []
+    for video in videos:
+        folders = Path(os.path.relpath(video.path, root)).parts[:-1]
+        found = rows.get(os.path.realpath(video.path), [])
+        splits[video.path] = found[0][0] if found else (folders and find_split(folders[0])) or ""
+        labels += [str(label) for _, row in found for label in row.labels] or [video.label]
+    return splits, labels
+
+
+def describe_duplicates(videos: Iterable[ScannedVideo], splits: dict[str, str]) -> str:
+    """
+    Says which files are the same video, those of several splits first.
+
+    Args:
+        videos (`Iterable[ScannedVideo]`): What was scanned.
+        splits (`dict[str, str]`): Of each path, the split.
+    """
+    groups = find_scanned_duplicates(videos)
+    by_splits = {id(group): sorted({splits.get(path, "") for path in group.paths}) for group in groups}
+    across = [group for group in groups if len(by_splits[id(group)]) > 1]
+    lines = [f"{len(groups):,} video(s) are there more than once, {len(across):,} of them in several splits."]
+    for group in across + [group for group in groups if group not in across]:
+        where = " and ".join(filter(None, by_splits[id(group)])) or "here"
+        what = "content" if group.is_same_content else "pictures"
+        lines.append(f"  same {what} in {where}: {', '.join(group.paths)}")
+    return escape_bytes("\n".join(lines))
+
+
+def find_scanned_duplicates(videos: Iterable[ScannedVideo]) -> list[Duplicates]:
+    """[`find_duplicates`] of what was scanned."""
+    videos = list(videos)
+    columns = ([getattr(video, name) for video in videos] for name in ("path", "sha256", "fingerprint"))
+    return find_duplicates(*columns)
+
+
+def describe_classes(labels: Iterable[str]) -> str:
+    """Says how many videos each class has, the largest first."""
+    counts = Counter(labels)
+    most, least = max(counts.values(), default=0), min(counts.values(), default=0)
+    lines = [f"{len(counts):,} classes, of {least:,} to {most:,} videos:"]
+    lines += [
+        f"  {label}: {number:,}" for label, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return escape_bytes("\n".join(lines))
+
+
 def _begin(path: str) -> ScannedVideo:
     """What is known of a file that is not scanned yet."""
     video = ScannedVideo(path, Path(path).parent.name, ok=False)
@@ -254,7 +323,11 @@ def _scan_if_new(path: str, by_content: dict[str, ScannedVideo], limits: DecodeL
 
 
 def _parse(row: dict[str, str]) -> ScannedVideo:
-    texts, rates, truths = ("path", "label", "reason", "sha256"), ("fps", "duration_sec"), ("ok", "final")
+    texts, rates, truths = (
+        ("path", "label", "reason", "sha256", "fingerprint"),
+        ("fps", "duration_sec"),
+        ("ok", "final"),
+    )
     values = {}
     for name, text in row.items():
         if name in texts:
