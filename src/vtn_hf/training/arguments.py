@@ -5,6 +5,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from .class_balance import CLASS_BALANCES
+
 
 # Fields of `TrainingArguments` that change neither the weights nor what they are evaluated on, by the start of a name.
 _FREE = (
@@ -59,6 +61,13 @@ class VTNTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Decay per step of a running average of the weights, which is evaluated and saved."},
     )
+    class_balance: str = field(
+        default="none",
+        metadata={
+            "help": "For rare classes: sampler shows all classes equally often, loss weighs the loss of each video by "
+            "the rarity of its class; none does neither."
+        },
+    )
 
     def __post_init__(self):
         if not self.output_dir:
@@ -74,6 +83,10 @@ class VTNTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
+        if self.class_balance not in CLASS_BALANCES:
+            raise ValueError(
+                f"`class_balance` must be one of {', '.join(CLASS_BALANCES)}, got {self.class_balance!r}."
+            )
         if self.ema_decay is not None and self.load_best_model_at_end:
             raise ValueError(
                 "`load_best_model_at_end` would load weights that are not averaged; leave `ema_decay` out."

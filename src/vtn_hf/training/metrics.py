@@ -41,9 +41,9 @@ def compute_top_accuracy(
     prediction: EvalPrediction, num_missing: int = 0, min_coverage: float = 0.0
 ) -> dict[str, float]:
     """
-    For `Trainer(compute_metrics=…)` with [`keep_logits`]: `top1` and `top5` of the videos that could be read, and
-    `coverage`, the share of videos that those are; between 0 and 1. Their product is the accuracy if what could not be
-    read counts as wrong.
+    For `Trainer(compute_metrics=…)` with [`keep_logits`]: `top1`, `top5` and `mean_class_accuracy` of the videos that
+    could be read, and `coverage`, the share of videos that those are; between 0 and 1. The product of `top1` and it is
+    the accuracy if what could not be read counts as wrong.
 
     Args:
         prediction (`EvalPrediction`): With the label -100 for a video that could not be read.
@@ -57,7 +57,9 @@ def compute_top_accuracy(
     is_covered = labels != NO_LABEL
     check_coverage(is_covered.sum(), len(labels) + num_missing, min_coverage, "videos to evaluate on")
     scores, coverage = np.asarray(prediction.predictions)[is_covered], is_covered.sum() / (len(labels) + num_missing)
-    return compute_top_accuracies(scores, labels[is_covered]) | {"coverage": float(coverage)}
+    accuracies = compute_top_accuracies(scores, labels[is_covered])
+    accuracies["mean_class_accuracy"] = compute_mean_class_accuracy(scores, labels[is_covered])
+    return accuracies | {"coverage": float(coverage)}
 
 
 def compute_average_precision(
@@ -86,6 +88,11 @@ def compute_top_accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, 
     scores = np.pad(scores, ((0, 0), (0, num_more)), constant_values=scores.min() - 1)
     names = range(scores.shape[1])
     return {f"top{k}": float(metrics.top_k_accuracy_score(labels, scores, k=k, labels=names)) for k in (1, 5)}
+
+
+def compute_mean_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The accuracy of each class that occurs, averaged, so that rare classes count as much."""
+    return float(metrics.recall_score(labels, scores.argmax(axis=1), labels=np.unique(labels), average="macro"))
 
 
 def confusion_matrix(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -142,8 +149,7 @@ class MeanClassAccuracy(_ScoreMetric):
     description = "Accuracy averaged over classes."
 
     def _score(self, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        recall = metrics.recall_score(labels, scores.argmax(axis=1), labels=np.unique(labels), average="macro")
-        return {"mean_class_accuracy": float(recall)}
+        return {"mean_class_accuracy": compute_mean_class_accuracy(scores, labels)}
 
 
 class CalibrationError(_ScoreMetric):

@@ -22,11 +22,14 @@ class VideoClassificationLoss:
         config ([`VTNConfig`]): Says by its `problem_type` what the labels are; where that is `None`, the first labels
             decide, as in the model.
         label_smoothing (`float`, *optional*, defaults to 0.0): Share of the targets that goes to all classes alike.
+        class_weights (`torch.Tensor` of shape `(classes,)`, *optional*): The loss of a video, of which there is one
+            label, or shares of several, counts so many times in training.
     """
 
-    def __init__(self, config: VTNConfig, label_smoothing: float = 0.0):
+    def __init__(self, config: VTNConfig, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None):
         self.config = config
         self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
 
     def __call__(
         self, outputs: dict, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
@@ -40,10 +43,19 @@ class VideoClassificationLoss:
                 those that take no part. Defaults to those of this batch.
         """
         losses, is_labelled = self.compute_each(outputs["logits"], labels)
+        if self.class_weights is not None:
+            losses = losses * self._weigh(labels).to(losses)
         count = is_labelled.sum()
         if num_items_in_batch is not None:
             count = torch.as_tensor(num_items_in_batch) * is_labelled.numel() / labels.numel()
         return losses.sum() / count.clamp(min=1)
+
+    def _weigh(self, labels: torch.Tensor) -> torch.Tensor:
+        """The weight of each video, `(batch,)`."""
+        weights = self.class_weights.to(labels.device)
+        if labels.ndim == 2:  # shares of classes
+            return labels.clamp(min=0).to(weights) @ weights
+        return weights[labels.clamp(min=0)]
 
     def compute_each(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As [`compute_losses`]."""

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
+from .class_balance import BalancedSampler, compute_class_weights, read_labels
 from .recipe import (
     VideoClassificationLoss,
     WeightAverage,
@@ -33,7 +35,9 @@ class RecipeTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.compute_loss_func is None:
-            self.compute_loss_func = VideoClassificationLoss(self.model.config, self.args.label_smoothing_factor)
+            self.compute_loss_func = VideoClassificationLoss(
+                self.model.config, self.args.label_smoothing_factor, self._find_class_weights()
+            )
         self._average: WeightAverage | None = None
         if self._get_recipe("ema_decay") is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -43,6 +47,22 @@ class RecipeTrainer(Trainer):
             self.add_callback(_KeepAverage(self))
         # (videos, 2): of each evaluated video the sum of the losses of its labels, and their number.
         self._eval_losses: list[torch.Tensor] = []
+
+    def _find_class_weights(self) -> torch.Tensor | None:
+        if self._get_recipe("class_balance") != "loss":
+            return None
+        if self.model.config.problem_type == "multi_label_classification":
+            raise ValueError(
+                '`class_balance="loss"` is for one class per video; take "sampler" where there are several.'
+            )
+        return compute_class_weights(read_labels(self.train_dataset), self.model.config.num_labels)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self._get_recipe("class_balance") != "sampler":
+            return super()._get_train_sampler(train_dataset)
+        labels = read_labels(self.train_dataset if train_dataset is None else train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return BalancedSampler(labels, self.model.config.num_labels, seed)
 
     def prediction_step(self, *args, **kwargs) -> tuple:
         loss, logits, labels = super().prediction_step(*args, **kwargs)

@@ -29,7 +29,12 @@ _MAX_STRIPS = 8
 _STRIP_FRAMES = 10
 _CURVES = {
     "Loss": {"training": "loss", "held-out": "eval_loss"},
-    "Held-out accuracy": {"top-1": "eval_top1", "top-5": "eval_top5", "mean average precision": "eval_map"},
+    "Held-out accuracy": {
+        "top-1": "eval_top1",
+        "top-5": "eval_top5",
+        "mean over classes": "eval_mean_class_accuracy",
+        "mean average precision": "eval_map",
+    },
     "Learning rate": {"learning rate": "learning_rate"},
 }
 
