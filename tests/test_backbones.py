@@ -410,22 +410,6 @@ def test_picture_size_of_the_processors(settings, crop, short_side, tmp_path):
     assert list(processor.image_mean) == [0.5, 0.5, 0.5]
 
 
-def test_processors_of_a_timm_model_on_the_hub(tmp_path):
-    """timm keeps what transformers has in preprocessor_config.json in config.json."""
-    pretrained_cfg = {
-        "input_size": [3, 160, 160],
-        "mean": [0.1, 0.2, 0.3],
-        "std": [0.4, 0.5, 0.6],
-        "crop_pct": 0.8,
-        "interpolation": "bicubic",
-    }
-    config = {"architecture": "resnet10t", "num_classes": 10, "pretrained_cfg": pretrained_cfg}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    processor = VTNVideoProcessor.from_backbone_pretrained(tmp_path)
-    assert (list(processor.image_mean), list(processor.image_std)) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
-    assert (processor.crop_size.height, processor.size.shortest_edge, processor.resample) == (160, 200, 3)
-
-
 # Models that are no backbones
 
 

@@ -1,6 +1,7 @@
 """
 What the installed package adds to the classes that travel with a checkpoint: model cards, a look at the code that a
-checkpoint brings, the names of damaged files, and pipelines that save all that they have loaded.
+checkpoint brings, the names of damaged files, processors for a backbone, and pipelines that save all that they have
+loaded.
 """
 
 import functools
@@ -17,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
+from .backbone_preprocessing import from_backbone_pretrained
 from .configuration_vtn import __version__
-from .image_processing_vtn import VTNImageProcessor
+from .image_processing_vtn import PixelProcessorMixin, VTNImageProcessor
 from .model_card import make_model_card, replace_generic_card
 from .modeling_vtn import VTNForVideoClassification, VTNPreTrainedModel
 from .video_processing_vtn import VTNVideoProcessor
@@ -33,6 +35,7 @@ def complete_classes():
     VTNPreTrainedModel.from_pretrained = classmethod(_name_damaged_files(VTNPreTrainedModel.from_pretrained.__func__))
     for loaded_class in (VTNPreTrainedModel, VTNImageProcessor, VTNVideoProcessor):
         loaded_class.from_pretrained = classmethod(_check_code_first(loaded_class.from_pretrained.__func__))
+    PixelProcessorMixin.from_backbone_pretrained = classmethod(from_backbone_pretrained)
     name = "vtn_hf.pipeline.CompleteVideoClassificationPipeline"
     PIPELINE_REGISTRY.supported_tasks["video-classification"]["impl"] = name
 

@@ -1,77 +1,23 @@
 """From frames that are decoded already to `pixel_values`, and what both processors share."""
 
-import os
+from collections.abc import Callable
 from copy import deepcopy
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.dataclasses import validate_typed_dict
 from torch import nn
-from transformers.configuration_utils import PreTrainedConfig
-from transformers.image_processing_utils import BaseImageProcessor, BatchFeature, get_size_dict
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import ImageInput, make_nested_list_of_images
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType
 
-from .pixels_vtn import INTERPOLATION, PixelSettings, to_frames
+from .pixels_vtn import PixelSettings, to_frames
 
 
 # Keys of a saved processor that are no settings.
-_SERVICE_KEYS = {
-    "auto_map",
-    "feature_extractor_type",
-    "image_processor_type",
-    "processor_class",
-    "video_processor_type",
-}
-
-# What a VTN takes over from its backbone's preprocessor.
-_OF_BACKBONE = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "resample")
-_OF_BACKBONE += ("do_flip_channel_order",)
-
-
-def read_backbone_preprocessing(backbone_name_or_path: str | os.PathLike) -> dict:
-    """
-    Settings for the pixels that an image model was trained on, by its preprocessor configuration: `crop_size` is the
-    picture size, and `size` the short side before cropping. Where the image model has no crop of its own, the crop
-    leaves as much out as the paper's 224 of 256.
-
-    Raises:
-        OSError: If there is no preprocessor configuration.
-        ValueError: If it does not say which size of pictures the model takes.
-    """
-    try:
-        config, _ = BaseImageProcessor.get_image_processor_dict(backbone_name_or_path)
-    except OSError as error:
-        config = _read_timm_preprocessing(backbone_name_or_path)
-        if config is None:
-            raise error
-    settings = {name: config[name] for name in _OF_BACKBONE if config.get(name) is not None}
-    has_crop = "crop_size" in config and config.get("do_center_crop", True)
-    size = get_size_dict(config["size"], default_to_square=False) if "size" in config else {}
-    crop_size = get_size_dict(config["crop_size"]) if has_crop else {}
-    crop_side = crop_size.get("height") or size.get("height") or size.get("shortest_edge")
-    if crop_side is None:
-        raise ValueError(f"The preprocessor of {backbone_name_or_path} does not tell a picture size: size={size}.")
-    short_side = (size.get("shortest_edge") or size.get("height")) if crop_size else None
-    settings["crop_size"] = {"height": crop_side, "width": crop_side}
-    settings["size"] = {"shortest_edge": short_side or round(crop_side / (config.get("crop_pct") or 224 / 256))}
-    return settings
-
-
-def _read_timm_preprocessing(backbone_name_or_path: str | os.PathLike) -> dict | None:
-    """What timm keeps in the configuration of the model, under the names of a preprocessor configuration."""
-    try:
-        config = PreTrainedConfig.get_config_dict(backbone_name_or_path)[0]["pretrained_cfg"]
-    except (OSError, KeyError):
-        return None
-    resample = {mode.removesuffix("-exact"): number for number, mode in INTERPOLATION.items()}
-    return {
-        "image_mean": config.get("mean"),
-        "image_std": config.get("std"),
-        "resample": resample.get(config.get("interpolation")),
-        "size": {"shortest_edge": config["input_size"][-1]},
-        "crop_pct": config.get("crop_pct"),
-    }
+_SERVICE_KEYS = {"auto_map", "processor_class", "feature_extractor_type"}
+_SERVICE_KEYS |= {"image_processor_type", "video_processor_type"}
 
 
 class PixelProcessorMixin:
@@ -90,6 +36,8 @@ class PixelProcessorMixin:
     do_convert_rgb = True
     pixel_protocol = "transformers"
     do_flip_channel_order = False
+    # The processor for a VTN on an image model, whose name or path it takes; the installed package adds it.
+    from_backbone_pretrained: ClassVar[Callable[..., Any]]
 
     def __init__(self, **kwargs):
         names = self.valid_kwargs.__annotations__.keys()
@@ -117,15 +65,18 @@ class PixelProcessorMixin:
         """The pixels that this processor gives."""
         return PixelSettings.select(vars(self))
 
-    @classmethod
-    def from_backbone_pretrained(cls, backbone_name_or_path: str | os.PathLike, **kwargs):
-        """The processor for a VTN on a pretrained backbone; see [`read_backbone_preprocessing`]."""
-        return cls(**{**read_backbone_preprocessing(backbone_name_or_path), **kwargs})
-
     def merge_settings(self, kwargs: dict) -> dict:
         """The arguments of a call, and for those that it lacks the settings of the processor."""
         validate_typed_dict(self.valid_kwargs, kwargs)
         return {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | kwargs
+
+    def check_has_bytes(self):
+        """Refuses a protocol whose pixels cannot be kept as bytes until they are on the device."""
+        if not self.pixel_settings.has_bytes:
+            raise ValueError(
+                "pixel_protocol='pyslowfast' normalises before it resizes, so its pixels are floats; let the "
+                "processor rescale and normalise, or use pixel_protocol='transformers'."
+            )
 
     def normalize_uint8(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
@@ -135,11 +86,10 @@ class PixelProcessorMixin:
         Raises:
             ValueError: If `pixel_values` are no bytes, or `pixel_protocol` is `"pyslowfast"`, which has none.
         """
-        pixels = self.pixel_settings
-        pixels.check_has_bytes()
+        self.check_has_bytes()
         if pixel_values.dtype != torch.uint8:
             raise ValueError(f"`pixel_values` must be uint8 to be normalised on the device, got {pixel_values.dtype}.")
-        return pixels.normalize(pixel_values).float()
+        return self.pixel_settings.normalize(pixel_values).float()
 
 
 def batch_videos(
@@ -154,14 +104,12 @@ def batch_videos(
             "The videos of a batch must have one picture size, got (channels, height, width) "
             f"{[tuple(video.shape[1:]) for video in videos]}; resize or crop them."
         )
-    batch = {"pixel_values": videos}
-    if position_ids is not None:
-        batch["position_ids"] = position_ids
-    lengths = [len(video) for video in videos]
-    if len(set(lengths)) > 1:
-        batch["attention_mask"] = [torch.ones(length, dtype=torch.long) for length in lengths]
-        for name, rows in batch.items():
-            batch[name] = list(nn.utils.rnn.pad_sequence(rows, batch_first=True))
+    batch = (
+        {"pixel_values": videos} if position_ids is None else {"pixel_values": videos, "position_ids": position_ids}
+    )
+    if len({len(video) for video in videos}) > 1:
+        batch["attention_mask"] = [torch.ones(len(video), dtype=torch.long) for video in videos]
+        batch = {name: list(nn.utils.rnn.pad_sequence(rows, batch_first=True)) for name, rows in batch.items()}
     if len(videos) == 1 and tensor_type is not None:
         batch["pixel_values"] = videos[0][None]  # a view, where stacking would copy the video
     return BatchFeature(data=batch, tensor_type=tensor_type)
@@ -238,10 +186,7 @@ class VTNImageProcessor(PixelProcessorMixin, BaseImageProcessor):
         videos = make_nested_list_of_images(images, expected_ndims=3)
         if len(videos) == 0 or any(len(video) == 0 for video in videos):
             raise ValueError(f"Each video needs at least one frame, got {[len(video) for video in videos]} frames.")
-        videos = [
-            pixels.preprocess(to_frames(video, pixels, settings["input_data_format"], settings["device"]))
-            for video in videos
-        ]
+        videos = [pixels.preprocess(to_frames(video, pixels, settings["device"])) for video in videos]
         return batch_videos(videos, None, settings["return_tensors"])
 
 

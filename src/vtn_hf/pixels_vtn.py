@@ -5,6 +5,7 @@ A decoded frame becomes a *picture* (cropped, resized, still bytes where the pro
 `pixel_values` when they are rescaled and normalised.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -119,36 +120,48 @@ class PixelSettings:
     pixel_protocol: str
     do_flip_channel_order: bool
     do_convert_rgb: bool | None
+    input_data_format: str | None
 
     def __post_init__(self):
-        size, crop_size, factor = self.size, self.crop_size, self.rescale_factor
-        if size is not None:
-            self.size = size = SizeDict(**get_size_dict(size, default_to_square=False))
-        if crop_size is not None:
-            self.crop_size = crop_size = SizeDict(**get_size_dict(crop_size, param_name="crop_size"))
-        rule = f"`pixel_protocol` must be one of {', '.join(PIXEL_PROTOCOLS)}"
-        _require(self.pixel_protocol in PIXEL_PROTOCOLS, rule, self.pixel_protocol)
+        if self.size is not None:
+            self.size = SizeDict(**get_size_dict(self.size, default_to_square=False))
+        if self.crop_size is not None:
+            self.crop_size = SizeDict(**get_size_dict(self.crop_size, param_name="crop_size"))
+        self._require("pixel_protocol", self.pixel_protocol in PIXEL_PROTOCOLS, f"be one of {PIXEL_PROTOCOLS}")
         if self.do_resize:
-            rule = f"`resample` must be one of {sorted(INTERPOLATION)} (nearest, bilinear, bicubic)"
-            _require(self.resample in INTERPOLATION, rule, self.resample)
-            rule = "`size` must have the key `shortest_edge`, or `height` and `width`, in pixels from 1 on"
-            _require(_has_sides(size, "shortest_edge") or _has_sides(size, "height", "width"), rule, size)
+            modes = f"be one of {sorted(INTERPOLATION)} (nearest, bilinear, bicubic)"
+            self._require("resample", self.resample in INTERPOLATION, modes)
+            has_size = _has_sides(self.size, "shortest_edge") or _has_sides(self.size, "height", "width")
+            sides = "have the key `shortest_edge`, or `height` and `width`, in pixels from 1 on"
+            self._require("size", has_size, sides)
         if self.do_center_crop:
-            rule = "`crop_size` must have the keys `height` and `width`, in pixels from 1 on"
-            _require(_has_sides(crop_size, "height", "width"), rule, crop_size)
+            has_size = _has_sides(self.crop_size, "height", "width")
+            self._require("crop_size", has_size, "have the keys `height` and `width`, in pixels from 1 on")
         if self.do_rescale:
-            _require(is_number(factor) and factor != 0, "`rescale_factor` must be a number other than 0", factor)
+            is_factor = is_number(self.rescale_factor) and self.rescale_factor != 0
+            self._require("rescale_factor", is_factor, "be a number other than 0")
         for name in ("image_mean", "image_std"):
             value = getattr(self, name)
             setattr(self, name, tuple(value) if isinstance(value, list) else value)
             if self.do_normalize:
                 numbers = value if isinstance(value, (list, tuple)) else [value]
-                _require(all(map(is_number, numbers)), f"`{name}` must be a number, or one per channel", value)
-                _require(
-                    name == "image_mean" or all(number > 0 for number in numbers), f"`{name}` must be positive", value
-                )
-                if self.do_convert_rgb and len(numbers) not in (1, 3):
-                    raise ValueError(f"`{name}` has {len(numbers)} entries for frames of 3 channels.")
+                self._require(name, all(map(is_number, numbers)), "be a number, or one per channel")
+                self._require(name, name == "image_mean" or all(number > 0 for number in numbers), "be positive")
+        if self.do_normalize and self.do_convert_rgb:
+            self._check_num_channels(3)
+
+    def _require(self, name: str, is_right: bool, rule: str):
+        if not is_right:
+            value = getattr(self, name)
+            raise ValueError(
+                f"`{name}` must {rule}, got {dict(value) if isinstance(value, SizeDict) else repr(value)}."
+            )
+
+    def _check_num_channels(self, num_channels: int):
+        for name in ("image_mean", "image_std"):
+            size = np.size(getattr(self, name))
+            if size not in (1, num_channels):
+                raise ValueError(f"`{name}` has {size} entries for frames of {num_channels} channels.")
 
     @classmethod
     def select(cls, settings: dict) -> "PixelSettings":
@@ -161,22 +174,9 @@ class PixelSettings:
         return self.pixel_protocol != "pyslowfast"
 
     @property
-    def makes_floats(self) -> bool:
-        """Whether `pixel_values` are float32, and so four times as large as bytes."""
-        return not self.has_bytes or self.do_rescale or self.do_normalize
-
-    @property
     def can_be_narrowed(self) -> bool:
         """Whether [`Span.narrow`] holds; the nearest pixels are found in floats, which round."""
         return self.has_bytes and self.resample != 0
-
-    def check_has_bytes(self):
-        """Refuses a protocol whose pixels cannot be kept as bytes until they are on the device."""
-        if not self.has_bytes:
-            raise ValueError(
-                "pixel_protocol='pyslowfast' normalises before it resizes, so its pixels are floats; let the "
-                "processor rescale and normalise, or use pixel_protocol='transformers'."
-            )
 
     def view(self, height: int, width: int, position: float = 0.5) -> View:
         """
@@ -199,6 +199,22 @@ class PixelSettings:
             spans.append(Span(0, side, new_side, math.ceil(margin) if is_up else math.floor(margin), crop_side))
         return View(*spans)
 
+    def divide(self, view: View, height: int, width: int) -> tuple[Region, View]:
+        """
+        Divides what is taken of pictures `(height, width)` into the region that libswscale makes RGB, as small as it
+        can be, and what is left to do with that.
+        """
+        if self.pixel_protocol == "libswscale":
+            view = [span.merge() for span in view]
+            regions = [span[:3] for span in view]
+            rest = [span._replace(start=0, length=span.new_length) for span in view]
+        else:
+            view = [span.narrow() for span in view] if self.can_be_narrowed else view
+            covers = [span.cover(side) for span, side in zip(view, (height, width), strict=True)]
+            regions = [(start, length, length) for start, length in covers]
+            rest = [span._replace(start=span.start - start) for span, (start, _) in zip(view, covers, strict=True)]
+        return Region(*itertools.chain.from_iterable(zip(*regions, strict=True))), View(*rest)
+
     def take(self, frames: torch.Tensor, view: View) -> torch.Tensor:
         """Frames `(frames, channels, height, width)` to pictures: bytes stay bytes if the protocol has bytes."""
         rows, columns = view
@@ -212,27 +228,16 @@ class PixelSettings:
 
     def normalize(self, pictures: torch.Tensor) -> torch.Tensor:
         """
-        Computes `(pictures * rescale_factor - image_mean) / image_std`, or the part of it that is wanted.
-
-        Args:
-            pictures (`torch.Tensor` of shape `(..., channels, height, width)`): uint8 or float.
-
-        Returns:
-            `torch.Tensor`: Of dtype float32, or that of `pictures` if they are float already; `pictures` themselves,
-            also bytes, if there is nothing to compute.
-
-        Raises:
-            ValueError: If there are more or fewer means or deviations than channels.
+        Computes `(pictures * rescale_factor - image_mean) / image_std`, or the part of it that is wanted: float32, or
+        in the dtype of pictures `(..., channels, height, width)` that are floats; bytes stay bytes if it is nothing.
         """
-        # Bytes are put in order before they take four times the room.
-        pictures = pictures.contiguous()
+        pictures = pictures.contiguous()  # bytes, before they take four times the room
         if not (self.do_rescale or self.do_normalize):
             return pictures
+        if self.do_normalize:
+            self._check_num_channels(pictures.shape[-3])
         statistics = (self.image_mean, self.image_std) if self.do_normalize else (0.0, 1.0)
         mean, std = (np.array(numbers, dtype=np.float64).reshape(-1, 1, 1) for numbers in statistics)
-        for name, numbers in (("image_mean", mean), ("image_std", std)):
-            if len(numbers) not in (1, pictures.shape[-3]):
-                raise ValueError(f"`{name}` has {len(numbers)} entries for frames of {pictures.shape[-3]} channels.")
         dtype = pictures.dtype if pictures.is_floating_point() else torch.float32
         factor = self.rescale_factor if self.do_rescale else 1.0
         scale, shift = (torch.from_numpy(each).to(pictures.device, dtype) for each in (factor / std, -mean / std))
@@ -245,15 +250,10 @@ class PixelSettings:
             result.copy_(picture).mul_(scale).add_(shift)
         return pixel_values
 
-    def preprocess(self, frames: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+    def preprocess(self, frames: list[torch.Tensor]) -> torch.Tensor:
         """What [`to_frames`] gives, one video, to `pixel_values` of shape `(frames, channels, height, width)`."""
-        if isinstance(frames, list):
-            is_even = len({frame.shape for frame in frames}) == 1
-            groups = [torch.stack(frames)] if is_even else [frame[None] for frame in frames]
-        else:
-            groups = [frames]
-        pictures = [self.take(group, self.view(*group.shape[-2:])) for group in groups]
-        if len({group.shape for group in pictures}) > 1:
+        pictures = [self.take(group, self.view(*group.shape[-2:])) for group in frames]
+        if len({group.shape[1:] for group in pictures}) > 1:
             raise ValueError(
                 "The frames of a video must have one size after resizing and cropping, got (channels, height, width) "
                 f"{sorted({tuple(group.shape[1:]) for group in pictures})}."
@@ -269,11 +269,6 @@ def is_number(value: Any) -> bool:
 def _has_sides(size: SizeDict | None, *keys: str) -> bool:
     sides = dict(size or {})
     return sides.keys() == set(keys) and all(type(side) is int and side >= 1 for side in sides.values())
-
-
-def _require(is_right: bool, rule: str, value: Any):
-    if not is_right:
-        raise ValueError(f"{rule}, got {dict(value) if isinstance(value, SizeDict) else repr(value)}.")
 
 
 def _cut(frames: torch.Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> torch.Tensor:
@@ -292,38 +287,27 @@ def resize_frames(
     frames: torch.Tensor, height: int, width: int, resample: int, antialias: bool = True
 ) -> torch.Tensor:
     """
-    Resizes frames as torchvision does.
-
-    Args:
-        frames (`torch.Tensor` of shape `(frames, channels, height, width)`): uint8 or float; keeps its dtype.
-        height, width (`int`): The new size.
-        resample (`int`): A key of `INTERPOLATION`.
-        antialias (`bool`, *optional*, defaults to `True`): Low-pass filter when making the frames smaller.
+    Resizes frames `(frames, channels, height, width)`, uint8 or float, as torchvision does; `resample` is a key of
+    `INTERPOLATION`, `antialias` a low-pass filter where they become smaller.
     """
     if tuple(frames.shape[-2:]) == (height, width):
         return frames
     mode = INTERPOLATION[resample]
-    antialias = antialias and mode != "nearest-exact"
-    if frames.dtype == torch.uint8 and frames.device.type != "cpu":
-        # Only the CPU has kernels for bytes.
-        resized = nn.functional.interpolate(frames.float(), (height, width), mode=mode, antialias=antialias)
-        return resized.round_().clamp_(0, 255).to(torch.uint8)
-    return nn.functional.interpolate(frames, (height, width), mode=mode, antialias=antialias)
+    # Only the CPU has kernels for bytes.
+    are_bytes_elsewhere = frames.dtype == torch.uint8 and frames.device.type != "cpu"
+    resized = nn.functional.interpolate(
+        frames.float() if are_bytes_elsewhere else frames,
+        (height, width),
+        mode=mode,
+        antialias=antialias and resample != 0,
+    )
+    return resized.round_().clamp_(0, 255).to(torch.uint8) if are_bytes_elsewhere else resized
 
 
-def to_frames(
-    video: Any, pixels: PixelSettings, input_data_format: str | None, device: torch.device | str | None
-) -> torch.Tensor | list[torch.Tensor]:
+def to_frames(video: Any, pixels: PixelSettings, device: torch.device | str | None) -> list[torch.Tensor]:
     """
-    Frames that are decoded already to tensors, channels first, uint8 as it is and all else as float32.
-
-    Args:
-        video (`np.ndarray`, `torch.Tensor` or `list`): `(frames, height, width, channels)` or `(frames, channels,
-            height, width)`, or a list of such frames and PIL images.
-        pixels (`PixelSettings`): Tells the scale of the numbers, and whether to make RGB of gray and RGBA, white where
-            it is transparent.
-        input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"`, if the shape cannot tell.
-        device (`torch.device`, *optional*): Where to put the tensors.
+    Frames that are decoded already, in an array, tensor or list, to tensors `(frames, channels, height, width)`: one,
+    or one for each frame of a list; uint8 as it is and all else as float32.
 
     Raises:
         ValueError: If shape, dtype or numbers are not those of frames.
@@ -332,24 +316,22 @@ def to_frames(
     frames = [_to_tensor(frame, pixels.do_convert_rgb, device) for frame in (video if is_list else [video])]
     if pixels.do_rescale and math.isclose(pixels.rescale_factor, 1 / 255):
         _check_range(frames)
-    frames = [_put_channels_first(each, input_data_format) for each in frames]
+    frames = [_put_channels_first(each, pixels.input_data_format) for each in frames]
     if pixels.do_convert_rgb:
-        white = 255 if pixels.do_rescale else 1
-        frames = [_to_rgb(each, 255 if each.dtype == torch.uint8 else white) for each in frames]
-    return frames if is_list else frames[0]
+        frames = [_to_rgb(each, 255 if pixels.do_rescale or each.dtype == torch.uint8 else 1) for each in frames]
+    return [frame[None] for frame in frames] if is_list else frames
 
 
 def _to_tensor(frames: Any, do_convert_rgb: bool | None, device: Any) -> torch.Tensor:
     if is_pil_image(frames):
         if do_convert_rgb:
             frames = frames.convert("RGBA" if frames.has_transparency_data else "RGB")
-        frames = np.array(frames)
-        frames = frames if frames.ndim == 3 else frames[..., None]
-    if isinstance(frames, np.ndarray) and min(frames.strides, default=0) < 0:
-        frames = frames.copy()  # such as BGR turned into RGB; torch has no negative strides
+        frames = np.atleast_3d(np.array(frames))
     is_array = isinstance(frames, np.ndarray)
     if frames.dtype.kind not in "iuf" if is_array else frames.dtype == torch.bool or frames.is_complex():
         raise ValueError(f"Frames must be integers or floats, got {frames.dtype} of shape {tuple(frames.shape)}.")
+    if is_array and min(frames.strides, default=0) < 0:
+        frames = frames.copy()  # such as BGR turned into RGB; torch has no negative strides
     frames = torch.as_tensor(frames, device=device)
     return frames if frames.dtype == torch.uint8 else frames.float()
 
@@ -395,7 +377,7 @@ class _Orientation(NamedTuple):
     flip_columns: bool = False
 
     def turn(self, picture: np.ndarray) -> np.ndarray:
-        """Put a coded picture (height, width, 3) upright."""
+        """Puts a coded picture (height, width, 3) upright."""
         if not any(self):
             return picture
         picture = picture.transpose(1, 0, 2) if self.transpose else picture
@@ -405,23 +387,20 @@ class _Orientation(NamedTuple):
         """A region of the upright picture (height, width) as a region of the coded one."""
         top = height - region.top - region.height if self.flip_rows else region.top
         left = width - region.left - region.width if self.flip_columns else region.left
-        sides = ((top, left), region[2:4], region[4:])
-        return Region(*(side for pair in sides for side in (pair[::-1] if self.transpose else pair)))
+        turned = Region(top, left, *region[2:])
+        return Region(*(turned[place] for place in (1, 0, 3, 2, 5, 4))) if self.transpose else turned
 
 
 class FrameConverter:
     """
-    Makes the decoded frames of one video upright RGB pictures: whole, or a region of them in another size.
-
-    A frame whose size differs from that of the first is scaled to it, as ffmpeg does; what is transparent becomes
-    white.
+    Makes the decoded frames of one video upright RGB pictures: whole, or a region of them in another size. Frames that
+    differ in size from the first are scaled to it, as ffmpeg does; what is transparent becomes white.
 
     Args:
         av: The module PyAV, which is imported where a video is decoded only.
         choose_region: Called with height and width of the upright picture; says which region to take and what to
-            resize it to (bilinear, antialiased). `None` takes the whole picture as it is. A region that keeps its size
-            and ends at multiples of 4 pixels from the edges has the colours of the whole picture, but for its
-            outermost 4 rows and columns.
+            resize it to (bilinear, antialiased). A region that keeps its size and ends at multiples of 4 pixels from
+            the edges has the colours of the whole picture, but for its outermost 4 rows and columns.
 
     Attributes:
         height, width: Of the upright picture, before resizing; `None` until a frame has been seen.
@@ -432,27 +411,27 @@ class FrameConverter:
         self.width: int | None = None
         self._av = av
         self._choose_region = choose_region
-        self._orientation = _Orientation()
-        self._rotation: int | None = None
-        # One converter for all frames, with one thread: setting these up costs more than converting a frame.
+        # One for all frames, with one thread: setting it up costs more than converting a frame.
         self._reformatter = av.video.reformatter.VideoReformatter()
-        self._format: _Format | None = None
-        self._graph: Any = None
-        self._graph_input: tuple | None = None
-        self._box: tuple[slice, slice] | None = None  # what to cut out of the RGB picture
+        # What holds for all frames of one kind, and the kind that it was found for.
+        self._rotation, self._orientation = None, _Orientation()
+        self._format_name, self._may_be_transparent = None, False
+        self._graph_input, self._graph = None, None
+        self._box: Any = ...  # what to cut out of the RGB picture
 
     def convert(self, frame: Any) -> np.ndarray:
-        """Convert an `av.VideoFrame` to an upright uint8 RGB array (height, width, 3), which may share its memory."""
+        """Converts an `av.VideoFrame` to an upright uint8 RGB array (height, width, 3), which may share its memory."""
         if frame.rotation != self._rotation:
             # Once, as PyAV makes a cycle of a frame and its side data: it would wait for the garbage collector.
             self._orientation, self._rotation = _read_orientation(self._av, frame), frame.rotation
+        if frame.format.name != self._format_name:
+            has_alpha = any(component.is_alpha for component in frame.format.components)
+            self._format_name, self._may_be_transparent = frame.format.name, has_alpha or frame.format.has_palette
         turn = -1 if self._orientation.transpose else 1
         size = (frame.height, frame.width)
         if self.height is None:
             self.height, self.width = size[::turn]
-        if self._format is None or frame.format.name != self._format.name:
-            self._format = _describe(frame.format)
-        if self._format.may_be_transparent:
+        if self._may_be_transparent:
             frame = self._blend(frame)
         if size[::turn] != (self.height, self.width):
             height, width = (self.height, self.width)[::turn]
@@ -460,10 +439,10 @@ class FrameConverter:
         if self._choose_region is not None:
             frame = self._take_region(frame)
         picture = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return self._orientation.turn(picture if self._box is None else picture[self._box])
+        return self._orientation.turn(picture[self._box])
 
     def _blend(self, frame: Any) -> Any:
-        """Put what is transparent over white; a frame in which nothing is stays as it is."""
+        """Puts what is transparent over white; a frame in which nothing is stays as it is."""
         picture = self._reformatter.reformat(frame, format="rgba", threads=1).to_ndarray()
         if picture[..., 3].min() == 255:
             return frame
@@ -471,38 +450,28 @@ class FrameConverter:
         return self._av.VideoFrame.from_ndarray(picture.numpy(), format="rgb24")
 
     def _take_region(self, frame: Any) -> Any:
-        """Crop, which moves pointers only; where the size changes, resize and convert in one pass."""
+        """Crops, which moves pointers only; where the size changes, resizes and converts in one pass."""
         graph_input = (frame.format.name, frame.colorspace, frame.color_range, self._orientation)
         if graph_input != self._graph_input:
             region = self._choose_region(self.height, self.width)
             region = self._orientation.turn_back(region, self.height, self.width)
-            self._graph_input, self._graph, self._box = graph_input, None, None
+            self._graph_input, self._graph, self._box = graph_input, None, ...
             top, left, height, width = region[:4]
-            if region[2:4] == region[4:] and not _describe(frame.format).can_be_cut:
+            keeps_size = region[2:4] == region[4:]
+            if keeps_size and not _can_be_cut(frame.format):
                 self._box = (slice(top, top + height), slice(left, left + width))
             elif region != (0, 0, frame.height, frame.width, frame.height, frame.width):
                 filters = [("crop", f"{width}:{height}:{left}:{top}:exact=1")]
-                if region[2:4] != region[4:]:
+                if not keeps_size:
                     scale = f"{region.new_width}:{region.new_height}:flags=bilinear"
                     filters += [("scale", scale), ("format", "rgb24")]
                 self._graph = _make_graph(self._av, frame, filters)
-        if self._graph is None:
-            return frame
-        self._graph.push(frame)
-        return self._graph.pull()
+        return frame if self._graph is None else _filter(self._graph, frame)
 
 
-class _Format(NamedTuple):
-    """What matters of a pixel format: `can_be_cut` if libswscale converts a part of a frame as it does the whole."""
-
-    name: str
-    may_be_transparent: bool
-    can_be_cut: bool
-
-
-def _describe(pixel_format: Any) -> _Format:
+def _can_be_cut(pixel_format: Any) -> bool:
+    """Whether libswscale converts a part of a frame to the colours that it has in the whole."""
     components = pixel_format.components
-    may_be_transparent = pixel_format.has_palette or any(component.is_alpha for component in components)
     # Of packed formats with chroma for several pixels, such as yuyv422, a part takes another way, to other colours.
     is_packed = len({component.plane for component in components}) < len(components)
     is_subsampled = len({(component.height, component.width) for component in components}) > 1
@@ -510,18 +479,21 @@ def _describe(pixel_format: Any) -> _Format:
     is_stretched = any(
         pixel_format.height % component.height or pixel_format.width % component.width for component in components
     )
-    return _Format(pixel_format.name, may_be_transparent, not (is_stretched or (is_packed and is_subsampled)))
+    return not (is_stretched or (is_packed and is_subsampled))
 
 
 def _read_orientation(av: Any, frame: Any) -> _Orientation:
     """
-    Read the display matrix, which FFmpeg also makes of what EXIF says; turns other than quarter turns are rounded to
+    Reads the display matrix, which FFmpeg also makes of what EXIF says; turns other than quarter turns are rounded to
     them, as FFmpeg's players do.
     """
     try:
         side_data = frame.side_data
     except ValueError:  # FFmpeg gives a kind of side data that PyAV has no name for
-        side_data = _keep_known_side_data(av, frame).side_data
+        known = {kind.value for kind in av.sidedata.sidedata.Type}
+        filters = [("sidedata", f"delete:{kind}") for kind in range(128) if kind not in known]
+        frame = _filter(_make_graph(av, frame, filters), frame)
+        side_data = frame.side_data
     matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return _Orientation()
@@ -532,13 +504,6 @@ def _read_orientation(av: Any, frame: Any) -> _Orientation:
     return _Orientation(True, flip_rows=b < 0, flip_columns=c < 0)
 
 
-def _keep_known_side_data(av: Any, frame: Any) -> Any:
-    known = {kind.value for kind in av.sidedata.sidedata.Type}
-    graph = _make_graph(av, frame, [("sidedata", f"delete:{kind}") for kind in range(128) if kind not in known])
-    graph.push(frame)
-    return graph.pull()
-
-
 def _make_graph(av: Any, frame: Any, filters: list[tuple[str, str]]) -> Any:
     """A chain of filters for frames like this one, with one thread."""
     graph = av.filter.Graph()
@@ -547,3 +512,8 @@ def _make_graph(av: Any, frame: Any, filters: list[tuple[str, str]]) -> Any:
     nodes = [graph.add_buffer(**shape, time_base=frame.time_base or 1), *(graph.add(*each) for each in filters)]
     graph.link_nodes(*nodes, graph.add("buffersink")).configure()
     return graph
+
+
+def _filter(graph: Any, frame: Any) -> Any:
+    graph.push(frame)
+    return graph.pull()

@@ -69,9 +69,16 @@ def load_video(
         ValueError: If a frame number lies outside the video, or none is asked for.
     """
     road = _Road(pixels, limits, choose_view)
-    pictures, metadata = decode_video(source, road.plan(sample_indices), **road.arguments)
+
+    def choose(metadata: VideoMetadata):
+        indices = range(metadata.total_num_frames) if sample_indices is None else sample_indices(metadata)
+        road.num_frames = len(indices)
+        return indices
+
+    pictures, metadata = decode_video(source, choose, **road.arguments)
+    pictures = torch.from_numpy(pictures).to(device)
     # Bytes until all is decoded, or the threads of the arithmetic would wait for those of the decoder.
-    return road.finish(torch.from_numpy(pictures).to(device)), metadata
+    return (pixels.normalize(pictures) if pixels.has_bytes else pictures), metadata
 
 
 def iter_video(
@@ -82,8 +89,7 @@ def iter_video(
 ) -> Iterator[torch.Tensor]:
     """As [`load_video`], one picture `(3, height, width)` after the other, which `pixels.normalize` is still to do."""
     road = _Road(replace(pixels, do_rescale=False, do_normalize=False), limits)
-    for picture in iter_video_frames(source, sample_indices, **road.arguments):
-        yield torch.from_numpy(picture)
+    return map(torch.from_numpy, iter_video_frames(source, sample_indices, **road.arguments))
 
 
 def iter_video_rounds(
@@ -99,65 +105,36 @@ class _Road:
     """What happens to the frames of one video between decoder and pixels."""
 
     def __init__(self, pixels: PixelSettings, limits: DecodeLimits | None, choose_view: ChooseView | None = None):
+        self.num_frames = 1
         self._pixels, self._limits = pixels, limits or DecodeLimits()
         self._choose_view = choose_view or pixels.view
-        self._num_frames = 1
         self._chosen: View | None = None
-        self._view: View | None = None  # what is left to do with what the decoder gives
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """For the decoder."""
-        return {"convert_frame": self._take, "choose_region": self._choose_region, "limits": self._limits}
-
-    def plan(self, sample_indices: SampleIndices | None) -> SampleIndices:
-        """The same choice of frames, whose number is noted."""
-
-        def choose(metadata: VideoMetadata):
-            indices = range(metadata.total_num_frames) if sample_indices is None else sample_indices(metadata)
-            self._num_frames = len(indices)
-            return indices
-
-        return choose
-
-    def finish(self, pictures: torch.Tensor) -> torch.Tensor:
-        return self._pixels.normalize(pictures) if self._pixels.has_bytes else pictures
+        self._rest: View | None = None  # what is left to do with what the decoder gives
+        self.arguments = {"convert_frame": self._take, "choose_region": self._choose_region, "limits": self._limits}
 
     def _choose_region(self, height: int, width: int) -> Region:
-        """Have as much as possible of a frame left out, or resized, before there is a whole RGB picture of it."""
         # Asked again where the pixel format changes on the way.
-        self._chosen = view = self._chosen or self._choose_view(height, width)
-        if self._pixels.pixel_protocol == "libswscale":
-            rows, columns = merged = View(*map(Span.merge, view))
-            self._check_cost(merged)
-            self._view = View(*(span._replace(start=0, length=span.new_length) for span in merged))
-            return Region(rows.start, columns.start, rows.length, columns.length, rows.new_length, columns.new_length)
-        if self._pixels.can_be_narrowed:
-            view = View(*map(Span.narrow, view))
-        self._check_cost(view)
-        (top, height), (left, width) = view.rows.cover(height), view.columns.cover(width)
-        self._view = View(
-            view.rows._replace(start=view.rows.start - top), view.columns._replace(start=view.columns.start - left)
-        )
-        return Region(top, left, height, width, height, width)
+        self._chosen = self._chosen or self._choose_view(height, width)
+        region, self._rest = self._pixels.divide(self._chosen, height, width)
+        self._check_cost(*self._rest)
+        return region
 
-    def _check_cost(self, view: View):
-        """Refuse, before the memory is taken, what comes out larger than the limits."""
-        rows, columns = view
+    def _check_cost(self, rows: Span, columns: Span):
+        """Refuses, before the memory is taken, what comes out larger than the limits."""
+        pixels, limits = self._pixels, self._limits
         for height, width in ((rows.new_length, columns.new_length), (rows.crop_length, columns.crop_length)):
-            if height * width > self._limits.max_pixels:
-                raise ValueError(
-                    f"a frame resized to {width}x{height} has more than max_pixels={self._limits.max_pixels:,}"
-                )
-        num_bytes = self._num_frames * 3 * height * width * (4 if self._pixels.makes_floats else 1)
-        if num_bytes > self._limits.max_bytes:
+            if height * width > limits.max_pixels:
+                raise ValueError(f"a frame resized to {width}x{height} has more than max_pixels={limits.max_pixels:,}")
+        are_floats = not pixels.has_bytes or pixels.do_rescale or pixels.do_normalize
+        num_bytes = self.num_frames * 3 * height * width * (4 if are_floats else 1)
+        if num_bytes > limits.max_bytes:
             raise ValueError(
-                f"the {self._num_frames} frames of {width}x{height} asked for take {num_bytes:,} bytes, "
-                f"max_bytes is {self._limits.max_bytes:,}"
+                f"the {self.num_frames} frames of {width}x{height} asked for take {num_bytes:,} bytes, "
+                f"max_bytes is {limits.max_bytes:,}"
             )
 
     def _take(self, frame: np.ndarray) -> np.ndarray:
-        picture = self._pixels.take(torch.from_numpy(frame).movedim(-1, -3)[None], self._view)[0]
+        picture = self._pixels.take(torch.from_numpy(frame).movedim(-1, -3)[None], self._rest)[0]
         return (picture if self._pixels.has_bytes else self._pixels.normalize(picture)).numpy()
 
 
@@ -221,7 +198,7 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
     def check_settings(self):
         super().check_settings()
         _check_sampling(vars(self))
-        self.limits  # noqa: B018 (made, and so checked)
+        DecodeLimits.from_settings(self.decode_limits)
 
     @property
     def limits(self) -> DecodeLimits:
@@ -230,7 +207,7 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
 
     def to_uint8_processor(self) -> "VTNVideoProcessor":
         """A copy that leaves the pixels as bytes, for workers; `normalize_uint8` of this one does the rest."""
-        self.pixel_settings.check_has_bytes()
+        self.check_has_bytes()
         processor = copy.deepcopy(self)
         processor.do_rescale = processor.do_normalize = False
         return processor
@@ -243,13 +220,11 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
     @classmethod
     def get_video_processor_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> tuple[dict, dict]:
         """As in transformers, with the number of frames that the model beside it takes."""
-        names = ("cache_dir", "force_download", "token", "local_files_only", "revision", "subfolder")
-        where = {name: kwargs[name] for name in names if name in kwargs}
-        settings, kwargs = super().get_video_processor_dict(pretrained_model_name_or_path, **kwargs)
+        settings, unused = super().get_video_processor_dict(pretrained_model_name_or_path, **kwargs)
         if "num_frames" not in kwargs:
             num_frames = settings.get("num_frames", cls.num_frames)
-            settings["num_frames"] = _choose_num_frames(num_frames, pretrained_model_name_or_path, **where)
-        return settings, kwargs
+            settings["num_frames"] = _choose_num_frames(num_frames, pretrained_model_name_or_path, **kwargs)
+        return settings, unused
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """As in transformers, and beside it the image processor with the same settings."""
@@ -294,18 +269,17 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         sampling = {name: settings[name] for name in ("num_frames", "fps", "frame_sampling")}
         sample_indices = partial(self.sample_frames, **sampling) if settings["do_sample_frames"] else None
         videos = _list_videos(videos)
-        arrays = [video for video in videos if not is_source(video)]
-        array_metadata = iter(_describe_arrays(arrays, settings["video_metadata"]))
+        described = iter(
+            _describe_arrays([each for each in videos if not is_source(each)], settings["video_metadata"])
+        )
+        device = settings["device"]
         pixel_values, metadata = [], []
         for video in videos:
             if is_source(video):
-                loaded, found = load_video(video, sample_indices, pixels, limits, device=settings["device"])
+                loaded, found = load_video(video, sample_indices, pixels, limits, device=device)
                 _check_batch([*pixel_values, loaded], len(videos), limits)
             else:
-                frames, found = _take_frames(video, next(array_metadata), sample_indices)
-                frames = to_frames(frames, pixels, settings["input_data_format"], settings["device"])
-                found.height, found.width = frames[0].shape[-2:]
-                loaded = pixels.preprocess(frames)
+                loaded, found = _load_frames(video, next(described), sample_indices, pixels, device)
             pixel_values.append(loaded)
             metadata.append(found)
         position_ids = [torch.as_tensor(np.asarray(found.frames_indices)) for found in metadata]
@@ -352,9 +326,7 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
     def fetch_videos(self, video_url_or_urls, sample_indices_fn=None):
         """Decodes one video or a list of them, within the limits: `(frames, metadata)`, or two lists."""
         if isinstance(video_url_or_urls, list):
-            return tuple(
-                zip(*(self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls), strict=True)
-            )
+            return [*zip(*(self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls), strict=True)]
         return decode_video(video_url_or_urls, sample_indices_fn, limits=self.limits)
 
 
@@ -431,16 +403,23 @@ def _describe_arrays(arrays: list, video_metadata: Any) -> list[VideoMetadata]:
     return make_batched_metadata(arrays, video_metadata or known) if arrays else []
 
 
-def _take_frames(video: Any, metadata: VideoMetadata, sample_indices: SampleIndices | None) -> tuple:
-    """The frames of an array or list that `sample_indices` asks for, or all, with their numbers in the metadata."""
-    if sample_indices is None:
-        return video, metadata
-    if metadata.total_num_frames != len(video):
-        raise ValueError(f"`video_metadata` tells of {metadata.total_num_frames} frames, the video has {len(video)}.")
-    metadata.frames_indices = sample_indices(metadata)
-    if isinstance(video, list):
-        return [video[number] for number in metadata.frames_indices], metadata
-    return video[metadata.frames_indices], metadata
+def _load_frames(
+    frames: Any,
+    metadata: VideoMetadata,
+    sample_indices: SampleIndices | None,
+    pixels: PixelSettings,
+    device: torch.device | str | None,
+) -> tuple[torch.Tensor, VideoMetadata]:
+    """As [`load_video`], from an array, tensor or list of frames."""
+    if sample_indices is not None:
+        total = metadata.total_num_frames
+        if total != len(frames):
+            raise ValueError(f"`video_metadata` tells of {total} frames, the video has {len(frames)}.")
+        metadata.frames_indices = numbers = sample_indices(metadata)
+        frames = [frames[number] for number in numbers] if isinstance(frames, list) else frames[numbers]
+    frames = to_frames(frames, pixels, device)
+    metadata.height, metadata.width = frames[0].shape[-2:]
+    return pixels.preprocess(frames), metadata
 
 
 VTNVideoProcessor.register_for_auto_class()
