@@ -64,7 +64,14 @@ setup(
     ],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"vtn_hf": ["py.typed"], "vtn_hf.data": ["*.txt"], "vtn_hf.training": ["*.html"]},
+    py_modules=["vtn_cli"],
+    entry_points={"console_scripts": ["vtn = vtn_cli:main"]},
+    package_data={
+        "vtn_hf": ["py.typed"],
+        "vtn_hf.configs": ["models/*.json", "recipes/*.yaml"],
+        "vtn_hf.data": ["*.txt"],
+        "vtn_hf.training": ["*.html"],
+    },
     # transformers 5.23 needs it.
     python_requires=">=3.11",
     install_requires=[

@@ -10,7 +10,7 @@ with the next cell, and several runs share the cells. What is there becomes tabl
 `--report_only`.
 
 The frames are drawn and go to the backbone as they are, without a video file in between, which would take as long
-again; `examples/evaluate.py` says what a cell's model makes of encoded videos.
+again; `vtn evaluate` says what a cell's model makes of encoded videos.
 """
 
 import argparse

@@ -24,18 +24,17 @@ import torch  # noqa: E402 - the environment comes first
 from baselines import FrameAverageClassifier  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 from tqdm import tqdm  # noqa: E402
-from train import make_model, parse_arguments, train  # noqa: E402
 from transformers import pipeline  # noqa: E402
 
 from drawn_videos.motion_clips import write_motion_clips  # noqa: E402
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor  # noqa: E402
+from vtn_hf.commands.train import make_model, parse_arguments, train  # noqa: E402
 from vtn_hf.data.clips import ClipTransform, collate_videos  # noqa: E402
 from vtn_hf.data.collection import read_collection  # noqa: E402
 
 
-EXAMPLES = Path(__file__).parent
 ROOT = Path("runs/quickstart")
-CONFIG = EXAMPLES / "configs/quickstart.yaml"
+RECIPE = Path(__file__).parent / "configs/quickstart.yaml"
 EXPECTED_SEC = {"videos": 40, "VTN": 150, "frame average": 140, "evaluation": 20}
 
 
@@ -66,7 +65,7 @@ def evaluate(model: VTNForVideoClassification, root: Path) -> dict[str, float]:
 def train_vtn(arguments: list[str]):
     """Trains as a user does, by the command."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
-    subprocess.run([*launch, str(EXAMPLES / "train.py"), *arguments], check=True)
+    subprocess.run([*launch, "-m", "vtn_hf.commands.train", *arguments], check=True)
 
 
 def train_frame_average(arguments: list[str]) -> float:
@@ -95,12 +94,12 @@ def main():
     """Runs the five steps."""
     start = time.monotonic()
     ROOT.mkdir(parents=True, exist_ok=True)
-    arguments = [str(CONFIG), "--data_dir", str(ROOT / "clips"), "--output_dir", str(ROOT / "model")]
+    arguments = ["--recipe", str(RECIPE), "--data_dir", str(ROOT / "clips"), "--output_dir", str(ROOT / "model")]
 
     announce(1, "Writing videos whose classes differ only in the direction of time", EXPECTED_SEC["videos"])
     write_motion_clips(ROOT / "clips", num_train=3600, num_val=600, seed=0)
 
-    announce(2, "Training a VTN from scratch: accelerate launch examples/train.py", EXPECTED_SEC["VTN"])
+    announce(2, "Training a VTN from scratch: accelerate launch -m vtn_hf.commands.train", EXPECTED_SEC["VTN"])
     train_vtn(arguments)
 
     announce(3, "Training the frame average: same backbone, same budget, no time", EXPECTED_SEC["frame average"])

@@ -1,7 +1,7 @@
 """
-The example scripts: called in this process, which has torch loaded already, or run as a user runs them.
+The commands: called in this process, which has torch loaded already, or run as a user runs them.
 
-One real launch of each script remains; the others would show nothing more and take many seconds each.
+One real launch of each remains; the others would show nothing more and take many seconds each.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ from tiny_models import RESNET_VTN
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-# Of train.py: a tiny model, tiny pictures, and a word about each step.
+# Of `vtn train`: a tiny model, tiny pictures, and a word about each step.
 SETTINGS = {
     "model_config": json.dumps(RESNET_VTN),
     "resize_to": 16,
     "crop_size": 16,
     "clip_num_frames": 4,
-    "eval_num_frames": 8,
+    "num_frames": 8,
     "num_train_epochs": 2,
     "per_device_train_batch_size": 4,
     "per_device_eval_batch_size": 4,
@@ -42,15 +42,15 @@ SETTINGS = {
     "save_strategy": "no",
     "report_to": "none",
     "disable_tqdm": "true",
-    "use_cpu": "true",
+    "device": "cpu",
 }
 
 
-def run(script: str, *arguments: object) -> int:
-    """The exit status of an example, called in this process."""
+def run(name: str, *arguments: object) -> int:
+    """The exit status of a command, called in this process."""
     forget_processes()
     try:
-        return importlib.import_module(script).main([str(argument) for argument in arguments]) or 0
+        return importlib.import_module(f"vtn_hf.commands.{name}").main([str(argument) for argument in arguments])
     except SystemExit as error:
         return error.code
     finally:
@@ -58,9 +58,8 @@ def run(script: str, *arguments: object) -> int:
 
 
 def run_main(script: str | Path, *arguments: object) -> subprocess.CompletedProcess:
-    """Runs a script of the examples, or another one, as the main program, in this process."""
-    path = EXAMPLES / script
-    argv = [str(path), *map(str, arguments)]
+    """Runs a command, or a script, as the main program, in this process."""
+    argv = [str(script), *map(str, arguments)]
     printed, errors, status = io.StringIO(), io.StringIO(), 0
     with (
         mock.patch.object(sys, "argv", argv),
@@ -70,7 +69,10 @@ def run_main(script: str | Path, *arguments: object) -> subprocess.CompletedProc
     ):
         forget_processes()
         try:
-            runpy.run_path(str(path), run_name="__main__")
+            if is_command(script):
+                status = run(script, *arguments)
+            else:
+                runpy.run_path(str(script), run_name="__main__")
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else int(error.code is not None)
             errors.write("" if isinstance(error.code, int | None) else str(error.code))
@@ -80,6 +82,10 @@ def run_main(script: str | Path, *arguments: object) -> subprocess.CompletedProc
         finally:
             forget_processes()
     return subprocess.CompletedProcess(argv, status, printed.getvalue(), errors.getvalue())
+
+
+def is_command(script: str | Path) -> bool:
+    return not str(script).endswith(".py")
 
 
 def forget_processes():
@@ -124,8 +130,9 @@ def run_forked(script: str | Path, *arguments: object, num_processes: int) -> su
 def run_process(
     script: str | Path, *arguments: object, launcher: Sequence[str] = (sys.executable,)
 ) -> subprocess.CompletedProcess:
-    """Runs a script as a user runs it: by itself, or launched."""
-    command = [*launcher, str(EXAMPLES / script), *map(str, arguments)]
+    """Runs a command or a script as a user runs it: by itself, or launched."""
+    what = ["-m", f"vtn_hf.commands.{script}"] if is_command(script) else [str(script)]
+    command = [*launcher, *what, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
@@ -136,8 +143,8 @@ def make_launcher(num_processes: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
 
 
-def launch(*arguments: object, num_processes: int = 1, script: str | Path = "train.py") -> str:
-    """Runs examples/train.py, or another script, here or in copies of this process; returns what it printed."""
+def launch(*arguments: object, num_processes: int = 1, script: str | Path = "train") -> str:
+    """Runs `vtn train`, or another command or script, here or in copies of this process; returns what it printed."""
     result = (
         run_main(script, *arguments)
         if num_processes == 1

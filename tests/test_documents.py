@@ -107,6 +107,8 @@ def run(command: list[str], monkeypatch: pytest.MonkeyPatch):
         return
     if not command or command[0] in ("pip", "git", "export"):
         return
+    if command[0] == "vtn":
+        command = ["python", "-m", f"vtn_hf.commands.{command[1]}", *command[2:]]
     words = command[2:] if command[0] == "accelerate" else command[1:]
     while words[0].startswith("--"):  # an option of the launcher, with its value
         words = words[2:]
@@ -116,8 +118,8 @@ def run(command: list[str], monkeypatch: pytest.MonkeyPatch):
         run_module, (name, *arguments) = runpy.run_module, words[1:]
     else:
         run_module, (name, *arguments) = runpy.run_path, words
-        if Path(name).name == "train.py":
-            arguments += ["--use_cpu", "true"]
+    if name.rpartition(".")[2] == "train":
+        arguments += ["--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     try:
         run_module(name, run_name="__main__")

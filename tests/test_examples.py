@@ -1,4 +1,4 @@
-"""The example scripts, run as a user runs them, on a few tiny clips."""
+"""Training, run as a user runs them, on a few tiny clips."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_train_leaves_a_model_that_pipeline_loads(clips: Path, tmp_path: Path, i
     """One process that a user launches, and two that share the work."""
     flags = [*as_flags(SETTINGS), "--data_dir", clips, "--output_dir", tmp_path / "model"]
     if is_launched:
-        result = run_process("train.py", *flags, launcher=make_launcher(1))
+        result = run_process("train", *flags, launcher=make_launcher(1))
         assert result.returncode == 0, result.stderr[-4000:]
         printed = result.stdout
     else:
@@ -53,7 +53,16 @@ def test_train_leaves_a_model_that_pipeline_loads(clips: Path, tmp_path: Path, i
 def test_train_reads_a_yaml_file_and_flags_override_it(clips: Path, tmp_path: Path):
     settings = SETTINGS | {"model_config": RESNET_VTN, "max_steps": 1}
     (tmp_path / "settings.yaml").write_text("\n".join(f"{name}: {value!r}" for name, value in settings.items()))
-    launch(tmp_path / "settings.yaml", "--data_dir", clips, "--output_dir", tmp_path / "model", "--max_steps", 3)
+    launch(
+        "--recipe",
+        tmp_path / "settings.yaml",
+        "--data_dir",
+        clips,
+        "--output_dir",
+        tmp_path / "model",
+        "--max_steps",
+        3,
+    )
 
     state = json.loads((tmp_path / "model/trainer_state.json").read_text())
     assert state["global_step"] == 3
@@ -66,7 +75,7 @@ def test_train_continues_a_model_and_freezes_its_backbone(clips: Path, tmp_path:
     settings = {
         name: value for name, value in SETTINGS.items() if name not in ("model_config", "resize_to", "crop_size")
     }
-    settings |= {"model_name_or_path": tmp_path / "first", "freeze_backbone": "true"}
+    settings |= {"model": tmp_path / "first", "freeze_backbone": "true"}
     launch(*as_flags(settings), "--data_dir", clips, "--output_dir", tmp_path / "second")
 
     first, second = (

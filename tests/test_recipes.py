@@ -1,7 +1,6 @@
-"""The configurations of examples/configs, read as a user's command reads them; the paper's one traced in a run."""
+"""The recipes, read as a user's command reads them; the paper's one traced in a run."""
 
 import json
-import sys
 import zlib
 from pathlib import Path
 
@@ -12,16 +11,11 @@ from torch import nn
 from transformers.utils import is_torchvision_available
 from video_files import write_video
 
-from vtn_hf import VTNConfig
+from vtn_hf import VTNConfig, configs
+from vtn_hf.commands import train as train_script
 
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-import train as train_script  # noqa: E402
-
-
-CONFIGS = ROOT / "examples/configs"
+CONFIGS = Path(configs.__file__).parent / "recipes"
 # As small as a ViT can be that takes pictures of 224 x 224.
 TINY_BACKBONE = {
     "model_type": "vit",
@@ -35,8 +29,8 @@ TINY_BACKBONE = {
 
 
 def parse(name, tmp_path, *flags):
-    flags = ("--data_dir", tmp_path / "videos", "--output_dir", tmp_path / "run", "--use_cpu", "true", *flags)
-    return train_script.parse_arguments([str(CONFIGS / name), *map(str, flags)])
+    flags = ("--data_dir", tmp_path / "videos", "--output_dir", tmp_path / "run", "--device", "cpu", *flags)
+    return train_script.parse_arguments(["--recipe", name, *map(str, flags)])
 
 
 def shrink(model_args):
@@ -65,10 +59,10 @@ def read_frames(path):
 
 def test_paper_recipe_on_a_traced_run(tmp_path, videos, monkeypatch):
     """Frames, crops, flips, positions, learning rates and decay of each of 50 steps follow the original's rules."""
-    flags = ("--per_device_train_batch_size", 1, "--dataloader_num_workers", 0, "--report_to", "none")
+    flags = ("--per_device_train_batch_size", 1, "--num_workers", 0, "--report_to", "none")
     flags += ("--dataloader_persistent_workers", "false", "--eval_strategy", "no", "--save_strategy", "no")
     flags += ("--logging_steps", 1, "--disable_tqdm", "true")
-    model_args, data_args, training_args = parse("kinetics400_vit_b_vtn.yaml", tmp_path, *flags)
+    model_args, data_args, training_args = parse("kinetics400", tmp_path, *flags)
     shrink(model_args)
     data_args.class_names = None
 
@@ -140,7 +134,7 @@ def test_paper_recipe_on_a_traced_run(tmp_path, videos, monkeypatch):
 
 
 def test_paper_recipe_has_the_numbers_of_the_original(tmp_path):
-    model_args, data_args, training_args = parse("kinetics400_vit_b_vtn.yaml", tmp_path)
+    model_args, data_args, training_args = parse("kinetics400", tmp_path)
     config = VTNConfig(**json.loads(model_args.model_config))
     # The defaults are the paper's model; the recipe says the same.
     assert config.to_diff_dict() == VTNConfig().to_diff_dict()
@@ -176,10 +170,10 @@ def test_paper_recipe_has_the_numbers_of_the_original(tmp_path):
 def test_modern_recipe_runs(tmp_path, videos, with_torchvision):
     if with_torchvision and not is_torchvision_available():
         pytest.skip("RandAugment needs torchvision")
-    flags = ("--dataloader_num_workers", 0, "--dataloader_persistent_workers", "false", "--report_to", "none")
-    flags += ("--num_train_epochs", 2, "--save_strategy", "no", "--eval_strategy", "no", "--bf16", "false")
+    flags = ("--num_workers", 0, "--dataloader_persistent_workers", "false", "--report_to", "none")
+    flags += ("--num_train_epochs", 2, "--save_strategy", "no", "--eval_strategy", "no", "--dtype", "float32")
     flags += ("--dataloader_drop_last", "false", "--logging_steps", 1, "--disable_tqdm", "true")
-    model_args, data_args, training_args = parse("kinetics400_vit_b_vtn_modern.yaml", tmp_path, *flags)
+    model_args, data_args, training_args = parse("kinetics400_modern", tmp_path, *flags)
     shrink(model_args)
     data_args.class_names = None
     if not with_torchvision:
@@ -194,7 +188,7 @@ def test_modern_recipe_runs(tmp_path, videos, with_torchvision):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_each_recipe_says_how_to_run_it_and_what_to_expect(path):
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert any("accelerate launch" in line and "examples/train.py" in line for line in header)
+    assert any(f"--recipe {path.stem} " in line for line in header)
     if path.name.startswith("kinetics"):
         text = " ".join(header)
         assert "Hardware:" in text

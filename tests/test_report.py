@@ -15,13 +15,13 @@ from tiny_models import make_vit_vtn
 
 from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
 from vtn_hf import VTNVideoProcessor
+from vtn_hf.configs import find_config
 from vtn_hf.data.clips import ClipTransform, collate_videos
 from vtn_hf.data.collection import read_collection
 from vtn_hf.inference.attention import look_at_example
 from vtn_hf.training.report import Evaluation, describe_classes, write_report
 
 
-CONFIGS = Path(__file__).parent.parent / "examples/configs"
 NAMES = ["jump", "run", "sit"]
 LABELS = np.array([0, 0, 0, 1, -100, 1])
 SCORES = np.array(
@@ -179,9 +179,9 @@ def test_videos_that_are_gone_are_named_with_the_reason(tmp_path: Path, videos, 
     assert page.count("No pictures: ") == 10 and "gone.mp4" in page
 
 
-@pytest.mark.parametrize("name", ["cached_features", "kinetics400_vit_b_vtn", "kinetics400_vit_b_vtn_modern"])
+@pytest.mark.parametrize("name", ["cached_features", "kinetics400", "kinetics400_modern"])
 def test_recipes_give_curves_ten_points(name: str):
-    settings = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    settings = yaml.safe_load(find_config("recipes", name).read_text())
     num_points = settings["num_train_epochs"] if settings["eval_strategy"] == "epoch" else 1 / settings["eval_steps"]
     assert num_points >= 10
 

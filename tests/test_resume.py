@@ -12,7 +12,7 @@ from pkgutil import resolve_name
 
 import pytest
 import torch
-from example_runs import EXAMPLES, ROOT, SETTINGS, as_flags, launch, make_launcher
+from example_runs import ROOT, SETTINGS, as_flags, launch, make_launcher
 from safetensors.torch import load_file
 from tiny_models import VIT_VTN, make_vit_vtn
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -275,10 +275,10 @@ def has_reached(output_dir: Path, step: int) -> bool:
 
 
 def run_train(*arguments: object, num_processes: int, kill_at: tuple[int, float] | None = None) -> int:
-    """Runs examples/train.py; kills it, and all it started, some seconds after the checkpoint of a step is there."""
+    """Runs `vtn train`; kills it, and all it started, some seconds after the checkpoint of a step is there."""
     output_dir = Path(arguments[arguments.index("--output_dir") + 1])
     process = subprocess.Popen(
-        [*make_launcher(num_processes), str(EXAMPLES / "train.py"), *map(str, arguments)],
+        [*make_launcher(num_processes), "-m", "vtn_hf.commands.train", *map(str, arguments)],
         cwd=ROOT,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
@@ -350,8 +350,8 @@ def use_features(settings: dict, path: Path) -> dict:
     make_vit_vtn(num_labels=10).vtn.backbone.save_pretrained(path / "backbone")
     processor = VTNVideoProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, num_frames=8)
     processor.save_pretrained(path / "backbone")
-    flags = ["--data_dir", settings["data_dir"], "--backbone_name_or_path", path / "backbone", "--use_cpu", "true"]
-    launch(*flags, "--output_dir", path / "features", script=EXAMPLES / "extract_features.py")
-    of_pixels = ("data_dir", "model_config", "resize_to", "crop_size", "eval_num_frames")
+    flags = ["--data_dir", settings["data_dir"], "--backbone_name_or_path", path / "backbone", "--device", "cpu"]
+    launch(*flags, "--output_dir", path / "features", script="extract")
+    of_pixels = ("data_dir", "model_config", "resize_to", "crop_size", "num_frames")
     kept = {name: value for name, value in settings.items() if name not in of_pixels}
     return kept | {"features": path / "features", "model_config": json.dumps({"num_attention_heads": 2})}

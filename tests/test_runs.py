@@ -140,6 +140,6 @@ def test_what_is_remembered_can_be_read(tmp_path):
 def test_a_damaged_memory_is_named(tmp_path):
     begin(tmp_path)
     (tmp_path / "run.json").write_text('{"is_fin')
-    with pytest.raises(ValueError, match="run.json is damaged .*; --overwrite_output_dir begins anew"):
+    with pytest.raises(ValueError, match="run.json is damaged .*; --overwrite begins anew"):
         begin(tmp_path)
     begin(tmp_path, overwrite=True)

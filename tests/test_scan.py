@@ -2,24 +2,17 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import scan_videos as scan_videos_script
 from video_files import write_video
 
 from vtn_hf.data.collection import read_collection
 from vtn_hf.data.listing import hash_video
 from vtn_hf.data.scan import describe_coverage, read_scan, scan_video, scan_videos
 from vtn_hf.video_decoding_vtn import DecodeLimits
-
-
-ROOT = Path(__file__).parent.parent
-EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture
@@ -189,38 +182,6 @@ def test_a_file_that_has_changed(collection, tmp_path, here):
 def test_another_file_in_the_place_of_the_table(collection, tmp_path):
     table = tmp_path / "train.csv"
     table.write_text("video,label\na.mp4,a\n")
-    with pytest.raises(ValueError, match="train.csv is no table of this version of scan_videos.py"):
+    with pytest.raises(ValueError, match="train.csv is no table of this version of vtn scan"):
         list(scan_videos(list_files(collection), table))
     assert table.read_text() == "video,label\na.mp4,a\n"
-
-
-def test_script(collection, tmp_path, here, capsys):
-    table = tmp_path / "scan.csv"
-    arguments = [str(collection), "--table", str(table), "--num_workers", "1"]
-    assert scan_videos_script.main(arguments) == 1
-    assert "2 of 4 videos are good" in capsys.readouterr().out
-    assert len(read_scan(table)) == 4
-    for name in ("cut", "text"):
-        (collection / f"train/run/{name}.mp4").unlink()
-    assert scan_videos_script.main(arguments) == 0
-    assert len(here) == 4
-
-
-@pytest.mark.parametrize(
-    ("name", "message"), [("nowhere", "nowhere is not a folder"), ("empty", "empty holds no file with one of the end")]
-)
-def test_script_without_videos(tmp_path, capsys, name, message):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty/readme.txt").touch()
-    with pytest.raises(SystemExit) as ended:
-        scan_videos_script.main([str(tmp_path / name), "--table", str(tmp_path / "scan.csv")])
-    assert ended.value.code == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "scan.csv").exists()
-
-
-def test_script_as_a_command(collection, tmp_path):
-    command = [sys.executable, EXAMPLES / "scan_videos.py", collection, "--table", tmp_path / "scan.csv"]
-    result = subprocess.run([*map(str, command), "--num_workers", "2"], capture_output=True, text=True)
-    assert result.returncode == 1, result.stderr[-3000:]
-    assert "2 of 4 videos are good" in result.stdout

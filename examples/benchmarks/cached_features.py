@@ -31,8 +31,7 @@ from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.feature_cache import CachedClips, CacheIndex, FeatureCacheInfo, hash_weights, read_shard, write_shard
 
 
-EXAMPLES = Path(__file__).parent.parent
-sys.path.append(str(EXAMPLES))
+sys.path.append(str(Path(__file__).parent.parent))
 
 from drawn_videos.motion_clips import write_motion_clips  # noqa: E402 - lies in the folder above
 
@@ -42,11 +41,11 @@ NUM_CLIPS, CLIP_FRAMES, NUM_CACHED_EPOCHS = 8, 16, 20
 NUM_VIDEOS, NUM_HELD_OUT, NUM_FRAMES, NUM_CLASSES = 1000, 100, 250, 10
 
 
-def launch(script: str, *arguments: object) -> float:
-    """Runs an example as a user does; returns the seconds it took."""
+def launch(name: str, *arguments: object) -> float:
+    """Runs a command as a user does; returns the seconds it took."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
     start = time.perf_counter()
-    subprocess.run([*command, str(EXAMPLES / script), *map(str, arguments)], check=True)
+    subprocess.run([*command, "-m", f"vtn_hf.commands.{name}", *map(str, arguments)], check=True)
     return time.perf_counter() - start
 
 
@@ -59,9 +58,9 @@ def make_backbone() -> Path:
 
 
 def time_epoch(name: str, num_epochs: int, *arguments: object) -> float:
-    """Seconds per epoch of train.py, from the first batch to the end of the last step."""
+    """Seconds per epoch of `vtn train`, from the first batch to the end of the last step."""
     launch(
-        "train.py",
+        "train",
         *("--output_dir", WORK / name, "--num_train_epochs", num_epochs, "--save_strategy", "no", *arguments),
     )
     metrics = json.loads((WORK / name / "train_results.json").read_text(encoding="utf-8"))
@@ -72,7 +71,7 @@ def extract(backbone: Path) -> float:
     """Writes clips and their features; returns the seconds that the features took."""
     write_motion_clips(WORK / "clips", num_train=NUM_CLIPS, num_val=0)
     flags = ("--data_dir", WORK / "clips", "--backbone_name_or_path", backbone, "--output_dir", WORK / "features")
-    return launch("extract_features.py", *flags, "--num_frames", CLIP_FRAMES)
+    return launch("extract", *flags, "--num_frames", CLIP_FRAMES)
 
 
 def measure_epoch(backbone: Path) -> dict:
@@ -103,7 +102,7 @@ def measure_epoch(backbone: Path) -> dict:
 def measure_export(backbone: Path) -> dict:
     """The model that a training on features leaves, on the videos and on their features."""
     extract(backbone)
-    launch("train.py", "--features", WORK / "features", "--output_dir", WORK / "model", "--num_train_epochs", 10)
+    launch("train", "--features", WORK / "features", "--output_dir", WORK / "model", "--num_train_epochs", 10)
     model = VTNForVideoClassification.from_pretrained(WORK / "model")
     processor = VTNVideoProcessor.from_pretrained(WORK / "model")
     cached = CachedClips(WORK / "features", "train")
@@ -150,11 +149,12 @@ def write_generated_features(root: Path, backbone: Path):
 
 
 def measure_fine_tuning(backbone: Path) -> dict:
-    """The command of configs/cached_features.yaml from start to end: import, training, evaluations, checkpoints."""
+    """The recipe `cached_features` from start to end: import, training, evaluations, checkpoints."""
     write_generated_features(WORK / "generated", backbone)
-    config = EXAMPLES / "configs/cached_features.yaml"
     shutil.rmtree(WORK / "fine_tuning", ignore_errors=True)
-    seconds = launch("train.py", config, "--features", WORK / "generated", "--output_dir", WORK / "fine_tuning")
+    seconds = launch(
+        "train", "--recipe", "cached_features", "--features", WORK / "generated", "--output_dir", WORK / "fine_tuning"
+    )
     results = json.loads((WORK / "fine_tuning/all_results.json").read_text(encoding="utf-8"))
     logs = json.loads((WORK / "fine_tuning/trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     return {

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vtn_hf import VTNConfig, VTNForVideoClassification
+from vtn_hf import VTNConfig, VTNForVideoClassification, configs
 
 
-CONFIGS = Path(__file__).parent.parent / "configs/models"
+CONFIGS = Path(configs.__file__).parent / "models"
 NUM_FRAMES = 250
 # Millions of parameters and, where the paper states them, billions of multiply-adds for 250 frames at 224 x 224.
 PAPER = {

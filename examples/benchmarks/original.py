@@ -20,11 +20,10 @@ from torch import nn
 from transformers import LongformerConfig, LongformerModel, ViTModel
 
 from vtn_hf import VTNConfig, VTNForVideoClassification
+from vtn_hf.configs import find_config
 from vtn_hf.convert_vtn_checkpoint import revert_state_dict
 from vtn_hf.temporal_encoder_vtn import VTNTemporalEncoder
 
-
-CONFIGS = Path(__file__).parent.parent / "configs/models"
 
 CLOCK = os.environ.get("BENCHMARK_CLOCK", "wall")
 
@@ -105,7 +104,9 @@ class OriginalVTN(nn.Module):
 def make_vit_b_vtn(**fields) -> VTNForVideoClassification:
     """ViT-B-VTN with random weights, which cost what trained ones cost."""
     torch.manual_seed(0)
-    return VTNForVideoClassification(VTNConfig.from_pretrained(CONFIGS / "vit_b_vtn.json", num_labels=400, **fields))
+    return VTNForVideoClassification(
+        VTNConfig.from_pretrained(find_config("models", "vit_b_vtn"), num_labels=400, **fields)
+    )
 
 
 def measure_seconds(function: Callable) -> float:

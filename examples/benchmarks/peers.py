@@ -36,9 +36,10 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 
 from vtn_hf import VTNConfig, VTNForVideoClassification, optimize
+from vtn_hf.configs import find_config
 
 
-VTN_CONFIG = Path(__file__).parent.parent / "configs/models/vit_b_vtn.json"
+VTN_CONFIG = find_config("models", "vit_b_vtn")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ Measures how fast videos become model inputs: this package, transformers' own pa
 
 All loaders take the same frames of the same clip to 224 x 224 (short side 256, centre crop) and are interleaved in one
 process; the floor is PyAV decoding up to the last frame with all its threads and converting none. Memory is measured
-in a process of its own for each loader. Then: random clips before and after examples/prepare_videos.py, what a
+in a process of its own for each loader. Then: random clips before and after `vtn prepare`, what a
 DataLoader delivers, and memory over many clips.
 
     python examples/benchmarks/video_input.py --clips CLIP.mp4 LARGE.avi \
@@ -227,9 +227,8 @@ class RandomClips(Dataset):
 
 
 def measure_prepared(path: str, num_clips: int) -> dict:
-    """Seconds of a random clip from the source and from what prepare_videos.py makes of it, by one and two workers."""
-    from prepare_videos import prepare_video
-
+    """Seconds of a random clip from the source and from what `vtn prepare` makes of it, by one and two workers."""
+    from vtn_hf.commands.prepare import prepare_video
     from vtn_hf.video_decoding_vtn import DecodeLimits
 
     with tempfile.TemporaryDirectory() as folder:

@@ -375,9 +375,8 @@ def _describe(config: VTNConfig, checkpoint_name: str) -> str:
     return description
 
 
-def main(arguments: list[str] | None = None):
-    """The command line: see the module's docstring."""
-    parser = argparse.ArgumentParser(description="Converts checkpoints of the original VTN to this package and back.")
+def add_arguments(parser: argparse.ArgumentParser):
+    """What to convert, and to what."""
     parser.add_argument("source", help="checkpoint to read (a model directory with --to_original)")
     parser.add_argument("target", help="directory to write (a checkpoint with --to_original)")
     parser.add_argument("--to_original", action="store_true", help="convert a model directory to a checkpoint")
@@ -387,22 +386,37 @@ def main(arguments: list[str] | None = None):
         help="heads of the ViT backbone, which checkpoints do not record (default: known for ViT-Ti, -S, -B and -L)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist already")
-    options = parser.parse_args(arguments)
-    try:
-        if options.to_original:
-            revert_checkpoint(options.source, options.target, options.overwrite)
-            print(f"Wrote {options.target}.")
-            return
-        heads = options.backbone_num_attention_heads
-        model = convert_checkpoint(options.source, options.target, heads, options.overwrite)
-    except ConversionError as error:
-        parser.exit(1, f"error: {' '.join(str(error).split())}\n")
+
+
+def convert(options: argparse.Namespace):
+    """
+    Converts as the arguments say, and prints what was written.
+
+    Raises:
+        ConversionError: If that is not possible.
+    """
+    if options.to_original:
+        revert_checkpoint(options.source, options.target, options.overwrite)
+        print(f"Wrote {options.target}.")
+        return
+    heads = options.backbone_num_attention_heads
+    model = convert_checkpoint(options.source, options.target, heads, options.overwrite)
     backbone = model.config.backbone_config
     print(
         f"Wrote {options.target}: {model.num_parameters():,} parameters, {model.config.num_labels} classes, "
         f"{model.config.num_hidden_layers} temporal layers on a ViT with {backbone.num_hidden_layers} layers of "
         f"{backbone.num_attention_heads} heads."
     )
+
+
+def main(arguments: list[str] | None = None):
+    """The command line: see the module's docstring."""
+    parser = argparse.ArgumentParser(description="Converts checkpoints of the original VTN to this package and back.")
+    add_arguments(parser)
+    try:
+        convert(parser.parse_args(arguments))
+    except ConversionError as error:
+        parser.exit(1, f"error: {' '.join(str(error).split())}\n")
 
 
 if __name__ == "__main__":

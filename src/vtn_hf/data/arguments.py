@@ -11,22 +11,22 @@ class CollectionArguments:
 
     data_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder of videos, in a layout of vtn_hf.data.layouts, such as {train,val}/CLASS/VIDEO."},
+        metadata={"help": "folder of videos, in a layout of vtn_hf.data.layouts, such as {train,val}/CLASS/VIDEO"},
     )
     scan_table: str | None = field(
         default=None,
-        metadata={"help": "Table of scan_videos.py: videos that are bad by it are left out, counted and listed."},
+        metadata={"help": "table of vtn scan: videos that are bad by it are left out, counted and listed"},
     )
     val_share: float | None = field(
         default=None,
-        metadata={"help": "Where there is no val, about which share of each class to hold out for it; 0 for none."},
+        metadata={"help": "where there is no val, about which share of each class to hold out for it; 0 for none"},
     )
-    val_seed: int = field(default=0, metadata={"help": "Another one holds other videos out."})
+    val_seed: int = field(default=0, metadata={"help": "another one holds other videos out"})
     val_group: str | None = field(
         default=None,
         metadata={
-            "help": "What val_share keeps together: a column of the csv files, or a regular expression for a part of "
-            "the videos' names, such as 'person\\d+'."
+            "help": "what val_share keeps together: a column of the csv files, or a regular expression for a part of "
+            "the videos' names, such as 'person\\d+'"
         },
     )
 

@@ -185,7 +185,7 @@ def read_scan(table: str | Path) -> dict[str, ScannedVideo]:
     # The last row of a scan that was stopped may be unfinished.
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
     if text and rows.fieldnames != COLUMNS:
-        raise ValueError(f"{table} is no table of this version of scan_videos.py; it begins with {text[:60]!r}.")
+        raise ValueError(f"{table} is no table of this version of vtn scan; it begins with {text[:60]!r}.")
     return {row["path"]: _parse(row) for row in rows if None not in row.values()}
 
 

@@ -28,7 +28,7 @@ _FREE = (
     *("ddp_", "do_"),
 )
 # Those that say where a run is, and how this call of the command deals with it.
-_PLACES = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "local_rank")
+_PLACES = ("output_dir", "overwrite", "resume_from_checkpoint", "local_rank")
 
 
 @dataclass
@@ -38,9 +38,7 @@ class VTNTrainingArguments(TrainingArguments):
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of the run: a new one, or that of a run to go on with."}
     )
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Delete the run that is in output_dir, and begin anew."}
-    )
+    overwrite: bool = field(default=False, metadata={"help": "Delete the run that is in output_dir, and begin anew."})
     lr_epochs: list[float] | None = field(
         default=None,
         metadata={"help": "Epochs, the first of them 0, at which the factors of lr_factors begin to hold."},

@@ -114,7 +114,7 @@ class Run:
         if earlier is None and own:
             raise ValueError(
                 f"{self.folder} holds a model or a run ({own[0].name}) of which it is not known how it was made. "
-                "Choose another output_dir, or --overwrite_output_dir to delete it and begin anew."
+                "Choose another output_dir, or --overwrite to delete it and begin anew."
             )
         changes = []
         if earlier is not None:
@@ -122,7 +122,7 @@ class Run:
                 raise ValueError(
                     f"{self.folder} holds a run of other settings: {'; '.join(differences)}. Choose another "
                     "output_dir (with --resume_from_checkpoint to begin with a checkpoint of this run), or "
-                    "--overwrite_output_dir to delete it and begin anew."
+                    "--overwrite to delete it and begin anew."
                 )
             changes = list_differences(earlier["notes"], notes)
         self._write(settings, notes, is_finished=earlier is not None and earlier["is_finished"])
@@ -146,7 +146,7 @@ class Run:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); --overwrite_output_dir begins anew.") from error
+            raise ValueError(f"{path} is damaged ({error}); --overwrite begins anew.") from error
 
     def _write(self, settings: dict[str, Any], notes: dict[str, Any], is_finished: bool):
         content = {"is_finished": is_finished, "settings": settings, "notes": notes}
@@ -195,7 +195,7 @@ def describe_run(
     for name, value in arguments.items():
         (notes if name in _DESCRIBED else settings)[name] = value
     settings |= {
-        "model": type(trainer.model).__name__,
+        "model_class": type(trainer.model).__name__,
         "model_config": _drop_volatile(trainer.model.config.to_dict()),
         "processor": json.loads(trainer.processing_class.to_json_string()),
         "classes": class_names,

@@ -1,26 +1,21 @@
-"""examples/train.py on collections as they are: damaged, incomplete, with several labels, in shards."""
+"""`vtn train` on collections as they are: damaged, incomplete, with several labels, in shards."""
 
 import csv
 import html
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from example_runs import EXAMPLES, SETTINGS, as_flags, launch, take_stock
+from example_runs import SETTINGS, as_flags, launch, take_stock
 from video_files import write_shards
 
 from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
 from vtn_hf import VTNForVideoClassification
+from vtn_hf.commands import train as train_script
 from vtn_hf.data.coverage import NO_LABEL
 from vtn_hf.data.scan import scan_videos
 from vtn_hf.training.runs import Run
-
-
-sys.path.insert(0, str(EXAMPLES))
-
-import train as train_script  # noqa: E402
 
 
 def train(data_dir, output_dir, **settings):
@@ -82,7 +77,7 @@ def fail(capsys, data_dir, output_dir, **settings) -> str:
     capsys.readouterr()
     assert train_script.main(as_flags(settings)) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("train.py: error: ")
+    assert line.startswith("vtn train: error: ")
     return line
 
 
@@ -108,7 +103,7 @@ def test_a_used_folder_is_finished_gone_on_with_or_refused(clips, tmp_path, caps
     assert "learning_rate was 5e-05, not 0.1" in message
     assert "clip_num_frames was 4, not 2" in message
     assert "processor.crop_size.height was 16, not 8" in message
-    assert "--overwrite_output_dir" in message and "; max_steps" not in message
+    assert "--overwrite" in message and "; max_steps" not in message
     # Other videos, and other classes.
     others = write_motion_clips(tmp_path / "others", num_train=10, num_val=10, num_workers=1)
     message = fail(capsys, others, run, max_steps=2)
@@ -119,7 +114,7 @@ def test_a_used_folder_is_finished_gone_on_with_or_refused(clips, tmp_path, caps
     assert changed(run, before) == []
 
     (run / "mine.txt").write_text("mine")
-    trainer = train(others, run, max_steps=1, learning_rate=0.1, overwrite_output_dir="true")
+    trainer = train(others, run, max_steps=1, learning_rate=0.1, overwrite="true")
     assert trainer.state.global_step == 1
     assert "renamed" in VTNForVideoClassification.from_pretrained(run).config.label2id
     assert (run / "mine.txt").read_text() == "mine"
@@ -138,7 +133,7 @@ def test_two_runs_at_once_in_one_folder(clips, tmp_path, capsys):
 def test_a_model_is_not_overwritten_by_what_is_made_from_it(clips, tmp_path, capsys):
     train(clips, tmp_path / "run", max_steps=1)
     before = take_stock(tmp_path / "run")
-    settings = {"model_name_or_path": tmp_path / "run", "model_config": "{}", "overwrite_output_dir": "true"}
+    settings = {"model": tmp_path / "run", "model_config": "{}", "overwrite": "true"}
     assert "is in the output_dir" in fail(capsys, clips, tmp_path / "run", **settings)
     assert changed(tmp_path / "run", before) == []
 
@@ -161,7 +156,7 @@ def test_less_than_half_readable_stops_the_training_and_the_evaluation(clips, tm
         for path in sorted((clips / split).glob("*/*.mp4"))[:number]:
             path.write_bytes(b"no video")
     assert "Only 19 of 40 training videos could be read" in fail(capsys, clips, tmp_path / "run")
-    settings = {"min_coverage": 0.46, "overwrite_output_dir": "true"}
+    settings = {"min_coverage": 0.46, "overwrite": "true"}
     assert "Only 9 of 20 videos to evaluate on" in fail(capsys, clips, tmp_path / "run", **settings)
     train(clips, tmp_path / "run", min_coverage=0.45)
 
@@ -252,8 +247,8 @@ def test_two_processes_share_the_shards(shards, tmp_path):
     # Traces the videos that each process reads to train on.
     script = tmp_path / "traced.py"
     script.write_text(
-        f"import os, sys; sys.path.insert(0, {str(EXAMPLES)!r})\n"
-        "import train\n"
+        "import os, sys\n"
+        "from vtn_hf.commands import train\n"
         "load = train.ClipTransform._load_clips\n"
         f"log = open({str(tmp_path)!r} + '/read' + os.environ['RANK'], 'a', buffering=1)\n"
         "def traced(self, source, name): log.write(name + '\\n'); return load(self, source, name)\n"

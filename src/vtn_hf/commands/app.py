@@ -1,14 +1,13 @@
 """
 A page in the browser: drop a video, see its classes, which class when, and what the model looked at.
 
-    pip install -e '.[app]'
-    python examples/app.py --model RUN
+    pip install 'vtn-hf[app]'
+    vtn app --model RUN
 
 What visitors upload and what is drawn of it lies in a temporary folder of the page's own, in which nothing stays much
 longer than an hour and which goes when the page is closed. Videos are analysed one after the other.
 """
 
-import argparse
 import atexit
 import importlib.util
 import os
@@ -20,41 +19,10 @@ import tempfile
 import threading
 from pathlib import Path
 
-import matplotlib
-import torch
-
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402 - the backend comes first
-from plot_attention import (  # noqa: E402
-    NUM_STRIP_FRAMES,
-    find_events,
-    map_frames,
-    plot_attention,
-    plot_maps,
-    write_overlay,
-)
-
-from vtn_hf import VTNForVideoClassification, VTNVideoProcessor  # noqa: E402
-from vtn_hf.inference.attention import Look, look_at  # noqa: E402
-from vtn_hf.inference.whole_video import make_timeline  # noqa: E402
-
-
-def plot_timeline(model: VTNForVideoClassification, look: Look, path: Path):
-    """Draws the five classes with the highest probability anywhere, over windows of a quarter of the video."""
-    window = max(len(look.times) // 4, 1)
-    segments = make_timeline(model, look.video, window=window, stride=max(window // 4, 1))
-    scores = torch.stack([segment.scores for segment in segments]).cpu()
-    middles = [(segment.first_frame + segment.last_frame) / 2 / (look.video.fps or 1) for segment in segments]
-    figure, axes = plt.subplots(figsize=(12, 3), layout="constrained")
-    for label in scores.max(dim=0).values.argsort(descending=True)[:5].tolist():
-        axes.plot(middles, scores[:, label], marker=".", label=model.config.id2label[label])
-    axes.set(xlabel="seconds" if look.video.fps else "frames", ylabel="probability", ylim=(0, 1))
-    for text in axes.legend(fontsize=8).get_texts():
-        text.set_parse_math(False)  # a `$` in a name is a dollar
-    figure.savefig(path, dpi=90)
-    plt.close(figure)
+from .. import VTNForVideoClassification, VTNVideoProcessor
+from ..inference.attention import look_at
+from .arguments import add_shared, choose_device, load_processor
+from .console import CommandParser, command
 
 
 class Analyst:
@@ -93,10 +61,20 @@ class Analyst:
             raise
 
     def _analyse(self, video: str, timeline: Path, attention: Path, maps: Path, overlay: Path) -> dict[str, float]:
+        # They need matplotlib.
+        from ..inference.attention_figures import (
+            NUM_STRIP_FRAMES,
+            map_frames,
+            plot_attention,
+            plot_maps,
+            plot_timeline,
+            write_overlay,
+        )
+
         look = look_at(self._model, self._processor, video)
         strip = look.choose_frames(NUM_STRIP_FRAMES)
         plot_timeline(self._model, look, timeline)
-        plot_attention(look, attention, "the class token's attention", find_events(Path(video), look))
+        plot_attention(look, attention, "the class token's attention")
         plot_maps(look, strip, map_frames(self._model, look, strip), maps)
         write_overlay(self._model, look, overlay)
         return {self._model.config.id2label[label]: value for label, value in enumerate(look.probabilities.tolist())}
@@ -138,25 +116,28 @@ def make_app(model: VTNForVideoClassification, processor: VTNVideoProcessor, nam
     return app
 
 
-def main(argv: list[str] | None = None) -> int:
+def make_parser() -> CommandParser:
+    parser = CommandParser("app", __doc__)
+    add_shared(parser, "model", required=True)
+    add_shared(parser, "num_frames")
+    add_shared(parser, "fps")
+    add_shared(parser, "device")
+    parser.add_argument("--port", type=int, default=7860, help="where the page is: http://127.0.0.1:PORT")
+    return parser
+
+
+@command("app")
+def main(argv: list[str] | None = None):
     """Serves the page until interrupted."""
-    parser = argparse.ArgumentParser("app.py", description="A page in the browser around a VTN.")
-    parser.add_argument("--model", required=True, help="a VTN: a directory or a repository on the Hub")
-    parser.add_argument("--num_frames", type=int, help="frames of a video; default: as the processor says")
-    parser.add_argument("--port", type=int, default=7860)
-    options = parser.parse_args(argv)
-    if importlib.util.find_spec("gradio") is None:
-        parser.error("the page needs gradio: pip install -e '.[app]'")
-    overrides = {} if options.num_frames is None else {"num_frames": options.num_frames}
-    try:
-        model = VTNForVideoClassification.from_pretrained(options.model).eval()
-        processor = VTNVideoProcessor.from_pretrained(options.model, **overrides)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    options = make_parser().parse_args(argv)
+    for package in ("gradio", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"The page needs {package}: pip install 'vtn-hf[app]'")
+    model = VTNForVideoClassification.from_pretrained(options.model).to(choose_device(options.device)).eval()
+    processor = load_processor(options.model, options.num_frames, options.fps)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # to end as by Ctrl-C, leaving no folder
     page = make_app(model, processor, options.model)
     page.launch(server_port=options.port, ssr_mode=False, run_history=False)
-    return 0
 
 
 if __name__ == "__main__":

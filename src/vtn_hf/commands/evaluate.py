@@ -1,4 +1,15 @@
-"""What evaluate.py does: scores of a collection of videos, and what they add up to."""
+"""
+Evaluates a Video Transformer Network on a collection of videos, whole or in several views.
+
+    vtn evaluate --model RUN --data_dir VIDEOS --output_dir RESULTS
+    vtn evaluate --model RUN --data_dir VIDEOS --output_dir RESULTS_10X3 --num_clips 10 --num_crops 3
+
+The first passes each video as a whole, as its processor samples it; the second averages the class probabilities of
+ten clips with three crops each. RESULTS gets results.json (accuracies, calibration, speed, what was not decoded) and
+report/index.html (confusion matrix, classes, what was wrong); `--update_card` adds the results to the model card of
+RUN. Any number of processes share the videos (`accelerate launch -m vtn_hf.commands.evaluate …`). The probabilities
+are kept in RESULTS/scores-*.jsonl, so the same command goes on where a stopped run ended.
+"""
 
 import contextlib
 import json
@@ -16,54 +27,53 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
-from vtn_hf import VideoDecodeError, VTNForVideoClassification, VTNVideoProcessor, optimize
-from vtn_hf.data.arguments import CollectionArguments
-from vtn_hf.data.coverage import report_coverage
-from vtn_hf.data.feature_cache import hash_weights
-from vtn_hf.data.rows import find_sources
-from vtn_hf.inference.attention import look_at_example
-from vtn_hf.inference.multi_view import MultiView, score_views
-from vtn_hf.inference.whole_video import to_scores
-from vtn_hf.model_card import add_evaluation
-from vtn_hf.outputs import check_outputs, writing
-from vtn_hf.processes import together
-from vtn_hf.results import ResultFile, begin_or_go_on, one_run
-from vtn_hf.training.metrics import (
+from .. import VideoDecodeError, VTNForVideoClassification, VTNVideoProcessor, optimize
+from ..data.arguments import CollectionArguments
+from ..data.coverage import report_coverage
+from ..data.feature_cache import hash_weights
+from ..data.rows import find_sources
+from ..inference.attention import look_at_example
+from ..inference.multi_view import MultiView, score_views
+from ..inference.whole_video import to_scores
+from ..model_card import add_evaluation
+from ..outputs import check_outputs, writing
+from ..processes import together
+from ..results import ResultFile, begin_or_go_on, one_run
+from ..training.metrics import (
     CalibrationError,
     MeanAveragePrecision,
     MeanClassAccuracy,
     TopAccuracy,
 )
-from vtn_hf.training.min_coverage import check_coverage, is_hopeless
-from vtn_hf.training.report import Evaluation, write_report
-from vtn_hf.training.runs import describe_videos
-from vtn_hf.video_decoding_vtn import VideoSource
+from ..training.min_coverage import check_coverage, is_hopeless
+from ..training.report import Evaluation, write_report
+from ..training.runs import describe_videos
+from ..video_decoding_vtn import VideoSource
+from .arguments import HELP, check_shared_device, choose_device, load_processor
+from .console import CommandParser, command
 
 
 @dataclass(kw_only=True)
 class EvaluationArguments(CollectionArguments):
     """What to evaluate, on what, and how."""
 
-    model: str = field(metadata={"help": "A VTN: a directory or a repository on the Hub."})
-    data_dir: str = field(metadata={"help": "Folder of videos, in a layout of vtn_hf.data.layouts."})
-    output_dir: str = field(metadata={"help": "Folder for the results: a new one, or one to go on with."})
-    split: str = field(default="val", metadata={"help": "Which part of the collection."})
-    num_frames: int | None = field(
-        default=None, metadata={"help": "Frames of a whole video, at most; default: as the processor says."}
-    )
-    num_clips: int | None = field(default=None, metadata={"help": "Clips per video; default: the whole video."})
-    num_crops: int = field(default=1, metadata={"help": "Crops of each clip."})
-    clip_num_frames: int = field(default=16, metadata={"help": "Frames of a clip."})
-    clip_duration_sec: float = field(default=2.56, metadata={"help": "Seconds that a clip covers."})
-    min_coverage: float = field(
-        default=0.5, metadata={"help": "Share of the videos that must be readable; else there is no result."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Delete the results that are in output_dir first."})
-    num_workers: int = field(default=2, metadata={"help": "Processes that decode videos, for each process here."})
-    optimize: bool = field(default=True, metadata={"help": "Compute with vtn_hf.optimize."})
-    update_card: bool = field(default=False, metadata={"help": "Add the results to the card in the model's folder."})
+    model: str = field(metadata={"help": HELP["model"]})
+    data_dir: str = field(metadata={"help": HELP["data_dir"]})
+    output_dir: str = field(metadata={"help": HELP["output_dir"]})
+    split: str = field(default="val", metadata={"help": HELP["split"]})
+    num_frames: int | None = field(default=None, metadata={"help": HELP["num_frames"]})
+    fps: float | None = field(default=None, metadata={"help": HELP["fps"]})
+    num_clips: int | None = field(default=None, metadata={"help": "clips per video; default: the whole video"})
+    num_crops: int = field(default=1, metadata={"help": "crops of each clip"})
+    clip_num_frames: int = field(default=16, metadata={"help": "frames of a clip"})
+    clip_duration_sec: float = field(default=2.56, metadata={"help": "seconds that a clip covers"})
+    min_coverage: float = field(default=0.5, metadata={"help": HELP["min_coverage"]})
+    optimize: bool = field(default=True, metadata={"help": "compute with vtn_hf.optimize"})
+    update_card: bool = field(default=False, metadata={"help": "add the results to the card in the model's folder"})
+    overwrite: bool = field(default=False, metadata={"help": HELP["overwrite"]})
+    device: str | None = field(default=None, metadata={"help": HELP["device"]})
+    num_workers: int = field(default=2, metadata={"help": HELP["num_workers"]})
 
     def make_views(self) -> MultiView | None:
         """The views, or nothing for the whole video."""
@@ -297,12 +307,12 @@ def score_missing(
 def evaluate_collection(args: EvaluationArguments):
     """Scores what is not scored yet, then reports."""
     # Without an accelerator, several processes find each other only if they are told that there is none.
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    device = choose_device(None) if args.device is None else check_shared_device(args.device)
+    state = PartialState(cpu=device.type == "cpu")
     output_dir, views = Path(args.output_dir), args.make_views()
     check_outputs([output_dir], [args.data_dir], overwrite=True)
     model = VTNForVideoClassification.from_pretrained(args.model).to(state.device).eval()
-    overrides = {} if args.num_frames is None else {"num_frames": args.num_frames}
-    processor = VTNVideoProcessor.from_pretrained(args.model, **overrides)
+    processor = load_processor(args.model, args.num_frames, args.fps)
     protocol = describe_protocol(processor, views)
     videos, *left_out = load_split(args, model)
     with contextlib.ExitStack() as stack:
@@ -325,13 +335,20 @@ def evaluate_collection(args: EvaluationArguments):
             write_page(args, model, processor, videos, results)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status."""
-    (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(arguments)
-    try:
-        with together():
-            evaluate_collection(args)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"evaluate.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def make_parser() -> CommandParser:
+    parser = CommandParser("evaluate", __doc__)
+    parser.add_fields(EvaluationArguments, names=EvaluationArguments.__annotations__)
+    parser.add_fields(EvaluationArguments, "the collection")
+    return parser
+
+
+@command("evaluate")
+def main(argv: list[str] | None = None):
+    """Evaluates as the arguments say."""
+    (args,) = make_parser().parse(argv)
+    with together():
+        evaluate_collection(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

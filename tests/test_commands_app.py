@@ -1,5 +1,5 @@
 """
-What examples/app.py shows; and its page in a real browser, where gradio, playwright and a Chromium are installed.
+What `vtn app` shows; and its page in a real browser, where gradio, playwright and a Chromium are installed.
 
 CHROMIUM names the browser if playwright has none of its own; with SCREENSHOTS=FOLDER the pictures are kept.
 """
@@ -15,15 +15,15 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import app
 import numpy as np
 import pytest
 import torch
-from example_runs import EXAMPLES, take_stock
+from example_runs import ROOT, run, take_stock
 from tiny_models import RESNET
 from video_files import write_video
 
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.commands import app
 
 
 # No formula and no markup.
@@ -107,9 +107,8 @@ def test_two_visitors_at_once_get_what_one_gets(model, processor, videos, tmp_pa
 
 def test_gradio_is_asked_for_at_the_start(monkeypatch, capsys):
     monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit):
-        app.main(["--model", "RUN"])
-    assert "the page needs gradio: pip install" in capsys.readouterr().err
+    assert run("app", "--model", "RUN") == 2
+    assert "vtn app: error: The page needs gradio: pip install" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +123,7 @@ def server(model, processor, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, EXAMPLES / "app.py", "--model", root / "RUN", "--port", port]
+    command = [sys.executable, "-m", "vtn_hf.commands.app", "--model", root / "RUN", "--port", port]
     environment = os.environ | {"TMPDIR": str(root / "temporary"), "PYTHONWARNINGS": "ignore"}
     with subprocess.Popen(list(map(str, command)), env=environment) as process:
         deadline = time.monotonic() + 300
@@ -184,7 +183,7 @@ def test_two_videos_at_once_in_the_browser(browser, server, model, processor, vi
 def test_nothing_but_the_pages_own_files_is_served(browser, server):
     url, temporary = server
     (temporary / "private.mp4").write_text("of somebody else")
-    for path in (temporary / "private.mp4", Path("/etc/passwd"), EXAMPLES / "app.py"):
+    for path in (temporary / "private.mp4", Path("/etc/passwd"), ROOT / "setup.py"):
         with pytest.raises(urllib.error.HTTPError, match="403|404"):
             urllib.request.urlopen(f"{url}/gradio_api/file={path}")
     (temporary / "private.mp4").unlink()

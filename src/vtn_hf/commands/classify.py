@@ -1,8 +1,8 @@
 """
 Classifies videos of any length: files, folders or globs, from start to end.
 
-    python examples/classify.py MODEL VIDEOS … --output scores.jsonl
-    python examples/classify.py MODEL recording.mp4 --fps 5 --window 50 --save_video annotated.mp4
+    vtn classify --model RUN VIDEOS … --output scores.jsonl
+    vtn classify --model RUN recording.mp4 --fps 5 --window 50 --save_video annotated.mp4
 
 Prints the best classes of each video, and which class when. `--output` also writes them as they are made, as JSON
 lines, a JSON list or CSV by its ending; stopped and started again, the same command goes on. `--compile` and `--int8`
@@ -12,28 +12,26 @@ decoded are listed at the end and make the exit status 1.
 
 import argparse
 import contextlib
-import glob
 import itertools
 import json
-import os
 import sys
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import torch
 from PIL import Image, ImageDraw
 
-from vtn_hf import VTNForVideoClassification, VTNVideoProcessor, optimize
-from vtn_hf.data.feature_cache import hash_weights
-from vtn_hf.data.listing import VIDEO_EXTENSIONS, PassedOver
-from vtn_hf.data.listing import find_videos as find_below
-from vtn_hf.inference.whole_video import Segment, VideoClassification, classify_video
-from vtn_hf.optimization.quantization import measure_quantization
-from vtn_hf.outputs import check_outputs, name_outputs, remove_unfinished, writing
-from vtn_hf.results import ResultFile, begin_or_go_on, one_run
-from vtn_hf.video_decoding_vtn import iter_video_frames
+from .. import VTNForVideoClassification, VTNVideoProcessor, optimize
+from ..data.feature_cache import hash_weights
+from ..inference.whole_video import Segment, VideoClassification, classify_video
+from ..optimization.quantization import measure_quantization
+from ..outputs import check_outputs, name_outputs, remove_unfinished, writing
+from ..results import ResultFile, begin_or_go_on, one_run
+from ..video_decoding_vtn import iter_video_frames
+from .arguments import add_shared, choose_device, positive
+from .console import CommandParser, command, show
+from .scores import flatten_scores, list_score_columns, rank
+from .sources import find_videos
 
 
 # Of the first video, to tell what int8 does to it.
@@ -42,37 +40,6 @@ FRAMES_COMPARED = 8
 COPY_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 # Options that the scores depend on.
 SETTINGS = ("fps", "num_frames", "window", "stride", "repeat_threshold", "top_k", "int8")
-
-
-def find_videos(sources: list[str]) -> tuple[list[str], list[str]]:
-    """
-    Files and URLs as they are, the videos below folders, and what globs match, each once.
-
-    Returns:
-        The videos, and the folders that were searched.
-
-    Raises:
-        FileNotFoundError: If a source is not there or holds no videos.
-    """
-    videos, folders = {}, []
-    for source in sources:
-        if Path(source).is_dir():
-            folders.append(source)
-            passed_over = PassedOver()
-            found = [str(path) for path in find_below(Path(source), passed_over)]
-            for note in passed_over.describe(Path(source)):
-                show(f"{source}: {note}", file=sys.stderr)
-        elif "://" in source or Path(source).exists():
-            found = [source]
-        elif glob.has_magic(source):
-            folders.append(os.path.dirname(glob.escape(source).partition("[")[0]) or ".")
-            found = sorted(path for path in glob.glob(source, recursive=True) if not Path(path).is_dir())
-        else:
-            raise FileNotFoundError(f"{source}: no such file or folder.")
-        if not found:
-            raise FileNotFoundError(f"{source}: no videos there, which end in {', '.join(VIDEO_EXTENSIONS)}.")
-        videos |= {video if "://" in video else str(Path(video).absolute()): video for video in found}
-    return list(videos.values()), folders
 
 
 def plan_copies(target: Path | None, videos: list[str], folders: list[str]) -> dict[str, Path]:
@@ -84,15 +51,6 @@ def plan_copies(target: Path | None, videos: list[str], folders: list[str]) -> d
     if len(videos) > 1:
         raise ValueError(f"--save_video {target} is one file for {len(videos)} videos; name a folder.")
     return {videos[0]: target}
-
-
-def rank(scores: torch.Tensor, labels: dict[int, str], top_k: int) -> list[dict]:
-    """The best classes, as `pipeline()` gives them."""
-    best = scores.topk(min(top_k, len(scores)))
-    return [
-        {"score": score, "label": labels[index]}
-        for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
 
 
 def describe(path: str, result: VideoClassification, labels: dict[int, str], top_k: int) -> dict:
@@ -131,28 +89,10 @@ def list_stretches(timeline: list[dict]) -> list[tuple[str, str]]:
     return stretches
 
 
-def show(text: str, file=None):
-    """Prints; names of files may hold what is no text."""
-    print(text.encode("utf-8", "backslashreplace").decode(), file=file, flush=True)
-
-
 def print_summary(row: dict):
     show(f"{row['video']}: " + ", ".join(f"{best['label']} {best['score']:.3f}" for best in row["scores"]))
     for span, label in list_stretches(row["timeline"]):
         show(f"    {span}: {label}")
-
-
-def list_score_columns(num_classes: int) -> list[str]:
-    """How the best classes are called in a CSV file: label, score, label_2, score_2, …"""
-    return [
-        f"{name}_{rank}" if rank > 1 else name for rank in range(1, num_classes + 1) for name in ("label", "score")
-    ]
-
-
-def flatten_scores(scores: list[dict]) -> dict:
-    """The best classes by the names of their columns."""
-    values = [best[name] for best in scores for name in ("label", "score")]
-    return dict(zip(list_score_columns(len(scores)), values, strict=True))
 
 
 def to_table_row(row: dict) -> dict:
@@ -183,42 +123,29 @@ def save_annotated(path: Path, source: str, timeline: list[Segment], labels: dic
         container.mux(stream.encode())
 
 
-def positive(kind: type) -> Callable[[str], float]:
-    """Says to argparse how to read a number above zero."""
-
-    def parse(text: str):
-        number = kind(text)
-        if not 0 < number < float("inf"):
-            raise ValueError
-        return number
-
-    parse.__name__ = f"positive {kind.__name__}"  # what argparse calls it in its message
-    return parse
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("classify.py", description="Classify videos of any length, from start to end.")
+def make_parser() -> CommandParser:
+    parser = CommandParser("classify", __doc__)
     count = positive(int)
-    parser.add_argument("model", help="directory or name on the Hub of a VTN with its processor")
     parser.add_argument("videos", nargs="+", help="files, URLs, folders or globs")
-    parser.add_argument("--fps", type=positive(float), help="frames per second to look at (default: every frame)")
-    parser.add_argument("--num_frames", type=count, help="frames to look at, spread over each video (default: all)")
-    parser.add_argument(
-        "--window", type=count, help="frames behind each moment of the timeline (default: the model's)"
-    )
-    parser.add_argument("--stride", type=count, help="frames between moments of the timeline (default: half a window)")
-    parser.add_argument(
-        "--frames_per_chunk", type=count, help="frames per call of the backbone (default: the model's)"
-    )
-    parser.add_argument(
+    add_shared(parser, "model", required=True)
+    add_shared(parser, "output", help="predictions, .jsonl, .json or .csv")
+    parser.add_argument("--save_video", type=Path, help="annotated copy: a folder, or a file for a single video")
+    add_shared(parser, "overwrite")
+    parser.add_argument("--top_k", type=count, default=5, help="classes to show and write")
+    frames = parser.add_argument_group("frames")
+    add_shared(frames, "fps", default_is="every frame")
+    add_shared(frames, "num_frames", default_is="all")
+    frames.add_argument("--window", type=count, help="frames behind each moment of the timeline; default: the model's")
+    frames.add_argument("--stride", type=count, help="frames between two moments; default: half a window")
+    frames.add_argument(
         "--repeat_threshold", type=positive(float), help="grey levels below which a frame repeats the last one"
     )
-    parser.add_argument("--top_k", type=count, default=5, help="classes to show and write")
-    parser.add_argument("--output", type=Path, help="file to write or to go on with, .jsonl, .json or .csv")
-    parser.add_argument("--save_video", type=Path, help="annotated copy: a folder, or a file for a single video")
-    parser.add_argument("--overwrite", action="store_true", help="replace the outputs that are there")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    faster = parser.add_mutually_exclusive_group()
+    compute = parser.add_argument_group("how to compute")
+    add_shared(compute, "device")
+    compute.add_argument(
+        "--frames_per_chunk", type=count, help="frames per call of the backbone; default: the model's"
+    )
+    faster = compute.add_mutually_exclusive_group()
     faster.add_argument("--compile", action="store_true", help="torch.compile the backbone: pays off in long videos")
     faster.add_argument("--int8", action="store_true", help="int8 backbone, on a CPU: about twice as fast")
     return parser
@@ -229,7 +156,7 @@ class Classifier:
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
-        self.model = VTNForVideoClassification.from_pretrained(options.model).to(options.device)
+        self.model = VTNForVideoClassification.from_pretrained(options.model).to(choose_device(options.device))
         self.processor = VTNVideoProcessor.from_pretrained(options.model)
         self.settings = {name: getattr(options, name) for name in SETTINGS}
         self.settings |= {"model": options.model, "weights": hash_weights(self.model)}
@@ -317,18 +244,15 @@ def open_results(classifier: Classifier, copies: dict[str, Path], stack: context
     return stack.enter_context(ResultFile(output, classifier.columns))
 
 
+@command("classify")
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
-    parser = make_parser()
-    options = parser.parse_args(argv)
+    """Classifies as the arguments say; returns the exit status."""
+    options = make_parser().parse_args(argv)
     failures = []
     with contextlib.ExitStack() as stack:
-        try:
-            videos, copies = plan(options)
-            classifier = Classifier(options)
-            results = open_results(classifier, copies, stack)
-        except (ValueError, OSError) as error:
-            parser.exit(2, f"{parser.prog}: error: {error}\n")
+        videos, copies = plan(options)
+        classifier = Classifier(options)
+        results = open_results(classifier, copies, stack)
         try:
             classify_all(classifier, videos, copies, results, failures)
         except KeyboardInterrupt:

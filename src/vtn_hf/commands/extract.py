@@ -1,14 +1,12 @@
 """
-Computes the frame features of a collection of videos once, so that `train.py --features` trains on them in minutes.
+Computes the frame features of a collection of videos once, so that `vtn train` trains on them in minutes.
 
-    accelerate launch examples/extract_features.py --data_dir VIDEOS --backbone_name_or_path facebook/dinov2-small \
-        --output_dir FEATURES
-    accelerate launch examples/train.py --features FEATURES --output_dir RUN
+    vtn extract --data_dir VIDEOS --backbone_name_or_path facebook/dinov2-small --output_dir FEATURES
+    vtn train --features FEATURES --recipe cached_features --output_dir RUN
 
-Any number of processes share the work (`accelerate launch --num_processes 8`), in half precision if they are told to
-(`--mixed_precision bf16`). Stopped, the same command goes on, with any number of processes. Later it computes what is
-new or has changed in VIDEOS, and drops what is gone; other settings are refused. What is in FEATURES is written down
-in `vtn_hf.data.feature_cache`. The exit status is 2 if it fails.
+Any number of processes share the work (`accelerate launch --num_processes 8 -m vtn_hf.commands.extract …`). Stopped,
+the same command goes on, with any number of processes. Later it computes what is new or has changed in VIDEOS, and
+drops what is gone; other settings are refused. `vtn_hf.data.feature_cache` says what is in FEATURES.
 """
 
 import contextlib
@@ -17,99 +15,75 @@ import sys
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
-from train import DataArguments, ModelArguments, make_augmentation, make_processor
-from transformers import AutoConfig, HfArgumentParser
+from transformers import AutoConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from vtn_hf import VTNModel, VTNVideoProcessor
-from vtn_hf.backbone_vtn import choose_frames_per_chunk, encode_frames, load_backbone
-from vtn_hf.data.arguments import CollectionArguments
-from vtn_hf.data.augmentation import ClipAugmentation
-from vtn_hf.data.class_names import escape_bytes, read_class_names
-from vtn_hf.data.extraction_plan import ExtractionPlan, Wanted, clear_cache
-from vtn_hf.data.feature_cache import CachedVideo, CacheIndex, FeatureCacheInfo, hash_weights, write_shard
-from vtn_hf.data.file_pool import map_files
-from vtn_hf.data.listing import hash_video
-from vtn_hf.data.scan import is_about_content
-from vtn_hf.optimization import optimize_backbone
-from vtn_hf.outputs import check_outputs
-from vtn_hf.processes import together
-from vtn_hf.results import one_run
-from vtn_hf.video_decoding_vtn import VideoDecodeError
-from vtn_hf.video_processing_vtn import load_video
-
-
-AUGMENTATION = ("resize_range", "crop_scale", "flip_prob", "rand_augment", "erasing_prob")
+from .. import VTNModel, VTNVideoProcessor
+from ..backbone_vtn import choose_frames_per_chunk, encode_frames, load_backbone
+from ..data.arguments import CollectionArguments
+from ..data.augmentation import ClipAugmentation
+from ..data.class_names import read_class_names
+from ..data.extraction_plan import ExtractionPlan, Wanted, clear_cache
+from ..data.feature_cache import CachedVideo, CacheIndex, FeatureCacheInfo, hash_weights, write_shard
+from ..data.file_pool import map_files
+from ..data.listing import hash_video
+from ..data.scan import is_about_content
+from ..optimization import optimize_backbone
+from ..outputs import check_outputs
+from ..processes import together
+from ..results import one_run
+from ..video_decoding_vtn import VideoDecodeError
+from ..video_processing_vtn import load_video
+from .arguments import HELP, DTypeName, check_shared_device
+from .console import CommandParser, command, show
+from .pixel_arguments import AUGMENTATION, PixelArguments
 
 
 @dataclass(kw_only=True)
-class ExtractionArguments(CollectionArguments):
-    """What to compute and where to put it. What is called as in train.py means the same."""
+class ExtractionArguments(PixelArguments, CollectionArguments):
+    """What to compute and where to put it."""
 
-    data_dir: str = field(
-        metadata={"help": "Folder of videos, in a layout of vtn_hf.data.layouts, such as {train,val}/CLASS/VIDEO."}
-    )
+    data_dir: str = field(metadata={"help": HELP["data_dir"]})
     backbone_name_or_path: str = field(
-        metadata={"help": "An image model, or a VTN whose backbone to use: a directory or a repository."}
+        metadata={"help": "an image model, or a VTN whose backbone to use: a folder, or a repository on the Hub"}
     )
-    output_dir: str = field(metadata={"help": "Folder for the features: a new one, or one to go on with."})
-    class_names: str | None = field(
-        default=None,
-        metadata={"help": "kinetics400, kinetics600, kinetics700 or a file with a class per line; default: as found."},
-    )
-    num_frames: int = field(default=250, metadata={"help": "Frames of a video, at most, spread over all of it."})
-    resize_to: list[int] | None = field(
-        default=None, metadata={"help": "Pixels of the short side after resizing, or of height and width."}
-    )
-    crop_size: int | None = field(default=None, metadata={"help": "Pixels of the square centre crop."})
-    processor_config: str | None = field(
-        default=None, metadata={"help": "Other arguments of VTNVideoProcessor, as JSON: image_mean, frame_sampling, …"}
-    )
+    output_dir: str = field(metadata={"help": HELP["output_dir"]})
+    class_names: str | None = field(default=None, metadata={"help": HELP["class_names"]})
     num_views: int = field(
         default=1,
-        metadata={
-            "help": "Views of each training video: the centre crop, and others that are augmented as told below."
-        },
+        metadata={"help": "views of each training video: the centre crop, and others that are augmented"},
     )
-    resize_range: list[int] | None = field(
-        default=None, metadata={"help": "Least and greatest short side; the crop is taken anywhere."}
+    feature_dtype: Literal["float16", "float32"] = field(
+        default="float16", metadata={"help": "of the features on disk"}
     )
-    crop_scale: list[float] | None = field(
-        default=None, metadata={"help": "Instead of it: least and greatest share of the picture's area."}
-    )
-    flip_prob: float = field(default=0.0, metadata={"help": "Probability of mirroring a view."})
-    rand_augment: list[int] | None = field(
-        default=None, metadata={"help": "Number and magnitude of RandAugment's operations; needs torchvision."}
-    )
-    erasing_prob: float = field(default=0.0, metadata={"help": "Probability of covering a part of a view."})
-    dtype: str = field(default="float16", metadata={"help": "Of the features on disk: float16 or float32."})
     frames_per_chunk: str = field(
-        default="auto", metadata={"help": "Frames per call of the backbone: a number, or auto for what is best here."}
+        default="auto", metadata={"help": "frames per call of the backbone: a number, or auto for what is best here"}
     )
-    optimize: bool = field(default=True, metadata={"help": "Compute with vtn_hf.optimize."})
+    optimize: bool = field(default=True, metadata={"help": "compute with vtn_hf.optimize"})
     videos_per_shard: int = field(
-        default=32, metadata={"help": "Videos per file; those of an unfinished file are lost when a run is stopped."}
+        default=32, metadata={"help": "videos per file; those of an unfinished file are lost when a run is stopped"}
     )
-    num_workers: int = field(default=2, metadata={"help": "Processes that decode videos, for each process here."})
-    time_limit_sec: float = field(default=600, metadata={"help": "Seconds to load one video."})
-    memory_limit_gib: float = field(default=8, metadata={"help": "Memory of a process that decodes."})
-    overwrite: bool = field(default=False, metadata={"help": "Delete the features that are in output_dir first."})
-    use_cpu: bool = field(
-        default=False, metadata={"help": "Compute on the CPU; several processes without GPUs need to be told."}
-    )
+    overwrite: bool = field(default=False, metadata={"help": HELP["overwrite"]})
+    device: str | None = field(default=None, metadata={"help": HELP["device"]})
+    dtype: DTypeName | None = field(default=None, metadata={"help": HELP["dtype"]})
+    num_workers: int = field(default=2, metadata={"help": HELP["num_workers"]})
+    time_limit_sec: float = field(default=600, metadata={"help": HELP["time_limit_sec"]})
+    memory_limit_gib: float = field(default=8, metadata={"help": HELP["memory_limit_gib"]})
 
-    def to_data_arguments(self) -> DataArguments:
-        """Those that train.py has too."""
-        shared = {each.name for each in fields(self)} & {each.name for each in fields(DataArguments)}
-        return DataArguments(eval_num_frames=self.num_frames, **{name: getattr(self, name) for name in shared})
+    def make_accelerator(self) -> Accelerator:
+        """Where to compute, and in which precision."""
+        uses_cpu = self.device is not None and check_shared_device(self.device).type == "cpu"
+        names = {None: None, "float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+        return Accelerator(cpu=uses_cpu, mixed_precision=names[self.dtype])
 
 
 class WholeVideo:
@@ -175,12 +149,10 @@ def load_videos(load: WholeVideo, videos: list[Wanted], args: ExtractionArgument
 
 def load_parts(args: ExtractionArguments) -> tuple[PreTrainedModel, VTNVideoProcessor]:
     """The backbone, of an image model or of a VTN, and the processor that goes with it."""
-    data_args = args.to_data_arguments()
-    if AutoConfig.from_pretrained(args.backbone_name_or_path).model_type == "vtn":
-        backbone = VTNModel.from_pretrained(args.backbone_name_or_path).backbone
-        return backbone, make_processor(ModelArguments(model_name_or_path=args.backbone_name_or_path), data_args)
-    backbone = load_backbone(args.backbone_name_or_path).float()
-    return backbone, make_processor(ModelArguments(backbone_name_or_path=args.backbone_name_or_path), data_args)
+    name = args.backbone_name_or_path
+    if AutoConfig.from_pretrained(name).model_type == "vtn":
+        return VTNModel.from_pretrained(name).backbone, args.make_processor(name, None)
+    return load_backbone(name).float(), args.make_processor(None, name)
 
 
 def begin_cache(args: ExtractionArguments, backbone: PreTrainedModel, processor: VTNVideoProcessor):
@@ -191,7 +163,7 @@ def begin_cache(args: ExtractionArguments, backbone: PreTrainedModel, processor:
         processor=json.loads(processor.to_json_string()),
         num_views=args.num_views,
         augmentation={name: getattr(args, name) for name in AUGMENTATION} if args.num_views > 1 else None,
-        dtype=args.dtype,
+        dtype=args.feature_dtype,
     )
     if args.overwrite:
         clear_cache(Path(args.output_dir))
@@ -252,19 +224,19 @@ def extract_split(
         computed[number][id(video)] = encode(pictures)
         if len(computed[number]) == len(part):
             shard = computed.pop(number)
-            write_shard(path, [shard[id(each)] for each in part], args.dtype)
+            write_shard(path, [shard[id(each)] for each in part], args.feature_dtype)
 
 
 def extract(args: ExtractionArguments):
     """Computes the features that are not there yet, shard by shard."""
-    accelerator = Accelerator(cpu=args.use_cpu)
+    accelerator = args.make_accelerator()
     output_dir = Path(args.output_dir)
     check_outputs([output_dir], [args.data_dir], overwrite=True)
     collection = args.read(args.class_names and read_class_names(args.class_names))
     accelerator.print(collection.describe())
     collection.check_training(needs_val=args.val_share is None)
     backbone, processor = load_parts(args)
-    augmentation = make_augmentation(args.to_data_arguments(), processor)["augmentation"]
+    augmentation = args.make_augmentation(processor)
     if (args.num_views > 1) != (augmentation is not None):
         raise ValueError(f"num_views={args.num_views}: more than one view needs an augmentation, and the other way.")
     load = WholeVideo(processor, augmentation)
@@ -291,22 +263,27 @@ def report(index: CacheIndex, output_dir: Path):
     skipped = [video for video in videos if video.error]
     print(f"{len(videos) - len(skipped)} videos are in {output_dir}.")
     for video in skipped:
-        print(escape_bytes(f"Skipped {video.path}: {video.error}"))
+        show(f"Skipped {video.path}: {video.error}")
     for name in (name for names in index.missing.values() for name in names):
         print(f"Missing {name}")
     for name, reason in (each for reasons in index.bad.values() for each in reasons.items()):
         print(f"Left out {name}: {reason}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Extracts as the arguments say; returns the exit status."""
-    try:
-        with together():
-            extract(*HfArgumentParser(ExtractionArguments).parse_args_into_dataclasses(argv))
-    except (ValueError, OSError) as error:
-        print(escape_bytes(f"extract_features.py: error: {error}"), file=sys.stderr)
-        return 2
-    return 0
+def make_parser() -> CommandParser:
+    parser = CommandParser("extract", __doc__)
+    parser.add_fields(ExtractionArguments, names=ExtractionArguments.__annotations__)
+    parser.add_fields(ExtractionArguments, "frames and pictures", PixelArguments.__annotations__)
+    parser.add_fields(ExtractionArguments, "the collection")
+    return parser
+
+
+@command("extract")
+def main(argv: list[str] | None = None):
+    """Extracts as the arguments say."""
+    (args,) = make_parser().parse(argv)
+    with together():
+        extract(args)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
 """
-Trains a Video Transformer Network on a folder of videos, ROOT/{train,val}/CLASS/VIDEO, or on what
-`extract_features.py` made of one.
+Trains a Video Transformer Network on a folder of videos, or on what `vtn extract` made of one.
 
-    accelerate launch examples/train.py --data_dir ROOT --backbone_name_or_path facebook/dinov2-small --output_dir RUN
-    accelerate launch examples/train.py examples/configs/quickstart.yaml --data_dir ROOT --output_dir RUN
-    accelerate launch examples/train.py --features FEATURES --output_dir RUN
+    vtn train --data_dir VIDEOS --backbone_name_or_path facebook/dinov2-small --output_dir RUN
+    vtn train --features FEATURES --recipe cached_features --output_dir RUN
+    accelerate launch --num_processes 4 -m vtn_hf.commands.train --recipe kinetics400 --data_dir k400 --output_dir RUN
 
-Arguments are flags, or a yaml file with flags after it that override it; they are the fields of the two dataclasses
-below and those of transformers' `TrainingArguments`. The output directory holds weights, configuration, both
-processors and a model card, and loads with `pipeline("video-classification", model=RUN)`. A run that was stopped goes
-on from its last checkpoint when the same command is given again.
+Options override those of the recipe. RUN holds weights, configuration, processors, a model card and a report, and
+loads with `pipeline("video-classification", model=RUN)`. Stopped, the same command goes on from the last checkpoint.
 """
 
+import argparse
 import contextlib
 import json
 import sys
@@ -24,162 +22,165 @@ from typing import Any
 import datasets
 import torch
 import yaml
-from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import Dataset
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
 
-from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.data.arguments import CollectionArguments
-from vtn_hf.data.augmentation import ClipAugmentation, ClipMixing
-from vtn_hf.data.class_names import read_class_names
-from vtn_hf.data.clips import ClipTransform, collate_videos
-from vtn_hf.data.coverage import SkippedVideos, report_coverage
-from vtn_hf.data.feature_cache import CachedClips, CacheIndex, FeatureCacheInfo
-from vtn_hf.inference.attention import Look, look_at_example
-from vtn_hf.inference.whole_video import to_scores
-from vtn_hf.outputs import check_outputs
-from vtn_hf.processes import together
-from vtn_hf.training.arguments import VTNTrainingArguments
-from vtn_hf.training.checkpoints import load_to_fine_tune
-from vtn_hf.training.metrics import compute_average_precision, compute_top_accuracy, keep_logits
-from vtn_hf.training.min_coverage import CheckCoverage, check_coverage
-from vtn_hf.training.report import Evaluation, write_report
-from vtn_hf.training.runs import Run, describe_run
-from vtn_hf.training.trainer import SetEpoch, VTNTrainer
+from .. import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from ..configs import find_config
+from ..data.arguments import CollectionArguments
+from ..data.augmentation import ClipMixing
+from ..data.class_names import read_class_names
+from ..data.clips import ClipTransform, collate_videos
+from ..data.coverage import SkippedVideos, report_coverage
+from ..data.feature_cache import CachedClips, CacheIndex, FeatureCacheInfo
+from ..inference.attention import Look, look_at_example
+from ..inference.whole_video import to_scores
+from ..outputs import check_outputs
+from ..processes import together
+from ..training.arguments import VTNTrainingArguments
+from ..training.checkpoints import load_to_fine_tune
+from ..training.metrics import compute_average_precision, compute_top_accuracy, keep_logits
+from ..training.min_coverage import CheckCoverage, check_coverage
+from ..training.report import Evaluation, write_report
+from ..training.runs import Run, describe_run
+from ..training.trainer import SetEpoch, VTNTrainer
+from .arguments import HELP, DTypeName, check_shared_device
+from .console import CommandParser, command
+from .pixel_arguments import PixelArguments
 
 
 # Arguments that name what the run is made from.
-SOURCES = ("model_name_or_path", "backbone_name_or_path", "data_dir", "features")
+SOURCES = ("model", "backbone_name_or_path", "data_dir", "features")
 
 
 @dataclass
 class ModelArguments:
     """What to train. Give one of the three."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A VTN to fine-tune: a directory or a repository on the Hub."}
-    )
+    model: str | None = field(default=None, metadata={"help": f"{HELP['model']}, to fine-tune"})
     backbone_name_or_path: str | None = field(
-        default=None, metadata={"help": "A pretrained image backbone for a new VTN: a directory or a repository."}
+        default=None, metadata={"help": "a pretrained image model for a new VTN: a folder, or a repository on the Hub"}
     )
     model_config: str | None = field(
         default=None,
         metadata={
-            "help": "Fields of VTNConfig, as JSON or in a JSON file: alone, a VTN with random weights; else overrides."
+            "help": "fields of VTNConfig, as JSON, in a .json file or by a name such as r50_vtn: alone, a VTN with "
+            "random weights; else overrides"
         },
     )
-    freeze_backbone: bool = field(default=False, metadata={"help": "Train the temporal encoder and the head only."})
+    freeze_backbone: bool = field(default=False, metadata={"help": "train the temporal encoder and the head only"})
 
 
 @dataclass(kw_only=True)
-class DataArguments(CollectionArguments):
+class DataArguments(PixelArguments, CollectionArguments):
     """What to train on."""
 
-    class_names: str | None = field(
-        default=None,
-        metadata={
-            "help": "kinetics400, kinetics600, kinetics700 or a file with a class per line: the order of the labels; "
-            "default: what data_dir says."
-        },
-    )
+    class_names: str | None = field(default=None, metadata={"help": HELP["class_names"]})
     features: str | None = field(
         default=None,
-        metadata={"help": "Instead of data_dir: what extract_features.py made of one; trains all but the backbone."},
+        metadata={"help": "instead of data_dir: what vtn extract made of one; trains all but the backbone"},
     )
     clip_num_frames: int | None = field(
-        default=None, metadata={"help": "Frames of a training clip; default: 16 of a video, all of cached features."}
+        default=None, metadata={"help": "frames of a training clip; default: 16 of a video, all of cached features"}
     )
     clip_duration_sec: float | None = field(
-        default=None, metadata={"help": "Seconds that a training clip covers; default: the whole video."}
+        default=None, metadata={"help": "seconds that a training clip covers; default: the whole video"}
     )
-    eval_num_frames: int | None = field(
-        default=None, metadata={"help": "Frames of a whole video at evaluation, at most; default: 250."}
-    )
-    resize_to: list[int] | None = field(
-        default=None, metadata={"help": "Pixels of the short side after resizing, or of height and width."}
-    )
-    crop_size: int | None = field(default=None, metadata={"help": "Pixels of the square centre crop."})
-    processor_config: str | None = field(
-        default=None, metadata={"help": "Other arguments of VTNVideoProcessor, as JSON: image_mean, frame_sampling, …"}
-    )
-    resize_range: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Training clips are resized to a random short side between these two, and cropped anywhere."
-        },
-    )
-    crop_scale: list[float] | None = field(
-        default=None,
-        metadata={"help": "Instead of it: a random part of the picture, with a share of its area between these two."},
-    )
-    flip_prob: float = field(
-        default=0.0,
-        metadata={"help": "Probability of mirroring a training clip; 0 where the classes tell left from right."},
-    )
-    rand_augment: list[int] | None = field(
-        default=None, metadata={"help": "Number and magnitude of RandAugment's operations; needs torchvision."}
-    )
-    erasing_prob: float = field(default=0.0, metadata={"help": "Probability of covering a part of a training clip."})
-    mixup_alpha: float = field(default=0.0, metadata={"help": "Blends clips of a batch; 0 is off, 0.8 is usual."})
-    cutmix_alpha: float = field(default=0.0, metadata={"help": "Puts parts of clips into others; 1.0 is usual."})
+    mixup_alpha: float = field(default=0.0, metadata={"help": "blends clips of a batch; 0 is off, 0.8 is usual"})
+    cutmix_alpha: float = field(default=0.0, metadata={"help": "puts parts of clips into others; 1.0 is usual"})
     num_repeats: int = field(
-        default=1, metadata={"help": "Clips per video and step: a batch holds so many times its number of videos."}
+        default=1, metadata={"help": "clips per video and step: a batch holds so many times its number of videos"}
     )
-    min_coverage: float = field(
-        default=0.5, metadata={"help": "Share of the videos of a split that must be readable; else training stops."}
-    )
+    min_coverage: float = field(default=0.5, metadata={"help": HELP["min_coverage"]})
 
 
-def parse_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments, VTNTrainingArguments]:
-    """Reads flags, or a yaml file and the flags that override it."""
-    if arguments and arguments[0].endswith((".yaml", ".yml")):
-        settings = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))
-        from_file = []
-        for name, value in settings.items():
-            values = value if isinstance(value, list) else [value]
-            from_file += [
-                f"--{name}",
-                *(json.dumps(value) if isinstance(value, dict) else str(value) for value in values),
-            ]
-        arguments = from_file + arguments[1:]
+@dataclass
+class ComputeArguments:
+    """How to compute, by the names that all commands have; [`apply`] says what transformers calls it."""
+
+    device: str | None = field(default=None, metadata={"help": HELP["device"]})
+    dtype: DTypeName | None = field(default=None, metadata={"help": HELP["dtype"]})
+    num_workers: int | None = field(default=None, metadata={"help": HELP["num_workers"]})
+
+    @staticmethod
+    def apply(options: dict[str, Any]):
+        """Turns them into fields of `TrainingArguments`."""
+        device, dtype, num_workers = (options.pop(name) for name in ("device", "dtype", "num_workers"))
+        if device is not None:
+            options["use_cpu"] = check_shared_device(device).type == "cpu"
+        if dtype is not None:
+            options |= {"bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
+        if num_workers is not None:
+            options["dataloader_num_workers"] = num_workers
+
+
+def make_parser() -> CommandParser:
+    """Its own options, then those of transformers."""
+    parser = CommandParser("train", __doc__)
+    parser.add_argument(
+        "--recipe", help="options to begin with: kinetics400, kinetics400_modern, cached_features or a .yaml file"
+    )
+    parser.add_fields(ModelArguments, "what to train, one of the first three")
+    names = {"data_dir", *DataArguments.__annotations__}
+    parser.add_fields(DataArguments, "what to train on, data_dir or features", names)
+    parser.add_fields(DataArguments, "frames and pictures", PixelArguments.__annotations__)
+    parser.add_fields(DataArguments, "the collection")
+    parser.add_fields(VTNTrainingArguments, "the run", {"output_dir", "seed", *VTNTrainingArguments.__annotations__})
+    parser.add_fields(ComputeArguments, "how to compute")
+    parser.add_fields(VTNTrainingArguments, "transformers.TrainingArguments")
+    return parser
+
+
+def parse_arguments(arguments: list[str] | None) -> tuple[ModelArguments, DataArguments, VTNTrainingArguments]:
+    """Reads options; those of a recipe come first."""
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--recipe")
+    known, arguments = before.parse_known_args(arguments)
+    if known.recipe is not None:
+        arguments = read_recipe(known.recipe) + arguments
+    options = vars(make_parser().parse_args(arguments))
+    ComputeArguments.apply(options)
     parser = HfArgumentParser((ModelArguments, DataArguments, VTNTrainingArguments))
-    return parser.parse_args_into_dataclasses(arguments)
+    return parser.parse_dict(options, allow_extra_keys=True)
+
+
+def read_recipe(name: str) -> list[str]:
+    """The options in a recipe, as on a command line."""
+    path = find_config("recipes", name)
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} must hold options by their names, got {settings!r:.100}.")
+    options = []
+    for option, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        values = [json.dumps(each) if isinstance(each, dict) else str(each) for each in values]
+        options += [f"--{option}", *values]
+    return options
 
 
 def make_processor(model_args: ModelArguments, data_args: DataArguments) -> VTNVideoProcessor:
-    """The processor of the model or of its backbone, with what the arguments override."""
+    """The processor that the features were made with, or that of the model or of its backbone."""
     if data_args.features is not None:
         return VTNVideoProcessor.from_dict(FeatureCacheInfo.load(data_args.features).processor)
-    overrides = {"num_frames": data_args.eval_num_frames or 250}
-    if data_args.resize_to is not None:
-        names = ("shortest_edge",) if len(data_args.resize_to) == 1 else ("height", "width")
-        overrides["size"] = dict(zip(names, data_args.resize_to, strict=True))
-    if data_args.crop_size is not None:
-        overrides["crop_size"] = {"height": data_args.crop_size, "width": data_args.crop_size}
-    overrides |= json.loads(data_args.processor_config or "{}")
-    if model_args.model_name_or_path is not None:
-        return VTNVideoProcessor.from_pretrained(model_args.model_name_or_path, **overrides)
-    if model_args.backbone_name_or_path is not None:
-        return VTNVideoProcessor.from_backbone_pretrained(model_args.backbone_name_or_path, **overrides)
-    return VTNVideoProcessor(**overrides)
+    return data_args.make_processor(model_args.model, model_args.backbone_name_or_path)
 
 
 def make_model(model_args: ModelArguments, data_args: DataArguments, labels: list[str]) -> VTNForVideoClassification:
     """A VTN for the given classes."""
-    fields = model_args.model_config or "{}"
-    if fields.endswith(".json"):
-        fields = Path(fields).read_text(encoding="utf-8")
-    fields = json.loads(fields) | {
+    settings = model_args.model_config or "{}"
+    if not settings.lstrip().startswith("{"):
+        settings = find_config("models", settings).read_text(encoding="utf-8")
+    settings = json.loads(settings) | {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
     }
-    if model_args.model_name_or_path is not None:
-        return load_to_fine_tune(model_args.model_name_or_path, **fields)
+    if model_args.model is not None:
+        return load_to_fine_tune(model_args.model, **settings)
     if model_args.backbone_name_or_path is not None:
-        return VTNForVideoClassification.from_backbone_pretrained(model_args.backbone_name_or_path, **fields)
+        return VTNForVideoClassification.from_backbone_pretrained(model_args.backbone_name_or_path, **settings)
     if model_args.model_config is None:
-        raise ValueError("Give one of --model_name_or_path, --backbone_name_or_path and --model_config.")
-    return VTNForVideoClassification(VTNConfig(**fields))
+        raise ValueError("Give one of --model, --backbone_name_or_path and --model_config.")
+    return VTNForVideoClassification(VTNConfig(**settings))
 
 
 def complete_arguments(model_args: ModelArguments, data_args: DataArguments):
@@ -196,22 +197,20 @@ def complete_arguments(model_args: ModelArguments, data_args: DataArguments):
                 f"--{name} changes pixels or labels, but the features are computed already; leave it out."
             )
     model_args.freeze_backbone = True
-    if model_args.model_name_or_path is None and model_args.backbone_name_or_path is None:
+    if model_args.model is None and model_args.backbone_name_or_path is None:
         name = FeatureCacheInfo.load(data_args.features).backbone_name_or_path
         if AutoConfig.from_pretrained(name).model_type == "vtn":
-            model_args.model_name_or_path = name
+            model_args.model = name
         else:
             model_args.backbone_name_or_path = name
 
 
-def make_augmentation(data_args: DataArguments, processor: VTNVideoProcessor) -> dict[str, Any]:
+def change_clips(data_args: DataArguments, processor: VTNVideoProcessor) -> dict[str, Any]:
     """What [`ClipTransform`] does to training clips."""
     mixing = None
     if data_args.mixup_alpha or data_args.cutmix_alpha:
         mixing = ClipMixing(data_args.mixup_alpha, data_args.cutmix_alpha)
-    names = ("resize_range", "crop_scale", "flip_prob", "rand_augment", "erasing_prob")
-    settings = {name: getattr(data_args, name) for name in names if getattr(data_args, name)}
-    augmentation = ClipAugmentation(processor, **settings) if settings else None
+    augmentation = data_args.make_augmentation(processor)
     return {"augmentation": augmentation, "mixing": mixing, "num_repeats": data_args.num_repeats}
 
 
@@ -277,7 +276,7 @@ def load_data(data_args: DataArguments, training_args: TrainingArguments, proces
         print(collection.describe())
     collection.check_training(needs_val=training_args.eval_strategy != "no")
     videos, class_names, is_multi_label = collection.videos, collection.class_names, collection.is_multi_label
-    augmentation = make_augmentation(data_args, processor)
+    changes = change_clips(data_args, processor)
     if processor.pixel_protocol != "pyslowfast":
         # Workers ship bytes, a quarter of floats; the trainer normalises them on the device.
         processor = processor.to_uint8_processor()
@@ -286,11 +285,11 @@ def load_data(data_args: DataArguments, training_args: TrainingArguments, proces
         if not collection.num_videos.get(split):
             continue
         skipped[split] = SkippedVideos(Path(training_args.output_dir, f"skipped_{split}.jsonl"))
-        needs_vectors = is_multi_label or (split == "train" and augmentation["mixing"] is not None)
+        needs_vectors = is_multi_label or (split == "train" and changes["mixing"] is not None)
         settings = {"num_labels": len(class_names) if needs_vectors else None, "skipped": skipped[split]}
         if split == "train":
             settings |= {"num_frames": data_args.clip_num_frames, "clip_duration_sec": data_args.clip_duration_sec}
-            settings |= {"seed": seed, **augmentation}
+            settings |= {"seed": seed, **changes}
         transforms[split] = ClipTransform(processor, **settings)
         splits[split] = apply_transform(videos[split], transforms[split], training_args)
     return Data(class_names, splits, transforms["train"], is_multi_label, collection.missing, collection.bad, skipped)
@@ -390,7 +389,7 @@ def complete(trainer: VTNTrainer, data: Data, checkpoint: str | None):
         for skipped in data.skipped.values():
             skipped.clear()
     else:
-        print(f"Going on from {checkpoint}; --overwrite_output_dir begins anew.")
+        print(f"Going on from {checkpoint}; --overwrite begins anew.")
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.log_metrics("train", result.metrics)
@@ -406,7 +405,7 @@ def write_card(trainer: VTNTrainer, model_args: ModelArguments, data_args: DataA
     """Writes the model card, and pushes everything to the Hub if that is wanted."""
     card = {
         "dataset": Path(data_args.data_dir or data_args.features).name,
-        "base_model": model_args.model_name_or_path or model_args.backbone_name_or_path,
+        "base_model": model_args.model or model_args.backbone_name_or_path,
     }
     if trainer.args.push_to_hub:
         trainer.push_to_hub(**card)
@@ -418,7 +417,7 @@ def begin_run(run: Run, trainer: VTNTrainer, data: Data, arguments: dict[str, An
     """Remembers in the folder of the run what it is made with, or compares it with what is remembered there."""
     if trainer.is_world_process_zero():
         settings, notes = describe_run(trainer, data.class_names, data.splits, arguments)
-        for change in run.begin(settings, notes, trainer.args.overwrite_output_dir):
+        for change in run.begin(settings, notes, trainer.args.overwrite):
             print(f"Going on, although {change}.")
     trainer.accelerator.wait_for_everyone()
 
@@ -448,7 +447,7 @@ def train(
         trainer = make_trainer(model, processor, data, training_args, data_args.min_coverage)
         begin_run(run, trainer, data, arguments)
         if run.is_finished:
-            print(f"{run.folder} is finished; nothing is left to do. --overwrite_output_dir begins anew.")
+            print(f"{run.folder} is finished; nothing is left to do. --overwrite begins anew.")
             return None
         complete(trainer, data, run.find_checkpoint(training_args.resume_from_checkpoint))
         write_card(trainer, model_args, data_args)
@@ -457,15 +456,12 @@ def train(
     return trainer
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status."""
-    try:
-        with together():
-            train(*parse_arguments(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError, FloatingPointError, StrictDataclassError) as error:
-        print(f"train.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+@command("train")
+def main(argv: list[str] | None = None):
+    """Trains as the arguments say."""
+    arguments = parse_arguments(argv)
+    with together():
+        train(*arguments)
 
 
 if __name__ == "__main__":

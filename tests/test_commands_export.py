@@ -3,13 +3,13 @@
 import copy
 import os
 
-import export_onnx
 import pytest
 import torch
 from example_runs import run, take_stock
 from torch.testing import assert_close
 
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.commands import export
 
 
 BACKBONE = {
@@ -44,9 +44,9 @@ def model_dir(tmp_path):
 def test_file_runs_in_onnxruntime(model_dir, tmp_path, capsys):
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    assert run("export_onnx", model_dir, tmp_path / "exported") == 0
+    assert run("export", "--model", model_dir, "--output_dir", tmp_path / "exported") == 0
 
-    assert capsys.readouterr().out.count("largest difference") == len(export_onnx.COMPARED)
+    assert capsys.readouterr().out.count("largest difference") == len(export.COMPARED)
     model = VTNForVideoClassification.from_pretrained(model_dir)
     processor = VTNVideoProcessor.from_pretrained(tmp_path / "exported")
     session = onnxruntime.InferenceSession(tmp_path / "exported/model.onnx")
@@ -65,24 +65,24 @@ def as_torch(monkeypatch):
     """The model itself, with so much added to a bias, in the place of its export."""
 
     def export_with(change):
-        def export(model, side):
+        def export_as_torch(model, side):
             exported = copy.deepcopy(model)
             exported.classifier.out_proj.bias.data += change
             return exported
 
-        monkeypatch.setattr(export_onnx, "export", export)
-        monkeypatch.setattr(export_onnx, "COMPARED", ([2, 3],))
-        monkeypatch.setattr(export_onnx.importlib.util, "find_spec", lambda name: name)
+        monkeypatch.setattr(export, "export", export_as_torch)
+        monkeypatch.setattr(export, "COMPARED", ([2, 3],))
+        monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: name)
 
     return export_with
 
 
 def test_what_differs_is_not_written(as_torch, model_dir, tmp_path, capsys):
     as_torch(0.01)
-    assert run("export_onnx", model_dir, tmp_path / "exported") == 1
+    assert run("export", "--model", model_dir, "--output_dir", tmp_path / "exported") == 2
     assert "ONNX Runtime differs from torch by" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["model"]
-    assert run("export_onnx", model_dir, tmp_path / "exported", "--tolerance", 1) == 0
+    assert run("export", "--model", model_dir, "--output_dir", tmp_path / "exported", "--tolerance", 1) == 0
     assert "config.json" in os.listdir(tmp_path / "exported")
 
 
@@ -91,21 +91,21 @@ def test_nothing_is_overwritten_unasked_and_the_model_never(as_torch, model_dir,
     (tmp_path / "link").symlink_to(model_dir)
     for output in (model_dir, tmp_path / "link"):
         for flags in ([], ["--overwrite"]):
-            assert run("export_onnx", model_dir, output, *flags) == 2
+            assert run("export", "--model", model_dir, "--output_dir", output, *flags) == 2
             assert "config.json is the input" in capsys.readouterr().err
     (tmp_path / "exported").mkdir()
     (tmp_path / "exported/config.json").write_text("precious")
     (tmp_path / "exported/notes.txt").write_text("precious")
-    assert run("export_onnx", model_dir, tmp_path / "exported") == 2
+    assert run("export", "--model", model_dir, "--output_dir", tmp_path / "exported") == 2
     assert "exists already" in capsys.readouterr().err
     assert (tmp_path / "exported/config.json").read_text() == "precious"
-    assert run("export_onnx", model_dir, tmp_path / "exported", "--overwrite") == 0
+    assert run("export", "--model", model_dir, "--output_dir", tmp_path / "exported", "--overwrite") == 0
     assert (tmp_path / "exported/config.json").read_text() != "precious"
     assert (tmp_path / "exported/notes.txt").read_text() == "precious"
 
 
 def test_a_missing_package_is_asked_for_at_the_start(as_torch, model_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export_onnx.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else name)
-    assert run("export_onnx", model_dir, tmp_path / "exported") == 2
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else name)
+    assert run("export", "--model", model_dir, "--output_dir", tmp_path / "exported") == 2
     assert "The export needs onnxscript: pip install" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["model"]

@@ -1,10 +1,8 @@
-"""examples/evaluate.py on a few tiny clips."""
+"""`vtn evaluate` on a few tiny clips."""
 
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -51,7 +49,7 @@ def model_dir(tmp_path):
 def evaluate(model_dir, clips, output_dir, *arguments):
     """The results; of a mistake, use `fail`."""
     arguments = ("--model", model_dir, "--data_dir", clips, "--output_dir", output_dir, "--num_workers", 0, *arguments)
-    assert run("evaluation", *arguments) == 0
+    assert run("evaluate", *arguments) == 0
     return json.loads((output_dir / "results.json").read_text())
 
 
@@ -62,9 +60,9 @@ def list_files(folder):
 def fail(capsys, model_dir, clips, output_dir, *arguments):
     """What is printed of a mistake, after which the exit status is not 0."""
     arguments = ("--model", model_dir, "--data_dir", clips, "--output_dir", output_dir, "--num_workers", 0, *arguments)
-    assert run("evaluation", *arguments) == 2
+    assert run("evaluate", *arguments) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("evaluate.py: error: ")
+    assert line.startswith("vtn evaluate: error: ")
     return line
 
 
@@ -102,7 +100,7 @@ def test_an_interrupted_run_goes_on(model_dir, clips, tmp_path, capsys):
     lines = scores.read_text().splitlines(keepends=True)
     scores.write_text("".join(lines[:4]) + lines[4][:20])
     arguments = ("--model", model_dir, "--data_dir", clips, "--output_dir", tmp_path / "cut", "--num_workers", 0)
-    result = run_process("evaluate.py", *arguments, launcher=make_launcher(2))
+    result = run_process("evaluate", *arguments, launcher=make_launcher(2))
     assert result.returncode == 0, result.stderr[-4000:]
     resumed = json.loads((tmp_path / "cut/results.json").read_text())
     assert resumed["metrics"] == pytest.approx(whole["metrics"])
@@ -194,15 +192,3 @@ def test_videos_with_several_labels_are_ranked(model_dir, clips, tmp_path):
     assert 0.19 <= results["metrics"]["map"] <= 1
     scores = [json.loads(line) for line in (tmp_path / "results/scores-000.jsonl").read_text().splitlines()]
     assert not any(sum(row["probabilities"]) == pytest.approx(1, abs=1e-3) for row in scores)
-
-
-def test_beside_this_script_the_library_of_its_name_is_found():
-    code = "import evaluate, sys; from vtn_hf.training import metrics; print(evaluate.combine, sys.path[0])"
-    result = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, 'examples'); {code}"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "function combine" in result.stdout and result.stdout.split()[-1] == "examples"

@@ -1,21 +1,20 @@
-"""Tests of examples/plot_attention.py."""
+"""Pictures of what a model looked at; and `vtn attention`."""
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 import av
 import numpy as np
-import plot_attention
 import pytest
 import torch
 from example_runs import run, take_stock
 from tiny_models import RESNET
 from video_files import write_video
 
-from drawn_videos.event_videos import write_event_videos
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.commands.attention import draw
+from vtn_hf.inference import attention_figures
 from vtn_hf.inference.attention import look_at
 
 
@@ -61,7 +60,7 @@ def video(tmp_path_factory):
 def test_maps_tell_what_the_class_depends_on(model, processor, video):
     look = look_at(model, processor, video)
     before = model.vtn.backbone.config.to_dict(), model.vtn.backbone.config._attn_implementation
-    maps = plot_attention.map_frames(model, look, np.array([0, 7]))
+    maps = attention_figures.map_frames(model, look, np.array([0, 7]))
     assert maps.shape == (2, 32, 32)
     assert maps.min() == 0 and maps.max() <= 1
     assert (model.vtn.backbone.config.to_dict(), model.vtn.backbone.config._attn_implementation) == before
@@ -71,7 +70,7 @@ def test_rollout_of_one_layer_is_its_attention(processor, video):
     backbone = BACKBONES["vit"] | {"num_hidden_layers": 1}
     model = VTNForVideoClassification(VTNConfig(backbone_config=backbone, num_attention_heads=2)).eval()
     look = look_at(model, processor, video)
-    flow = plot_attention.roll_out(model, look, np.array([3]))
+    flow = attention_figures.roll_out(model, look, np.array([3]))
     model.vtn.backbone.set_attn_implementation("eager")
     (attention,) = model.vtn.backbone(look.inputs["pixel_values"][0, 3:4], output_attentions=True).attentions
     torch.testing.assert_close(flow.flatten(), attention[0].mean(0)[0, 1:] / 2)
@@ -81,20 +80,20 @@ def test_grad_cam_is_zero_where_the_class_does_not_look(processor, video):
     torch.manual_seed(1)
     model = VTNForVideoClassification(VTNConfig(backbone_config=BACKBONES["resnet"], num_attention_heads=2)).eval()
     look = look_at(model, processor, video)
-    assert plot_attention.grad_cam(model, look, np.array([0, 5])).abs().sum() > 0
+    assert attention_figures.grad_cam(model, look, np.array([0, 5])).abs().sum() > 0
     model.classifier.out_proj.weight.data.zero_()  # now the scores depend on nothing
-    assert plot_attention.grad_cam(model, look, np.array([0, 5])).abs().sum() == 0
+    assert attention_figures.grad_cam(model, look, np.array([0, 5])).abs().sum() == 0
 
 
 def test_a_dollar_in_a_name_is_no_mathematics(model, processor, video, tmp_path):
     look = look_at(model, processor, video)
     name = "$\\frac{ | <b> $"
-    plot_attention.plot_attention(look, tmp_path / "attention.png", name)
+    attention_figures.plot_attention(look, tmp_path / "attention.png", name)
     assert (tmp_path / "attention.png").stat().st_size
 
 
 def test_everything_is_drawn(model, processor, video, tmp_path, capsys):
-    plot_attention.draw(model, processor, video, tmp_path)
+    draw(model, processor, video, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"attention.png", "maps.png", "overlay.mp4"}
     assert capsys.readouterr().out.count("LABEL_") == 4
     with av.open(tmp_path / "overlay.mp4") as container:
@@ -102,21 +101,6 @@ def test_everything_is_drawn(model, processor, video, tmp_path, capsys):
     assert len(frames) == 20
     # Two seconds of the video are half of its frames; 256 pixels and 64 for the chart.
     assert frames[0].shape == (320, 256, 3)
-
-
-def test_attention_on_events_is_measured(model, tmp_path):
-    root = write_event_videos("order", tmp_path / "order", num_train=1, num_val=2, num_workers=1)
-    processor = VTNVideoProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    for layer in model.vtn.temporal_encoder.layers:  # attention that is spread evenly
-        torch.nn.init.zeros_(layer.attention.query_global.weight)
-        torch.nn.init.zeros_(layer.attention.query_global.bias)
-    (root / "val/broken").mkdir()
-    (root / "val/broken/broken.mp4").write_text("no video")
-    measured, failures = plot_attention.measure_events(model, processor, sorted(root.glob("val/*/*.mp4")))
-    assert len(failures) == 1 and "broken.mp4" in failures[0]
-    assert measured["num_videos"] == 2
-    assert 2 * 12 / 320 <= measured["chance"] <= 2 * 20 / 256
-    assert measured["ratio"] == pytest.approx(1, abs=1e-3)
 
 
 @pytest.fixture
@@ -135,35 +119,25 @@ def folder(model, processor, video, tmp_path, monkeypatch):
 
 
 def test_command_writes_what_it_is_asked_for(folder, capsys):
-    arguments = ["--model", "RUN", "--video", "videos/x.mkv", "--output_dir", "RUN/../pictures"]
-    assert run("plot_attention", *arguments) == 0
+    arguments = ["--model", "RUN", "videos/x.mkv", "--output_dir", "RUN/../pictures"]
+    assert run("attention", *arguments) == 0
     assert sorted(os.listdir("pictures")) == ["attention.png", "maps.png", "overlay.mp4"]
     before = take_stock(Path("pictures"))
-    assert run("plot_attention", *arguments) == 2 and "attention.png exists already" in capsys.readouterr().err
+    assert run("attention", *arguments) == 2 and "attention.png exists already" in capsys.readouterr().err
     assert take_stock(Path("pictures")) == before
-    assert run("plot_attention", *arguments, "--overwrite") == 0
+    assert run("attention", *arguments, "--overwrite") == 0
 
 
 @pytest.mark.parametrize(
     ("source", "output_dir", "status", "message"),
     [
         ("videos/overlay.mp4", "videos", 2, "overlay.mp4 is the input"),
-        ("videos/nowhere.mp4", "pictures", 2, "nowhere.mp4: no videos there"),
-        ("videos/broken.mkv", "pictures", 1, "1 of 1 videos failed:\n    videos/broken.mkv: "),
+        ("videos/nowhere.mp4", "pictures", 2, "nowhere.mp4: no such video"),
+        ("videos/broken.mkv", "pictures", 2, "vtn attention: error: videos/broken.mkv: "),
     ],
 )
 def test_command_says_what_is_wrong(folder, capsys, source, output_dir, status, message):
-    arguments = ["--model", "RUN", "--video", source, "--output_dir", output_dir, "--overwrite"]
-    assert run("plot_attention", *arguments) == status
+    arguments = ["--model", "RUN", source, "--output_dir", output_dir, "--overwrite"]
+    assert run("attention", *arguments) == status
     assert message in capsys.readouterr().err
     assert set(os.listdir()) == {"RUN", "videos"}
-
-
-def test_command_measures_a_collection(folder, capsys):
-    write_event_videos("order", folder / "order", num_train=1, num_val=2, num_workers=1)
-    (folder / "order/val/broken").mkdir()
-    (folder / "order/val/broken/broken.mp4").write_text("no video")
-    arguments = ["--model", "RUN", "--event_videos", "order/val", "--output_dir", "."]
-    assert run("plot_attention", *arguments) == 1
-    assert "1 of 3 videos failed:\n    order/val/broken/broken.mp4: " in capsys.readouterr().err
-    assert json.loads(Path("event_attention.json").read_text())["num_videos"] == 2

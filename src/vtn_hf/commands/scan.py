@@ -1,8 +1,8 @@
 """
 Checks every video of a folder: opens and decodes it fully, and writes what is known of it into a table.
 
-    python examples/scan_videos.py VIDEOS --table scan.csv
-    accelerate launch examples/train.py --data_dir VIDEOS --scan_table scan.csv …     # leaves out what is bad
+    vtn scan --data_dir VIDEOS --output scan.csv
+    vtn train --data_dir VIDEOS --scan_table scan.csv …     # leaves out what is bad
 
 Each file is decoded in a process with limits of time and memory, so that one that crashes or hangs FFmpeg costs
 itself only. Stopped and started again it goes on where it was; files that have not changed are not decoded twice,
@@ -11,23 +11,17 @@ class; the videos that are there more than once, re-encoded or smaller copies to
 exit status is 1 if there are bad ones, 2 if nothing could be scanned.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
-from classify import positive
 from tqdm import tqdm
 
-from vtn_hf.data.listing import VIDEO_EXTENSIONS, PassedOver, find_videos
-from vtn_hf.data.scan import (
-    describe_classes,
-    describe_coverage,
-    describe_duplicates,
-    find_places,
-    scan_videos,
-)
-from vtn_hf.outputs import check_outputs
+from ..data.listing import VIDEO_EXTENSIONS, PassedOver, find_videos
+from ..data.scan import describe_classes, describe_coverage, describe_duplicates, find_places, scan_videos
+from ..outputs import check_outputs
+from .arguments import add_shared
+from .console import CommandParser, command
 
 
 def scan(root: Path, table: Path, num_workers: int, time_limit_sec: float, memory_limit_gib: float) -> bool:
@@ -49,21 +43,22 @@ def scan(root: Path, table: Path, num_workers: int, time_limit_sec: float, memor
     return all(video.ok for video in videos)
 
 
+def make_parser() -> CommandParser:
+    parser = CommandParser("scan", __doc__)
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder with videos at any depth")
+    add_shared(parser, "output", required=True, help="the table, .csv")
+    add_shared(parser, "num_workers", default_is="one per CPU", default=os.cpu_count())
+    add_shared(parser, "time_limit_sec", default=300)
+    add_shared(parser, "memory_limit_gib", default=4)
+    return parser
+
+
+@command("scan")
 def main(argv: list[str] | None = None) -> int:
     """Scans as the arguments say; returns the exit status."""
-    parser = argparse.ArgumentParser("scan_videos.py", description="Check that the videos of a folder can be decoded.")
-    parser.add_argument("root", type=Path, help="folder with videos at any depth")
-    parser.add_argument("--table", type=Path, required=True, help="CSV file to write, or to go on with")
-    parser.add_argument("--num_workers", type=positive(int), default=os.cpu_count(), help="files at a time")
-    parser.add_argument("--time_limit_sec", type=positive(float), default=300, help="seconds for one file")
-    parser.add_argument("--memory_limit_gib", type=positive(float), default=4, help="memory for one file")
-    try:
-        return 0 if scan(**vars(parser.parse_args(argv))) else 1
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on.", file=sys.stderr)
-        return 130
-    except (ValueError, FileNotFoundError, BlockingIOError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    options = make_parser().parse_args(argv)
+    limits = (options.num_workers, options.time_limit_sec, options.memory_limit_gib)
+    return 0 if scan(options.data_dir, options.output, *limits) else 1
 
 
 if __name__ == "__main__":

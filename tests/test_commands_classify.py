@@ -1,65 +1,37 @@
-"""`examples/classify.py` and `examples/stream.py` on files, folders and what cannot be decoded."""
+"""`vtn classify` on files, folders and what cannot be decoded."""
 
-import csv
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import av
-import classify
 import pytest
-import stream
 import torch
 from example_runs import run, take_stock
-from test_whole_video import PROCESSOR, make_model, make_pictures
+from long_videos import model_dir, read, three_videos, videos  # noqa: F401 - fixtures
+from test_whole_video import make_pictures
 from video_files import write_video
 
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    make_model().save_pretrained(directory)
-    PROCESSOR.save_pretrained(directory)
-    return directory
+from vtn_hf.commands import classify
 
 
-@pytest.fixture(scope="module")
-def three_videos(tmp_path_factory):
-    """Two of them with names that differ in their endings only, two in their folders only."""
-    root = tmp_path_factory.mktemp("videos")
-    for number, name in enumerate(("a/x.mp4", "a/x.mkv", "b/x.mp4")):
-        (root / name).parent.mkdir(exist_ok=True)
-        write_video(root / name, make_pictures(8 + 2 * number, seed=number))
-    return root
-
-
-@pytest.fixture
-def videos(three_videos, tmp_path, monkeypatch):
-    """The same and a file that is no video, in a working directory of their own; none of it may change."""
-    root = shutil.copytree(three_videos, tmp_path / "videos")
-    (root / "b/broken.mp4").write_bytes(b"no video")
-    (tmp_path / "link.mp4").symlink_to(root / "a/x.mp4")
-    os.link(root / "a/x.mp4", tmp_path / "hard.mp4")
-    monkeypatch.chdir(tmp_path)
-    before = take_stock(root)
-    yield Path("videos")
-    assert take_stock(root) == before
-
-
-def read(path: Path) -> list[dict]:
-    if path.suffix == ".csv":
-        return list(csv.DictReader(path.read_text().splitlines()))
-    return json.loads(path.read_text()) if path.suffix == ".json" else list(map(json.loads, path.open()))
-
-
-def test_classify_folders_globs_and_broken_files(model_dir, tmp_path, capsys):
+def test_classify_folders_globs_and_broken_files(model_dir, tmp_path, capsys):  # noqa: F811
     (tmp_path / "folder/below").mkdir(parents=True)
     for number, name in enumerate(("folder/a.mp4", "folder/below/b.mp4", "c1.mp4")):
         write_video(tmp_path / name, make_pictures(12, seed=number, width=41 + 7))
     (tmp_path / "folder/broken.mp4").write_bytes(b"no video")
-    arguments = [model_dir, tmp_path / "folder", tmp_path / "c*.mp4", tmp_path / "c1.mp4", "--window", 6, "--top_k", 2]
+    arguments = [
+        "--model",
+        model_dir,
+        tmp_path / "folder",
+        tmp_path / "c*.mp4",
+        tmp_path / "c1.mp4",
+        "--window",
+        6,
+        "--top_k",
+        2,
+    ]
     code = run("classify", *arguments, "--output", tmp_path / "out/scores.jsonl")
     rows = read(tmp_path / "out/scores.jsonl")
     assert code == 1 and re.search("1 of 4 videos failed:\n    .*broken.mp4: Invalid data", capsys.readouterr().err)
@@ -82,14 +54,14 @@ def test_classify_folders_globs_and_broken_files(model_dir, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("option", ["--int8", "--compile"])
-def test_classify_faster(model_dir, tmp_path, monkeypatch, capsys, option):
+def test_classify_faster(model_dir, tmp_path, monkeypatch, capsys, option):  # noqa: F811
     path = write_video(tmp_path / "video.mp4", make_pictures(10))
     if option == "--compile":
         compile = torch.compile
         monkeypatch.setattr(torch, "compile", lambda function: compile(function, backend="eager"))
     scores = []
     for flags in ([], [option]):
-        assert run("classify", model_dir, path, *flags, "--output", tmp_path / f"{len(flags)}.json") == 0
+        assert run("classify", "--model", model_dir, path, *flags, "--output", tmp_path / f"{len(flags)}.json") == 0
         [row] = read(tmp_path / f"{len(flags)}.json")
         scores.append({best["label"]: best["score"] for best in row["scores"]})
     assert scores[1] == pytest.approx(scores[0], abs=0.1 if option == "--int8" else 1e-5)
@@ -100,10 +72,10 @@ def test_classify_faster(model_dir, tmp_path, monkeypatch, capsys, option):
 
 
 @pytest.mark.parametrize(("name", "fps"), [("annotated.mp4", 5), ("annotated.mkv", 30)])
-def test_classify_saves_an_annotated_copy(model_dir, tmp_path, name, fps):
+def test_classify_saves_an_annotated_copy(model_dir, tmp_path, name, fps):  # noqa: F811
     path = write_video(tmp_path / "video.mp4", make_pictures(12, height=41, width=64), fps=fps)
     copy = tmp_path / "copies" / name
-    assert run("classify", model_dir, path, "--fps", 2.5, "--window", 2, "--save_video", copy) == 0
+    assert run("classify", "--model", model_dir, path, "--fps", 2.5, "--window", 2, "--save_video", copy) == 0
     with av.open(str(copy)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == fps
@@ -112,8 +84,8 @@ def test_classify_saves_an_annotated_copy(model_dir, tmp_path, name, fps):
     assert (frames[0][6:14, 6:30] < 30).mean() > 0.5 > (frames[0][20:] < 30).mean()
 
 
-def test_copies_keep_the_places_of_their_videos(model_dir, videos):
-    assert run("classify", model_dir, videos, "--save_video", "copies") == 1
+def test_copies_keep_the_places_of_their_videos(model_dir, videos):  # noqa: F811
+    assert run("classify", "--model", model_dir, videos, "--save_video", "copies") == 1
     copies = {path.relative_to("copies").as_posix() for path in Path("copies").rglob("*") if path.is_file()}
     assert copies == {"a/x.mp4", "a/x.mkv.mp4", "b/x.mp4"}
     for name, num_frames in (("a/x.mp4", 8), ("a/x.mkv.mp4", 10), ("b/x.mp4", 12)):
@@ -146,28 +118,28 @@ def test_copies_keep_the_places_of_their_videos(model_dir, videos):
     ],
 )
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_classify_refuses_what_cannot_be(model_dir, videos, capsys, arguments, message, overwrite):
+def test_classify_refuses_what_cannot_be(model_dir, videos, capsys, arguments, message, overwrite):  # noqa: F811
     Path("there.csv").write_text("precious")
     Path("empty").mkdir()
     if overwrite and "exists already" in message:
         return
-    assert run("classify", model_dir, *arguments, *["--overwrite"] * overwrite) == 2
+    assert run("classify", "--model", model_dir, *arguments, *["--overwrite"] * overwrite) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert set(os.listdir()) == {"videos", "link.mp4", "hard.mp4", "there.csv", "empty"}
     assert Path("there.csv").read_text() == "precious"
 
 
-def test_the_model_is_an_input_too(model_dir, videos, capsys):
+def test_the_model_is_an_input_too(model_dir, videos, capsys):  # noqa: F811
     before = take_stock(model_dir)
-    assert run("classify", model_dir, videos, "--output", model_dir / "config.json", "--overwrite") == 2
+    assert run("classify", "--model", model_dir, videos, "--output", model_dir / "config.json", "--overwrite") == 2
     assert "is the input" in capsys.readouterr().err
     assert take_stock(model_dir) == before
 
 
 @pytest.mark.parametrize("name", ["scores.jsonl", "scores.json", "scores.csv"])
-def test_classify_goes_on_where_it_was_stopped(model_dir, videos, monkeypatch, capsys, name):
-    arguments = [model_dir, "videos", "--save_video", "copies", "--output", name]
+def test_classify_goes_on_where_it_was_stopped(model_dir, videos, monkeypatch, capsys, name):  # noqa: F811
+    arguments = ["--model", model_dir, "videos", "--save_video", "copies", "--output", name]
     seen = []
 
     def stop_at_the_second(*arguments, **settings):
@@ -193,85 +165,24 @@ def test_classify_goes_on_where_it_was_stopped(model_dir, videos, monkeypatch, c
     # What is missing of a copy is made again, and no score twice.
     Path("copies/b/x.mp4").unlink()
     assert run("classify", *arguments) == 1 and len(read(Path(name))) == 3 and Path("copies/b/x.mp4").exists()
-    assert run("classify", model_dir, "videos/a", "--output", name, "--top_k", 2, "--overwrite") == 0
+    assert run("classify", "--model", model_dir, "videos/a", "--output", name, "--top_k", 2, "--overwrite") == 0
     assert [row["video"] for row in read(Path(name))] == ["videos/a/x.mkv", "videos/a/x.mp4"]
 
 
-def test_a_copy_that_cannot_be_written_costs_no_score(model_dir, videos, capsys):
+def test_a_copy_that_cannot_be_written_costs_no_score(model_dir, videos, capsys):  # noqa: F811
     Path("copies/a").mkdir(parents=True)
     Path("copies/a/x.mp4").mkdir()
-    arguments = [model_dir, "videos/a", "videos/b/x.mp4", "--save_video", "copies", "--output", "scores.json"]
+    arguments = [
+        "--model",
+        model_dir,
+        "videos/a",
+        "videos/b/x.mp4",
+        "--save_video",
+        "copies",
+        "--output",
+        "scores.json",
+    ]
     assert run("classify", *arguments) == 1
     assert "copies/a/x.mp4 is not a file" in capsys.readouterr().err
     assert len(read(Path("scores.json"))) == 3
     assert Path("copies/a/x.mkv.mp4").is_file() and Path("copies/b/x.mp4").is_file()
-
-
-def test_stream_a_file_at_its_pace(model_dir, tmp_path, capsys):
-    path = write_video(tmp_path / "video.mp4", make_pictures(16), fps=20)
-    assert run("stream", model_dir, path, "--predict_every", 4) == 0
-    output = capsys.readouterr().out
-    assert "LABEL_" in output and "16 frames read" in output and "0 changes of size" in output
-
-
-@pytest.mark.parametrize("name", ["scores.jsonl", "scores.json", "scores.csv"])
-def test_stream_writes_predictions_as_they_are_made(model_dir, videos, monkeypatch, capsys, name):
-    push, frames_seen = stream.StreamingClassifier.push, []
-
-    def stop_at_the_seventh(self, frames, times):
-        if len(frames_seen) == 6:
-            raise KeyboardInterrupt
-        frames_seen.append(times)
-        return push(self, frames, times)
-
-    monkeypatch.setattr(stream.StreamingClassifier, "push", stop_at_the_seventh)
-    arguments = [model_dir, "videos/a/x.mp4", "--predict_every", 2, "--top_k", 2, "--output", name]
-    assert run("stream", *arguments) == 0
-    rows = read(Path(name))
-    assert [int(row["frames_seen"]) for row in rows] == [2, 4, 6]
-    assert [float(row["end_sec"]) for row in rows] == pytest.approx([time for [time] in frames_seen[1::2]])
-    best = rows[0]["label"] if name.endswith("csv") else rows[0]["scores"][0]["label"]
-    assert f" {best} " in capsys.readouterr().out
-    assert run("stream", *arguments) == 2 and f"{name} exists already" in capsys.readouterr().err
-    frames_seen.clear()
-    assert run("stream", *arguments, "--overwrite") == 0 and len(read(Path(name))) == 3
-
-
-@pytest.mark.parametrize("output", ["videos/a/x.mp4", "link.mp4", "hard.mp4"])
-def test_stream_refuses_to_write_into_its_source(model_dir, videos, capsys, output):
-    Path("x.csv").symlink_to(output)
-    for name in (output, "x.csv"):
-        assert run("stream", model_dir, "videos/a/x.mp4", "--output", name, "--overwrite") == 2
-        assert "is the input" in capsys.readouterr().err or name == output
-
-
-def test_stream_asks_for_matplotlib_before_it_begins(model_dir, videos, monkeypatch, capsys):
-    monkeypatch.setattr(stream.importlib.util, "find_spec", lambda name: None)
-    assert run("stream", model_dir, "videos/a/x.mp4", "--show") == 2
-    assert "--show needs matplotlib: pip install matplotlib" in capsys.readouterr().err
-
-
-def test_time_goes_on_where_timestamps_do_not():
-    clock = stream.Clock(rate=10)
-    stamps = [5.0, 5.1, None, 5.3, 0.0, 0.1, 1e19, 1e19, 0.1, 60.1]
-    times = [5.0, 5.1, 5.2, 5.3, 5.4, 5.5, 5.6, 5.6, 5.7, 65.7]
-    assert [clock.read(stamp) for stamp in stamps] == pytest.approx(times)
-    assert stream.Clock(rate=10).read(1.7e9) == 0.1
-
-
-def test_stream_reports_a_source_that_fails(model_dir, tmp_path, capsys):
-    (tmp_path / "broken.mp4").write_bytes(b"no video")
-    assert run("stream", model_dir, tmp_path / "broken.mp4") == 1
-    captured = capsys.readouterr()
-    assert "0 frames read" in captured.out and "The source failed" in captured.err
-
-
-def test_stream_drops_what_it_is_too_slow_for():
-    source = stream.LiveSource("/no/such/file", size=2)
-    source._thread.join()
-    pictures = make_pictures(5)
-    for number, picture in enumerate(pictures):
-        source._put(picture, number / 10)
-    assert (source.num_read, source.num_dropped) == (5, 3)
-    assert [source.read(0)[1], source.read(0)[1], source.read(0)] == [0.3, 0.4, None]
-    assert source.error is not None

@@ -1,15 +1,15 @@
-"""Tests of examples/prepare_videos.py on a small collection with bad files in it."""
+"""`vtn prepare` on a small collection with bad files in it."""
 
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
-import prepare_videos
 import pytest
 from example_runs import map_here, run, run_process, take_stock
 from video_files import write_video
 
+from vtn_hf.commands import prepare
 from vtn_hf.data.scan import scan_video
 
 
@@ -35,7 +35,7 @@ def collection(tmp_path):
 
 @pytest.fixture
 def here(monkeypatch):
-    monkeypatch.setattr(prepare_videos, "map_files", map_here)
+    monkeypatch.setattr(prepare, "map_files", map_here)
 
 
 def list_files(root: Path) -> list[str]:
@@ -44,7 +44,7 @@ def list_files(root: Path) -> list[str]:
 
 def test_a_collection_is_prepared_by_processes(collection, tmp_path):
     target = tmp_path / "prepared"
-    result = run_process("prepare_videos.py", collection, target, *OPTIONS)
+    result = run_process("prepare", "--data_dir", collection, "--output_dir", target, *OPTIONS)
     assert result.returncode == 1 and result.stdout.count("failed: ") == 2
     failed = (target / "failed.csv").read_text().splitlines()
     assert failed[0] == "path,reason" and [line.split(",")[0] for line in failed[1:]] == [
@@ -66,9 +66,9 @@ def test_a_collection_is_prepared_by_processes(collection, tmp_path):
 def test_what_is_done_is_kept_and_what_is_older_than_its_source_is_made_again(collection, tmp_path, here, capsys):
     target = tmp_path / "prepared"
     shutil.copytree(collection, tmp_path / "copy")
-    assert run("prepare_videos", tmp_path / "copy", target, *OPTIONS) == 1
+    assert run("prepare", "--data_dir", tmp_path / "copy", "--output_dir", target, *OPTIONS) == 1
     done = take_stock(target / "train")
-    assert run("prepare_videos", tmp_path / "copy", target, *OPTIONS) == 1
+    assert run("prepare", "--data_dir", tmp_path / "copy", "--output_dir", target, *OPTIONS) == 1
     assert "3 of 5 videos are done already" in capsys.readouterr().out
     assert take_stock(target / "train") == done
 
@@ -76,7 +76,7 @@ def test_what_is_done_is_kept_and_what_is_older_than_its_source_is_made_again(co
     write_video(tmp_path / "copy/train/walk/good.mp4", FRAMES[:6])
     os.utime(tmp_path / "copy/train/walk/good.mp4", (later, later))
     (tmp_path / "copy/train/run/good.mkv").unlink()
-    assert run("prepare_videos", tmp_path / "copy", target, *OPTIONS) == 1
+    assert run("prepare", "--data_dir", tmp_path / "copy", "--output_dir", target, *OPTIONS) == 1
     printed = capsys.readouterr().out
     assert "1 of 4 videos are done already" in printed
     assert (
@@ -88,18 +88,18 @@ def test_what_is_done_is_kept_and_what_is_older_than_its_source_is_made_again(co
 
 def test_other_settings_are_refused_or_everything_is_made_again(collection, tmp_path, here, capsys):
     target = tmp_path / "prepared"
-    assert run("prepare_videos", collection, target, *OPTIONS) == 1
+    assert run("prepare", "--data_dir", collection, "--output_dir", target, *OPTIONS) == 1
     before = take_stock(target / "train")
-    assert run("prepare_videos", collection, target, "--short_side", 8) == 2
+    assert run("prepare", "--data_dir", collection, "--output_dir", target, "--short_side", 8) == 2
     assert "was made with short_side 16, not 8." in capsys.readouterr().err
     assert take_stock(target / "train") == before
-    assert run("prepare_videos", collection, target, "--short_side", 8, "--overwrite") == 1
+    assert run("prepare", "--data_dir", collection, "--output_dir", target, "--short_side", 8, "--overwrite") == 1
     assert scan_video(str(target / "train/walk/good.mp4")).height == 8
 
 
 def test_a_stopped_run_leaves_whole_files(collection, tmp_path, here, monkeypatch, capsys):
     target, encoded = tmp_path / "prepared", []
-    fit = prepare_videos._fit
+    fit = prepare._fit
 
     def stop_at_the_second_file(*arguments):
         encoded.append(arguments)
@@ -107,12 +107,12 @@ def test_a_stopped_run_leaves_whole_files(collection, tmp_path, here, monkeypatc
             raise KeyboardInterrupt
         return fit(*arguments)
 
-    monkeypatch.setattr(prepare_videos, "_fit", stop_at_the_second_file)
-    assert run("prepare_videos", collection, target, *OPTIONS) == 130
+    monkeypatch.setattr(prepare, "_fit", stop_at_the_second_file)
+    assert run("prepare", "--data_dir", collection, "--output_dir", target, *OPTIONS) == 130
     assert "Stopped; the same command goes on." in capsys.readouterr().err
     assert list_files(target) == ["failed.csv", "settings.json", "train/run/good.mkv.mp4"]
     assert "cut.mp4" in (target / "failed.csv").read_text()
-    assert run("prepare_videos", collection, target, *OPTIONS) == 1
+    assert run("prepare", "--data_dir", collection, "--output_dir", target, *OPTIONS) == 1
     assert "1 of 5 videos are done already" in capsys.readouterr().out
     assert len(list_files(target)) == 5
 
@@ -135,6 +135,6 @@ def test_what_cannot_be_is_refused(collection, tmp_path, monkeypatch, capsys, ro
     Path("other").mkdir()
     Path("other/file").touch()
     before = set(os.listdir())
-    assert run("prepare_videos", root, target) == 2
+    assert run("prepare", "--data_dir", root, "--output_dir", target) == 2
     assert message in capsys.readouterr().err
     assert set(os.listdir()) == before and os.listdir("other") == ["file"]

@@ -1,12 +1,12 @@
 """
 Exports a Video Transformer Network to ONNX, for any number of videos and frames, and compares ONNX Runtime with torch.
 
-    pip install -e '.[onnx]'
-    python examples/export_onnx.py MODEL OUTPUT_DIR
+    pip install 'vtn-hf[onnx]'
+    vtn export --model RUN --output_dir EXPORTED
 
-MODEL is a directory or a repository on the Hub. OUTPUT_DIR then holds model.onnx with its weights, the configuration
-and the processors, or stays as it was if ONNX Runtime differs. The graph takes `pixel_values`, `position_ids` and
-`attention_mask`, as VTNVideoProcessor gives them for videos of unequal length; for one video the mask is all ones.
+EXPORTED then holds model.onnx with its weights, the configuration and the processors, or stays as it was if ONNX
+Runtime differs. The graph takes `pixel_values`, `position_ids` and `attention_mask`, as VTNVideoProcessor gives them
+for videos of unequal length; for one video the mask is all ones.
 """
 
 import argparse
@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForVideoClassification
-from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.outputs import check_outputs, writing_folder
+from .. import VTNForVideoClassification, VTNVideoProcessor
+from ..outputs import check_outputs, writing_folder
+from .arguments import add_shared
+from .console import CommandParser, command
 
 
 # Batches of videos, by their numbers of frames: the one to export with, of several attention blocks and with padding,
@@ -44,6 +45,8 @@ def make_inputs(model: VTNForVideoClassification, num_frames: list[int], side: i
 
 def export(model: VTNForVideoClassification, side: int):
     """The model as transformers' `ExportedModel`: calling it runs ONNX Runtime, `save_pretrained` writes it."""
+    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter  # needs the packages
+
     inputs = make_inputs(model, EXAMPLE, side)
     axes = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}  # videos and frames
     return OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic_shapes=dict.fromkeys(inputs, axes)))
@@ -67,27 +70,29 @@ def check_inputs(options: argparse.Namespace):
     """Finds out what can be found out before the work begins."""
     for package in ("onnx", "onnxruntime", "onnxscript"):
         if importlib.util.find_spec(package) is None:
-            raise ValueError(f"The export needs {package}: pip install -e '.[onnx]'")
+            raise ValueError(f"The export needs {package}: pip install 'vtn-hf[onnx]'")
     outputs = [options.output_dir / "config.json", options.output_dir]
     check_outputs(outputs, Path(options.model).glob("*"), options.overwrite)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exports, compares and saves; returns the exit status."""
-    parser = argparse.ArgumentParser("export_onnx.py", description="Exports a VTN to ONNX.")
-    parser.add_argument("model", help="directory or repository on the Hub")
-    parser.add_argument("output_dir", type=Path, help="a new folder")
+def make_parser() -> CommandParser:
+    parser = CommandParser("export", __doc__)
+    add_shared(parser, "model", required=True)
+    add_shared(parser, "output_dir", required=True)
+    add_shared(parser, "overwrite")
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="largest difference of a logit to accept, per largest logit"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files of the same names in the folder")
-    options = parser.parse_args(argv)
-    try:
-        check_inputs(options)
-        model = AutoModelForVideoClassification.from_pretrained(options.model, dtype=torch.float32).eval()
-        processor = VTNVideoProcessor.from_pretrained(options.model)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    return parser
+
+
+@command("export")
+def main(argv: list[str] | None = None) -> int:
+    """Exports, compares and saves; returns the exit status."""
+    options = make_parser().parse_args(argv)
+    check_inputs(options)
+    model = AutoModelForVideoClassification.from_pretrained(options.model, dtype=torch.float32).eval()
+    processor = VTNVideoProcessor.from_pretrained(options.model)
     side = processor.crop_size.height
     exported = export(model, side)
     with writing_folder(options.output_dir) as folder:
@@ -95,10 +100,9 @@ def main(argv: list[str] | None = None) -> int:
         processor.save_pretrained(folder)
         largest = compare(model, exported, side)
         if not largest <= options.tolerance:
-            parser.exit(
-                1,
+            raise ValueError(
                 f"ONNX Runtime differs from torch by {largest:.1e} of the largest logit, above "
-                f"{options.tolerance:.1e}; nothing was written.\n",
+                f"{options.tolerance:.1e}; nothing was written."
             )
     return 0
 

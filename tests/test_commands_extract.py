@@ -1,4 +1,4 @@
-"""examples/extract_features.py, and training on what it leaves, run as a user runs them."""
+"""`vtn extract`, and training on what it leaves, run as a user runs them."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import shutil
 import time
 from pathlib import Path
 
-import extract_features
 import pytest
 import torch
 from example_runs import SETTINGS, as_flags, make_launcher, run, run_process, take_stock
@@ -17,6 +16,7 @@ from video_files import write_shards
 
 from drawn_videos.motion_clips import write_motion_clips
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.commands import extract as extraction
 from vtn_hf.data.feature_cache import CachedClips, read_shard
 from vtn_hf.results import one_run
 
@@ -43,12 +43,12 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def extract(clips: Path, backbone: Path, output_dir: Path, **settings) -> int:
     """The exit status of an extraction in this process."""
-    return run("extract_features", *make_flags(clips, backbone, output_dir, **settings))
+    return run("extract", *make_flags(clips, backbone, output_dir, **settings))
 
 
 def make_flags(clips: Path, backbone: Path, output_dir: Path, **settings) -> list[str]:
     parts = {"data_dir": clips, "backbone_name_or_path": backbone, "output_dir": output_dir}
-    small = {"num_frames": 8, "videos_per_shard": 4, "num_workers": 0, "use_cpu": "true"}
+    small = {"num_frames": 8, "videos_per_shard": 4, "num_workers": 0, "device": "cpu"}
     return as_flags(parts | small | settings)
 
 
@@ -89,7 +89,7 @@ def test_it_goes_on_where_it_was_stopped_with_any_number_of_processes(
         path.unlink()
     unchanged = kept.stat().st_mtime_ns
     flags = make_flags(clips, backbone, cache, num_workers=1)
-    result = run_process("extract_features.py", *flags, launcher=make_launcher(2))
+    result = run_process("extract", *flags, launcher=make_launcher(2))
     assert result.returncode == 0, result.stderr[-4000:]
     printed = result.stdout
 
@@ -133,7 +133,7 @@ def test_a_part_is_held_out_for_val(clips: Path, backbone: Path, tmp_path: Path,
     shutil.copytree(clips / "train", tmp_path / "videos/train")
     assert extract(tmp_path / "videos", backbone, tmp_path / "cache") == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("extract_features.py: error: ") and "has no val split" in message
+    assert message.startswith("vtn extract: error: ") and "has no val split" in message
     assert "--val_share 0.2" in message
     assert not (tmp_path / "cache").exists()
     assert extract(tmp_path / "videos", backbone, tmp_path / "cache", val_share=0.2) == 0
@@ -161,10 +161,10 @@ def test_shards_give_the_same_features(clips: Path, backbone: Path, features: Pa
         assert by_sum[0] == pytest.approx(by_sum[1])
 
 
-class CrashingVideo(extract_features.WholeVideo):
+class CrashingVideo(extraction.WholeVideo):
     """Ends or stops its process, for some names."""
 
-    def __call__(self, wanted: extract_features.Wanted) -> dict:
+    def __call__(self, wanted: extraction.Wanted) -> dict:
         if wanted.video.name.endswith("crash.mp4"):
             os.abort()
         if wanted.video.name.endswith("hang.mp4"):
@@ -179,7 +179,7 @@ def test_videos_that_crash_or_hang_cost_themselves_only(
     for name in ("train/a/1", "train/a/crash", "train/a/hang", "train/b/2", "val/a/3", "val/b/4"):
         (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, tmp_path / f"videos/{name}.mp4")
-    monkeypatch.setattr(extract_features, "WholeVideo", CrashingVideo)
+    monkeypatch.setattr(extraction, "WholeVideo", CrashingVideo)
     settings = {"num_workers": 1, "time_limit_sec": 5}
     assert extract(tmp_path / "videos", backbone, tmp_path / "cache", **settings) == 0
     printed = capsys.readouterr().out
@@ -237,7 +237,7 @@ def test_the_model_trained_on_features_classifies_videos(clips: Path, features: 
     settings = {
         name: value
         for name, value in SETTINGS.items()
-        if name not in ("resize_to", "crop_size", "clip_num_frames", "eval_num_frames")
+        if name not in ("resize_to", "crop_size", "clip_num_frames", "num_frames")
     }
     heads = '{"num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 16}'
     settings |= {"model_config": heads, "features": features, "output_dir": tmp_path / "model", "max_steps": 6}
@@ -269,7 +269,7 @@ def test_missing_and_damaged_videos_count_in_the_coverage(clips: Path, backbone:
         (tmp_path / f"csv/{split}.csv").write_text("".join(lines))
     assert extract(tmp_path / "csv", backbone, tmp_path / "cache") == 0
     assert "Missing gone.mp4" in capsys.readouterr().out
-    flags = {"features": tmp_path / "cache", "output_dir": tmp_path / "model", "max_steps": 1, "use_cpu": "true"}
+    flags = {"features": tmp_path / "cache", "output_dir": tmp_path / "model", "max_steps": 1, "device": "cpu"}
     assert run("train", *as_flags(flags | {"model_config": '{"num_attention_heads": 4}'})) == 0
 
     coverage = json.loads((tmp_path / "model/coverage.json").read_text())

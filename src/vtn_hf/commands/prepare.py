@@ -1,7 +1,7 @@
 """
 Transcodes a collection once, so that random clips of it decode several times faster in every epoch.
 
-    python examples/prepare_videos.py VIDEOS PREPARED
+    vtn prepare --data_dir VIDEOS --output_dir PREPARED
 
 Every video under VIDEOS becomes an mp4 file at the same place under PREPARED: all of its frames in order, upright,
 with the short side as given, key frames close to each other so that a seek has little to decode, and every second
@@ -11,7 +11,6 @@ on where it was stopped, and makes again what is older than its source. The file
 the reason, in PREPARED/failed.csv, and make the exit status 1.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Iterable
@@ -20,13 +19,15 @@ from functools import partial
 from pathlib import Path
 
 import av
-from classify import find_videos, positive, show
 from tqdm import tqdm
 
-from vtn_hf.data.file_pool import map_files
-from vtn_hf.outputs import check_outputs, name_outputs, remove_unfinished, writing
-from vtn_hf.results import ResultFile, begin_or_go_on, one_run
-from vtn_hf.video_decoding_vtn import DecodeLimits, VideoDecodeError, iter_video_frames
+from ..data.file_pool import map_files
+from ..outputs import check_outputs, name_outputs, remove_unfinished, writing
+from ..results import ResultFile, begin_or_go_on, one_run
+from ..video_decoding_vtn import DecodeLimits, VideoDecodeError, iter_video_frames
+from .arguments import add_shared, positive
+from .console import CommandParser, command, show
+from .sources import find_videos
 
 
 def prepare_video(paths: tuple[Path, Path], short_side: int, key_frame_distance: int, crf: int, limits: DecodeLimits):
@@ -154,27 +155,24 @@ def _list_failures(results: Iterable, path: Path) -> dict[Path, str]:
     return failed
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Transcodes and says what failed; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "prepare_videos.py", description="Transcode videos so that random clips decode fast."
-    )
-    parser.add_argument("root", type=Path, help="folder with videos at any depth")
-    parser.add_argument("target_root", type=Path, help="folder to write")
+def make_parser() -> CommandParser:
+    parser = CommandParser("prepare", __doc__)
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder with videos at any depth")
+    add_shared(parser, "output_dir", required=True)
+    add_shared(parser, "overwrite")
     parser.add_argument("--short_side", type=positive(int), default=256, help="pixels of the shorter side")
     parser.add_argument("--key_frame_distance", type=positive(int), default=4, help="frames from key to key frame")
     parser.add_argument("--crf", type=int, choices=range(52), metavar="0-51", default=23, help="x264's rate factor")
-    parser.add_argument("--num_workers", type=positive(int), help="videos at a time; default: one per CPU")
-    parser.add_argument("--time_limit_sec", type=positive(float), default=600, help="seconds for one video")
-    parser.add_argument("--overwrite", action="store_true", help="make everything again")
-    options = parser.parse_args(argv)
-    try:
-        failed = prepare_videos(**vars(options))
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on.", file=sys.stderr)
-        return 130
-    except (ValueError, FileNotFoundError, FileExistsError, BlockingIOError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    add_shared(parser, "num_workers", default_is="one per CPU")
+    add_shared(parser, "time_limit_sec", default=600)
+    return parser
+
+
+@command("prepare")
+def main(argv: list[str] | None = None) -> int:
+    """Transcodes and says what failed; returns the exit status."""
+    options = vars(make_parser().parse_args(argv))
+    failed = prepare_videos(options.pop("data_dir"), options.pop("output_dir"), **options)
     for reason in failed.values():
         show(f"failed: {reason}")
     return 1 if failed else 0

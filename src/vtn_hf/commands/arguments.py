@@ -1,0 +1,109 @@
+"""The arguments that commands have in common: one name, one meaning and one help text each."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from .. import VTNVideoProcessor
+
+
+DTypeName = Literal["float32", "bfloat16", "float16"]
+DEVICE = "cpu, cuda, cuda:1, mps, …; default: an accelerator if there is one"
+HELP = {
+    "model": "a VTN with its processor: a folder, or a repository on the Hub",
+    "data_dir": "folder of videos, in a layout of vtn_hf.data.layouts, such as {train,val}/CLASS/VIDEO",
+    "output_dir": "folder to write: a new one, or one to go on with",
+    "output": "file to write, or to go on with",
+    "overwrite": "replace what is there",
+    "device": f"where to compute: {DEVICE}",
+    "dtype": "numbers to compute with: float32, bfloat16 or float16; default: float32",
+    "num_workers": "videos that are decoded at a time, by each process",
+    "num_frames": "frames of a video, at most, spread over all of it; default: as the processor says",
+    "fps": "frames per second to look at; default: as the processor says",
+    "class_names": "kinetics400, kinetics600, kinetics700 or a file with a class per line: the order of the labels; "
+    "default: as found",
+    "min_coverage": "share of the videos that must be readable; else there is no result",
+    "split": "which part of the collection",
+    "time_limit_sec": "seconds for one video",
+    "memory_limit_gib": "memory for one video",
+}
+
+
+def positive(kind: type) -> Callable[[str], float]:
+    """Says to argparse how to read a number above zero."""
+
+    def parse(text: str):
+        number = kind(text)
+        if not 0 < number < float("inf"):
+            raise ValueError
+        return number
+
+    parse.kind = kind
+    parse.__name__ = f"positive {kind.__name__}"  # what argparse calls it in its message
+    return parse
+
+
+_SETTINGS = {
+    "output_dir": {"type": Path},
+    "output": {"type": Path},
+    "overwrite": {"action": "store_true"},
+    "num_workers": {"type": positive(int)},
+    "num_frames": {"type": positive(int)},
+    "fps": {"type": positive(float)},
+    "time_limit_sec": {"type": positive(float)},
+    "memory_limit_gib": {"type": positive(float)},
+}
+
+
+def add_shared(parser: argparse.ArgumentParser, name: str, default_is: str | None = None, **settings):
+    """
+    Adds an argument that other commands have too.
+
+    Args:
+        parser: Of the command, or a group of its arguments.
+        name (`str`): Of the argument, one of `HELP`.
+        default_is (`str`, *optional*): What it is by default, in words.
+        settings: Of `add_argument`; `help` is added to what is said everywhere.
+    """
+    text = HELP[name] if default_is is None else f"{HELP[name].partition('; default')[0]}; default: {default_is}"
+    text += f": {settings.pop('help')}" if "help" in settings else ""
+    parser.add_argument(f"--{name}", **_SETTINGS.get(name, {}), **settings, help=text)
+
+
+def check_shared_device(name: str) -> torch.device:
+    """
+    The device of a name, where several processes take one each.
+
+    Raises:
+        ValueError: If there is no such device, or it would be that of all processes.
+    """
+    device = choose_device(name)
+    if ":" in name:
+        raise ValueError(f"--device {name}: each process takes a device of its own; CUDA_VISIBLE_DEVICES says which.")
+    return device
+
+
+def choose_device(name: str | None) -> torch.device:
+    """
+    The device of a name, or an accelerator if there is one.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    if name is None:
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"There is no device {name!r} to compute on; it can be {DEVICE}.") from error
+
+
+def load_processor(model: str, num_frames: int | None, fps: float | None = None) -> VTNVideoProcessor:
+    """The processor of a model, with what the arguments of these names override."""
+    overrides = {"num_frames": num_frames, "fps": fps}
+    return VTNVideoProcessor.from_pretrained(
+        model, **{name: value for name, value in overrides.items() if value is not None}
+    )
