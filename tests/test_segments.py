@@ -20,7 +20,7 @@ from vtn_hf.data.rows import find_source
 from vtn_hf.frame_sampling_vtn import VideoSegment
 from vtn_hf.inference.multi_view import MultiView, score_views
 from vtn_hf.inference.whole_video import classify_video
-from vtn_hf.video_decoding_vtn import decode_video, iter_video_frames
+from vtn_hf.video_decoding_vtn import decode_video, iter_frame_rounds, iter_video_frames
 
 
 NUM_FRAMES = 120
@@ -66,6 +66,14 @@ def test_frames_and_times(files):
     assert np.array_equal(iterated, expected[[0, 7, -1]])
     with pytest.raises(ValueError, match=f"frame {STOP - FIRST} was asked for, but the video has {STOP - FIRST}"):
         decode_video(segment, lambda metadata: [STOP - FIRST])
+
+
+def test_rounds(files):
+    _, cut, segment = files
+    expected = decode_video(cut)[0]
+    rounds = [[0, 20, 47], [3, 46]]
+    for number, frame in iter_frame_rounds(segment, lambda metadata: rounds):
+        assert np.array_equal(frame, expected[number])
 
 
 @pytest.mark.parametrize("settings", [{}, {"fps": 3.0}, {"num_frames": None}])

@@ -246,11 +246,11 @@ class TestFrames:
     @pytest.mark.parametrize("name", ["short_gop.mp4", "open_gop.mkv", "hevc_open_gop.mp4", "vp9.webm"])
     def test_seek_leaves_out_what_comes_before(self, clip, name, monkeypatch, always_seek):
         starts = []
-        read_by_time = video_decoding_vtn._VideoReader._read_by_time
+        decode = video_decoding_vtn._VideoReader._decode
         monkeypatch.setattr(
             video_decoding_vtn._VideoReader,
-            "_read_by_time",
-            lambda self, numbers, start=None: starts.append(start) or read_by_time(self, numbers, start),
+            "_decode",
+            lambda self, numbers, start: starts.append(start) or decode(self, numbers, start),
         )
         decode_video(clip(name), lambda metadata: [40, 41])
         assert len(starts) == 1
@@ -297,13 +297,13 @@ class TestFrames:
 
     def test_one_thread_in_a_dataloader_worker(self, clip, monkeypatch):
         counts = []
-        set_threads = video_decoding_vtn._VideoReader._set_threads
+        open_container = video_decoding_vtn._VideoReader._open_container
 
         def spy(self):
-            set_threads(self)
+            open_container(self)
             counts.append(self._codec.thread_count)
 
-        monkeypatch.setattr(video_decoding_vtn._VideoReader, "_set_threads", spy)
+        monkeypatch.setattr(video_decoding_vtn._VideoReader, "_open_container", spy)
         decode_video(clip("bframes.mp4"))
         monkeypatch.setattr(video_decoding_vtn, "get_worker_info", object)
         decode_video(clip("bframes.mp4"))
@@ -438,7 +438,7 @@ class TestFrameCount:
 
     def test_more_frames_than_counted(self, clip):
         with video_decoding_vtn._open_video(clip("mpeg4.avi")) as video:
-            video.metadata.total_num_frames = NUM_FRAMES - 2
+            video._source.num_frames = NUM_FRAMES - 2
             with pytest.raises(VideoDecodeError, match=f"{NUM_FRAMES} frames decoded, .* {NUM_FRAMES - 2} packets"):
                 list(video.read(list(range(NUM_FRAMES - 2))))
             assert video.metadata.total_num_frames == NUM_FRAMES

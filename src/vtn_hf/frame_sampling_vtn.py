@@ -2,7 +2,9 @@
 Which frames of a video to use: pure arithmetic on frame numbers and times, no video needed.
 
 Places in a video are counted in frames. Where the frames do not come at a constant rate, a place stands for the time
-at which a constant rate would have that frame, and the frame nearest to this time is taken.
+at which a constant rate would have that frame, and the frame nearest to this time is taken. `frame_times` are the
+seconds at which each frame is shown; without them, the rate is constant. What is to be positive and is not raises
+`ValueError`.
 """
 
 from dataclasses import dataclass
@@ -23,8 +25,8 @@ class VideoSegment:
     Args:
         source: Path, URL, bytes or binary file of the whole.
         start_sec, end_sec (`float`, *optional*): The frames that are shown from `start_sec` on and before `end_sec`,
-            by their own timestamps, in seconds from the first frame of the whole; both are rounded to milliseconds, as
-            lists have them. Default to the start and the end of the whole.
+            by their own timestamps, in seconds from the first frame of the whole, rounded to milliseconds; by default
+            those from its start and to its end.
 
     Raises:
         ValueError: If no time lies between.
@@ -76,20 +78,11 @@ def sample_uniform(
     total_num_frames: int, num_frames: int | None = None, frame_times: np.ndarray | None = None
 ) -> np.ndarray:
     """
-    Spreads `num_frames` frames over the whole video, the first and the last included.
-
-    Args:
-        total_num_frames (`int`): Frames in the video.
-        num_frames (`int`, *optional*): Frames to take. A video with fewer gives all of its frames, none twice, as does
-            any video when this is `None`.
-        frame_times (`np.ndarray` of shape `(total_num_frames,)`, *optional*): Seconds at which each frame is shown.
-            With them the frames are spread evenly in time, and may be fewer, as none is taken twice.
+    Spreads `num_frames` frames over the whole video, the first and the last included. A video with fewer gives all of
+    its frames, as does any video when this is `None`; none is taken twice, so that uneven times may give fewer.
 
     Returns:
         `np.ndarray` of int64: Increasing frame numbers.
-
-    Raises:
-        ValueError: If a number is not positive.
     """
     _check_positive(total_num_frames=total_num_frames, num_frames=1 if num_frames is None else num_frames)
     if num_frames is not None and not is_steady(frame_times):
@@ -107,13 +100,8 @@ def sample_clip(
     frame_times: np.ndarray | None = None,
 ) -> np.ndarray:
     """
-    Spreads `num_frames` frames over a clip of the video that starts anywhere, for training.
-
-    Args:
-        total_num_frames, num_frames, frame_times: As in [`sample_uniform`].
-        span (`float`, *optional*): Length of the clip, in frames of the video. Defaults to the whole video.
-        generator (`np.random.Generator`, *optional*): Draws the start of the clip; without one, the clip is the
-            central one.
+    Spreads `num_frames` frames over a clip of `span` frames (default: the whole video), for training. `generator`
+    draws where it starts; without one it is the central one.
 
     Returns:
         `np.ndarray` of int64: `num_frames` frame numbers, never decreasing; a clip with fewer frames repeats some, so

@@ -1,26 +1,18 @@
 """Video decoding: a container (file, URL or bytes) becomes RGB frames at given frame numbers, with PyAV alone.
 
-This file owns one promise: the frames returned are the frames asked for, all of them, or there is an error. What a
-header says about their number is not believed; the packets are counted first, without decoding them. If the decoder
-then gives another number of frames, this is damage, and an error, or the format is one whose packets are not all
-frames, and the caller is asked again with the true count. Frames are numbered from 0 in display order, and each has
-the time that its own timestamp says.
-
-Decoding begins as if nothing had been counted. Where timestamps tell which packet is which frame, only what the wanted
-frames need is decoded: from the key frame before them to the last of them, without the frames in between that no other
-frame refers to.
-
-A file is data of somebody else: it never makes FFmpeg open another file or address, and what it may cost is limited.
+The frames returned are the frames asked for, all of them, or there is an error. Packets are counted first, without
+decoding them, for headers lie. If the decoder then gives another number of frames, this is damage, and an error, or
+the format is one whose packets are not all frames, and the caller is asked again with the true count. Decoding begins
+as if nothing had been counted; where timestamps tell which packet is which frame, it leaves out what no wanted frame
+needs. A file never makes FFmpeg open another file or address, and what it may cost is limited.
 """
 
 import contextlib
-import functools
 import io
 import itertools
 import math
 import operator
 import os
-import queue
 import re
 import stat
 import tempfile
@@ -30,8 +22,9 @@ import traceback
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any, BinaryIO
 from urllib.request import url2pathname
@@ -45,8 +38,6 @@ from .pixels_vtn import ChooseRegion, FrameConverter
 
 
 VideoSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | VideoSegment
-# A part of a file, as FFmpeg writes it: tar files hold other files as they are.
-_PART_OF_FILE = re.compile(r"subfile,,start,(\d+),end,(\d+),,:(.+)", re.DOTALL)
 SampleIndices = Callable[[VideoMetadata], Sequence[int]]
 PlanRounds = Callable[[VideoMetadata], Sequence[Sequence[int]]]
 ConvertFrame = Callable[[np.ndarray], np.ndarray]
@@ -56,19 +47,18 @@ _MATROSKA = "matroska,webm"
 # Containers that store a presentation timestamp with each packet, and codecs that show one frame per packet.
 _TIMED_FORMATS = (_MP4, _MATROSKA)
 _ONE_FRAME_PER_PACKET = ("h264", "hevc", "vp9", "av1")
-# What decodes the transparency of a WebM, too.
-_DECODERS_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Containers in which going back to the start may bring the same packets again; others are opened again.
 _REWINDABLE_FORMATS = (*_TIMED_FORMATS, "avi")
+# FFmpeg's own decoders leave out the transparency that lies beside the pictures of a WebM.
+_DECODERS_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # FFmpeg's AVFMT_TS_DISCONT: containers made to be cut and joined. A longer step than this is a joint, not a pause.
 _FLAG_OF_JOINED_FORMATS = 0x200
 _MAX_STEP_SEC = 10
-_TS_TICKS_PER_SEC = 90_000
 # More ticks than this are no time, but damage.
 _MAX_TICKS = 2**52
+_NO_TIME = -(2**63)
 # In decoding order, a frame comes after at most this many that are shown after it: decoders keep no more pictures.
 _MAX_REORDERED = 16
-
 # A seek empties the decoder's threads; decoding fewer frames than this, only to pass over them, is cheaper. One thread
 # loses nothing but the seek itself.
 _MIN_FRAMES_TO_SKIP = 16
@@ -79,34 +69,34 @@ _MIN_FRAMES_TO_SKIP_IN_WORKER = 2
 _MAX_INDEX_ENTRIES = 2**24
 _MAX_TAGS = 2**12
 _MAX_OPEN_SEC = 4
+_MAX_HEADER_BYTES = 2**28
 _MAX_OGG_HEADERS_BYTES = 2**20
+# What a tag begins with, in formats of which FFmpeg reads many slowly; by the first bytes of the file.
+_TAG_MARKS = {b"\x1aE\xdf\xa3": (b"\x67\xc8",), b"\x89PNG": (b"tEXt", b"zTXt", b"iTXt")}
 # Pixels that any file may decode to.
 _FREE_PIXELS = 2**31
-# A pipe or server that sends nothing for longer will not go on.
+# A pipe that sends nothing for longer will not go on.
 _MAX_SILENCE_SEC = 5
 # Errors give this much of a name, which may be that of an attacker.
 _MAX_NAME_LENGTH = 300
-# What a tag begins with, in formats of which FFmpeg reads many slowly; by the first bytes of the file.
-_TAG_MARKS = {b"\x1aE\xdf\xa3": (b"\x67\xc8",), b"\x89PNG": (b"tEXt", b"zTXt", b"iTXt")}
-_MAX_HEADER_BYTES = 2**28
+# A part of a file, as FFmpeg writes it: tar files hold other files as they are.
+_PART_OF_FILE = re.compile(r"subfile,,start,(\d+),end,(\d+),,:(.+)", re.DOTALL)
 # Playlists, lists of files, session descriptions.
 _REFERENCES = re.compile(rb"\s*(#EXTM3U|ffconcat|v=0\r?\n)")
 
 
 class VideoDecodeError(ValueError):
     """
-    A video that cannot be decoded. The message names the source and the reason.
+    A video that cannot be decoded; the message names the source and the reason.
 
     Example:
 
     ```python
-    >>> from vtn_hf import VideoDecodeError, VTNVideoProcessor
+    >>> from vtn_hf import VTNVideoProcessor
 
-    >>> try:
-    ...     VTNVideoProcessor()(b"not a video")
-    ... except VideoDecodeError as error:
-    ...     print(error)
-    <11 bytes>: Invalid data found when processing input.
+    >>> VTNVideoProcessor()(b"not a video")
+    Traceback (most recent call last):
+    vtn_hf.video_decoding_vtn.VideoDecodeError: <11 bytes>: Invalid data found when processing input.
 
     ```"""
 
@@ -122,14 +112,13 @@ class DecodeLimits:
 
     Args:
         max_pixels: Pixels of one frame; the default is twice those of 8K video.
-        max_pixels_per_byte: Pixels of all frames decoded, for each byte of the file. The default is what a still
-            picture in 4K comes to; 2**31 pixels, half a minute of 1080p, are always free.
-        max_duration_sec: Seconds that the whole video lasts; the default is a day.
-        max_bytes: Bytes of all frames returned together; the default is 8 GiB.
-        max_decode_sec: Seconds that reading and decoding may take; by default without limit. What hangs inside FFmpeg
-            ends with its process only.
-        max_file_bytes: Bytes that are downloaded, or read from a pipe; the default is 2 GiB.
-        max_download_sec: Seconds that a download may take, with its second try; the default is ten minutes.
+        max_pixels_per_byte: Pixels of all frames decoded, for each byte of the file, beyond 2**31 (half a minute of
+            1080p), which are free. The default is what a still picture in 4K comes to.
+        max_duration_sec: Seconds that the whole video lasts.
+        max_bytes: Bytes of all frames returned together.
+        max_decode_sec: Seconds of reading and decoding. What hangs inside FFmpeg ends with its process only.
+        max_file_bytes: Bytes that are downloaded, or read from a pipe.
+        max_download_sec: Seconds that a download may take, with its second try.
 
     Raises:
         ValueError: If a limit is no number greater than 0.
@@ -162,14 +151,10 @@ class DecodeLimits:
 @dataclass
 class TimedVideoMetadata(VideoMetadata):
     """
-    The metadata of a decoded video, which know the time of each frame.
-
-    Args:
-        frame_times (`np.ndarray` of shape `(total_num_frames,)`, float64):
-            Seconds from the first frame to each, by the timestamps of the frames themselves; never decreasing. `None`
-            where neither timestamps nor a frame rate are known.
-        is_joined (`bool`):
-            Whether timestamps start again or jump on the way, as in files joined end to end; `frame_times` go on.
+    The metadata of a decoded video, which know the time of each frame: `frame_times`, float64 of shape
+    `(total_num_frames,)`, has the seconds from the first frame on by the timestamps of the frames, never decreasing;
+    `None` where neither these nor a frame rate are known. `is_joined` tells whether timestamps start again or jump on
+    the way, as in files joined end to end; `frame_times` go on.
     """
 
     frame_times: np.ndarray | None = field(default=None, repr=False, compare=False)
@@ -194,13 +179,12 @@ def decode_video(
     """Decode the frames of a video that `sample_indices` chooses.
 
     Args:
-        source: Path, http(s) or file URL, part of a file as FFmpeg writes it
-            ("subfile,,start,512,end,9000,,:videos.tar"), the bytes of a video file, or a binary file object, which is
-            read from its start and left open; one that cannot be sought, such as a pipe, is read to its end first. Or
-            a `VideoSegment` of any of these.
-        sample_indices: Called with the metadata (still without `width` and `height`, which only a decoded frame
-            tells); returns frame numbers, in any order and with repetitions. It is called again if the number of
-            frames turns out to be another one. `None` takes all frames.
+        source: Path, http(s) or file URL, part of a file ("subfile,,start,512,end,9000,,:videos.tar"), the bytes of a
+            file, or a binary file object, which is read from its start and left open; a pipe is read to its end first.
+            Or a `VideoSegment` of any of these.
+        sample_indices: Called with the metadata (`width` and `height` follow with the first frame); returns frame
+            numbers, counted from 0 as they are shown, in any order and with repetitions. It is called again if the
+            number of frames turns out to be another one. `None` takes all frames.
         convert_frame: Called with each frame, uint8 (height, width, 3), valid until the next; returns the array that
             takes its place. What makes frames smaller belongs here: no two large ones are kept.
         choose_region: Called with height and width of the upright picture; says which region of it libswscale turns
@@ -209,9 +193,7 @@ def decode_video(
 
     Returns:
         The frames as uint8 RGB of shape (number of indices, height, width, 3), or what `convert_frame` made of them,
-        in the order asked for, turned and mirrored as the container says and all in the size of the first; and the
-        metadata, with `fps` in frames per second, `duration` in seconds, `frame_times` of all frames, `height` and
-        `width` of the video, and the frame numbers as `frames_indices`.
+        upright and all in the size of the first; and the metadata, with the frame numbers as `frames_indices`.
 
     Raises:
         VideoDecodeError: If the source cannot be read, is no video, is damaged where it is needed for the frames
@@ -236,9 +218,9 @@ def iter_video_frames(
 ) -> Iterator[np.ndarray]:
     """Decode a video one frame at a time, in memory that does not grow with its length.
 
-    Arguments and errors are those of `decode_video`, but the frame numbers must be ascending (repetitions are
-    allowed), and frames already given out cannot be taken back: if the number of frames turns out to be another one
-    and `sample_indices` would then have chosen other frames, this raises `VideoDecodeError`.
+    As `decode_video`, but the frame numbers must be ascending (repetitions are allowed), and if the number of frames
+    turns out to be another one, for which `sample_indices` chooses other frames than those already given out, this
+    raises `VideoDecodeError`.
 
     Yields:
         Frames as uint8 RGB of shape (height, width, 3), or what `convert_frame` made of them.
@@ -270,13 +252,8 @@ def iter_frame_rounds(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode a video in rounds, so that whoever has seen enough after some of them can stop.
 
-    The file is opened once, and its packets are counted once. Arguments and errors are those of `decode_video`, but
-    for one:
-
-    Args:
-        plan_rounds: Called with the metadata; returns rounds of frame numbers, ascending in each, no number twice. It
-            is called again if the number of frames turns out to be another one; frames that were given out are then
-            not given again.
+    As `decode_video`, but `plan_rounds` returns rounds of frame numbers, ascending in each, no number twice. If it is
+    called again, frames that were given out are not given again.
 
     Yields:
         The number of each frame, and the frame as uint8 RGB of shape (height, width, 3), or what `convert_frame` made
@@ -284,22 +261,15 @@ def iter_frame_rounds(
     """
     with _open_video(source, choose_region, limits) as video:
         given: set[int] = set()
-        rounds: Sequence[Sequence[int]] = []
-
-        def choose(metadata: VideoMetadata) -> list[int]:
-            nonlocal rounds
-            rounds = plan_rounds(metadata)
-            return [number for part in rounds for number in part]
-
         for is_last_try in (False, True):
-            video.choose(choose)
+            rounds = plan_rounds(video.metadata)
+            video.ask_for(itertools.chain(*rounds))
             try:
                 for part in rounds:
                     missing = [int(number) for number in part if number not in given]
                     for number, frame in video.read(missing) if missing else ():
                         given.add(number)
-                        frame = frame if convert_frame is None else convert_frame(frame)
-                        yield number, np.ascontiguousarray(frame)
+                        yield number, np.ascontiguousarray(frame if convert_frame is None else convert_frame(frame))
                 return
             except _FrameCountError:  # by now the video knows its true number of frames
                 if is_last_try:
@@ -314,8 +284,7 @@ def _gather(
     numbers, places = np.unique(indices, return_inverse=True)
     frames = None
     for row, (_, frame) in enumerate(video.read(numbers.tolist())):
-        if convert_frame is not None:
-            frame = convert_frame(frame)
+        frame = frame if convert_frame is None else convert_frame(frame)
         if frames is None:
             video.check_size(len(indices) * frame.nbytes)
             frames = np.empty((len(numbers), *frame.shape), dtype=frame.dtype)
@@ -323,119 +292,362 @@ def _gather(
     return (frames if np.array_equal(numbers, indices) else frames[places]), video.metadata
 
 
+@contextlib.contextmanager
+def _open_video(
+    source: VideoSource, choose_region: ChooseRegion | None = None, limits: DecodeLimits | None = None
+) -> Iterator["_VideoReader"]:
+    with contextlib.ExitStack() as stack:
+        file = _Source(source, limits or DecodeLimits())
+        try:
+            file.open(stack)
+            video = _VideoReader(file, choose_region)
+            stack.callback(video.close)
+            video.open()
+            yield video
+        except VideoDecodeError as error:
+            # An error may be kept, and what its traceback holds with it: packets, and so the decoder.
+            traceback.clear_frames(error.__traceback__)
+            raise
+
+
+class _Source:
+    """
+    Any source as one seekable file, whole or a part of one, that limits what it costs and words what is wrong with it.
+    What errors call it is no attribute `name`, from which FFmpeg would guess a format and the names of other files.
+    """
+
+    def __init__(self, source: VideoSource, limits: DecodeLimits):
+        try:
+            import av
+        except ImportError as error:
+            raise ImportError("Decoding a video needs PyAV: `pip install av`.") from error
+        self.segment = source if isinstance(source, VideoSegment) else None
+        source = source if self.segment is None else self.segment.source
+        self.av, self.limits, self._source = av, limits, source
+        self._deadline = time.monotonic() + (limits.max_decode_sec or math.inf)
+        self._start = self._end = self.num_tags = 0
+        self.head, self.hint = b"", ""  # the first bytes; what may be behind an error
+        self.opening_since = None  # CPU time of this thread, while FFmpeg learns about the file
+        self.position = self.num_frames = None  # how far decoding has come
+        if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) and not hasattr(source, "read"):
+            raise ValueError(f"A video must be a path, a URL, bytes or a binary file, got {type(source).__name__}.")
+        name = getattr(source, "name", None) if hasattr(source, "read") else source
+        name = name if name and isinstance(name, (str, os.PathLike)) else "<file>"
+        self.title = os.fsdecode(name).encode(errors="backslashreplace").decode()[:_MAX_NAME_LENGTH]
+
+    def open(self, stack: contextlib.ExitStack) -> None:
+        """Open the file, or copy what comes from elsewhere, until `stack` closes it."""
+        self.hint = "; of addresses, those of http and https are opened" if "://" in self.title else ""
+        with self.reporting_errors():
+            self._file = self._open(stack)
+            num_bytes = self._file.seek(0, os.SEEK_END)
+            if self.title == "<file>":
+                self.title = f"<{num_bytes} bytes>"
+            if num_bytes == 0:
+                raise self.error("there is nothing in it")
+            start, end = self._start, self._end or num_bytes
+            if not start < end <= num_bytes:
+                raise self.error(f"the file has {num_bytes:,} bytes, and no part from {start:,} to {end:,}")
+            self._end, self.num_bytes = end, end - start
+            self.head = self.read_at(0, 32)
+        self.hint = ""
+
+    def read(self, size: int) -> bytes:
+        chunk = self._file.read(max(0, min(size, self._end - self._file.tell())))
+        self.check_time()
+        if self.opening_since is not None:
+            self.add_tags(sum(map(chunk.count, _TAG_MARKS.get(self.head[:4], ()))))
+            if time.thread_time() - self.opening_since > _MAX_OPEN_SEC:
+                raise self.error(f"to open it takes more than {_MAX_OPEN_SEC} s")
+        return chunk
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        place = offset + {os.SEEK_SET: self._start, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._end}[whence]
+        if place < self._start:
+            raise ValueError(f"negative seek position {place - self._start}")
+        return self._file.seek(place) - self._start
+
+    def tell(self) -> int:
+        return self._file.tell() - self._start
+
+    def read_at(self, start: int, size: int) -> bytes:
+        self.seek(start)
+        return self.read(size)
+
+    def check_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise self.error(f"decoding takes longer than max_decode_sec={self.limits.max_decode_sec}")
+
+    def check(self, limit: str, cost: float, message: str, advice: str = "") -> None:
+        """Refuse what costs more than a limit, which the message leads to."""
+        if cost > getattr(self.limits, limit):
+            raise self.error(f"{message}{getattr(self.limits, limit):,}{advice}")
+
+    def add_tags(self, number: int) -> None:
+        self.num_tags += number
+        if self.num_tags > _MAX_TAGS:
+            raise self.error(f"its metadata have more than {_MAX_TAGS:,} tags")
+
+    def error(self, reason: str) -> VideoDecodeError:
+        progress = "" if self.position is None else f"; {self.position} of {self.num_frames} frames decoded"
+        return VideoDecodeError(f"{self.title}: {reason}{progress}.")
+
+    @contextlib.contextmanager
+    def reporting_errors(self) -> Iterator[None]:
+        """Turn what FFmpeg, PyAV and the file raise into `VideoDecodeError`."""
+        try:
+            yield
+        except VideoDecodeError:
+            raise
+        # Damage also shows as Python's own errors: an offset before the file's start, a stream that appears late.
+        except (self.av.FFmpegError, OSError, ValueError, LookupError, MemoryError) as error:
+            self.check_time()
+            reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__) + self.hint
+            if _REFERENCES.match(self.head):
+                reason = "it only refers to other files or addresses, and these are not opened"
+            elif self.head[8:16] == b"WEBPVP8X" and int.from_bytes(self.head[20:21]) & 2:
+                reason = "animated WebP cannot be decoded"
+            raise self.error(reason) from error
+
+    def _open(self, stack: contextlib.ExitStack) -> BinaryIO:
+        source = self._source
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return io.BytesIO(source)
+        if isinstance(source, io.TextIOBase):
+            raise self.error("the file is open as text; open it with mode='rb'")
+        if hasattr(source, "read"):
+            is_seekable = getattr(source, "seekable", bool)()
+            return source if is_seekable else self._receive(stack, partial(self._copy, _read_pipe(source)))
+        path = os.fsdecode(source)
+        scheme, _, place = path.partition("://")
+        if scheme.lower() in ("http", "https"):
+            return self._receive(stack, partial(self._download, path), is_download=True)
+        if scheme.lower() == "file":
+            path = url2pathname(place.removeprefix("localhost"))
+        elif path.startswith("~") and not os.path.lexists(path):
+            path = os.path.expanduser(path)
+        part = _PART_OF_FILE.fullmatch(path)
+        if part:
+            path, self._start, self._end = part[3], int(part[1]), int(part[2])
+        if stat.S_ISREG(os.stat(path).st_mode):
+            return stack.enter_context(open(path, "rb"))
+        return self._receive(stack, partial(self._copy, _read_pipe(path)))
+
+    def _receive(
+        self, stack: contextlib.ExitStack, fill: Callable[[BinaryIO], None], is_download: bool = False
+    ) -> BinaryIO:
+        """Have a thread fill a file, in time or not at all: what waits for ever is left to it."""
+        errors: list[Exception] = []
+
+        def run() -> None:
+            try:
+                fill(file)
+            except Exception as error:
+                errors.append(error)
+
+        # HTTP has its own limit of silence.
+        limit, deadline, max_silence = "max_decode_sec", self._deadline, math.inf if is_download else _MAX_SILENCE_SEC
+        if is_download and time.monotonic() + self.limits.max_download_sec < deadline:
+            limit, deadline = "max_download_sec", time.monotonic() + self.limits.max_download_sec
+        file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            num_bytes, left = file.tell(), deadline - time.monotonic()
+            if left <= 0:
+                raise self.error(f"it takes longer to arrive than {limit}={getattr(self.limits, limit)}")
+            thread.join(min(left, max_silence, threading.TIMEOUT_MAX))
+            if thread.is_alive() and left > max_silence and file.tell() == num_bytes:
+                raise self.error(f"nothing comes for {max_silence} s")
+        if errors:
+            raise errors[0]
+        return file
+
+    def _copy(self, chunks: Iterable[bytes], file: BinaryIO) -> None:
+        for chunk in chunks:
+            file.write(chunk)  # an error where nobody waits for it any more, and the file is closed
+            self.check("max_file_bytes", file.tell(), "it has more bytes than max_file_bytes=")
+
+    def _download(self, url: str, file: BinaryIO) -> None:
+        """Copy what is behind a URL. FFmpeg opens URLs too, but not every build of it speaks https."""
+        from huggingface_hub.utils import httpx
+
+        for again in ("", " (twice)"):
+            file.seek(0)
+            file.truncate()
+            try:
+                with httpx.stream("GET", url, follow_redirects=True) as response:
+                    response.raise_for_status()
+                    num_bytes = int(response.headers.get("content-length", 0))
+                    self.check("max_file_bytes", num_bytes, "it has more bytes than max_file_bytes=")
+                    return self._copy(response.iter_bytes(), file)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                if again or getattr(getattr(error, "response", None), "status_code", 500) < 500:
+                    reason = (str(error) or type(error).__name__).splitlines()[0]
+                    raise self.error(f"{reason}{again}") from error
+
+
+def _read_pipe(source: BinaryIO | str) -> Iterator[bytes]:
+    """Read to the end of a pipe, which is opened here, in the thread, as that waits for its writer."""
+    file = source if hasattr(source, "read") else open(source, "rb", buffering=0)  # noqa: SIM115 (ends with the thread)
+    read = getattr(file, "read1", file.read)
+    while chunk := read(2**16):
+        yield chunk
+
+
+class _Layout:
+    """
+    What the structure of a file tells before FFmpeg reads it. What claims more than can be true is refused, as FFmpeg
+    would make an index of it.
+
+    Attributes:
+        is_fragmented: Whether it is an mp4 in fragments, whose frames no table lists before they come.
+        is_cut: Whether the end of the frames is missing, where FFmpeg takes such an end for a proper one.
+    """
+
+    _BEFORE_FRAMES = (b"moof", b"mdat", b"styp", b"sidx", b"emsg", b"prft")
+    _CLUSTER = b"\x1fC\xb6u"
+
+    def __init__(self, source: _Source):
+        self._source = source
+        self.is_fragmented = self.is_cut = False
+        self._num_samples = self._num_entries = 0  # what the boxes claim, and what FFmpeg's index of them would have
+        head = source.head
+        if head[:4] == b"RIFF":
+            # Written to a pipe, the size is not known; and a last byte that pads may be missing.
+            self.is_cut = source.num_bytes + 1 < 8 + int.from_bytes(head[4:8], "little") < 2**31
+        elif head[:4] == b"\x1aE\xdf\xa3":
+            self.is_cut = self._is_cut_matroska()
+        elif head[:4] == b"OggS":
+            self._count_comments(source.read_at(0, _MAX_OGG_HEADERS_BYTES))
+        else:
+            self._read_boxes()
+        if self._num_samples > source.num_bytes or self._num_entries > _MAX_INDEX_ENTRIES:
+            claim = f"its index claims {self._num_entries:,} samples, in a file of {source.num_bytes:,} bytes"
+            raise source.error(claim)
+
+    def _count_comments(self, data: bytes) -> None:
+        for mark in re.finditer(rb"\x03vorbis|OpusTags|\x81theora|OVP80\x02 ", data):
+            vendor = mark.end()
+            number = vendor + 4 + int.from_bytes(data[vendor : vendor + 4], "little")
+            self._source.add_tags(int.from_bytes(data[number : number + 4], "little"))
+
+    def _read_boxes(self) -> None:
+        """Look at the boxes of an mp4, or of what may be one."""
+        start, is_complete, num_bytes = 0, False, self._source.num_bytes
+        while head := self._source.read_at(start, 16):
+            size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if size == 1:  # for one of eight bytes behind the kind; 0 for all that is left
+                size = int.from_bytes(head[8:], "big")
+            size = size or num_bytes - start
+            if len(head) < 8 or size < 8:
+                break
+            if kind not in (b"mdat", b"free", b"skip", b"wide", b"uuid") and size < _MAX_HEADER_BYTES:
+                self._count_samples(self._source.read_at(start, size))
+            self.is_fragmented |= kind == b"moof"
+            is_complete |= kind == b"mfra"
+            if start + size > num_bytes:
+                break
+            start += size
+        # What is behind the last whole box is the beginning of another one, or was never part of the video.
+        is_box = size >= 8 if len(head) >= 8 else head[:1] == b"\0" and (len(head) < 4 or any(head[:4]))
+        is_before_frames = any(kind.startswith(head[4:8]) for kind in self._BEFORE_FRAMES)
+        self.is_cut = is_box and is_before_frames and self.is_fragmented and not is_complete
+
+    def _count_samples(self, data: bytes) -> None:
+        self.is_fragmented |= b"mvex" in data
+        for track in data.split(b"trak"):
+            sizes = _find(track, b"st(?:sz|z2)", 8) + _find(track, b"trun", 4)
+            handlers, times = _find(track, b"hdlr", 8), _find(track, b"stts", 4) + _find(track, b"stts", 12)
+            # Of sound of which each sample lasts one tick, FFmpeg's index has chunks, not samples.
+            if b"soun" in handlers and b"vide" not in handlers and set(times) == {b"\0\0\0\1"}:
+                continue
+            num_samples = sum(map(int.from_bytes, sizes))
+            num_edits = max(map(int.from_bytes, _find(track, b"elst", 4)), default=0)
+            self._num_samples += num_samples
+            self._num_entries += num_samples * max(1, num_edits)
+
+    def _is_cut_matroska(self) -> bool:
+        """Whether the file is shorter than it says, and ends before the last of its clusters does."""
+        num_bytes = self._source.num_bytes
+        end_of_header = self._read_element(0)[2]
+        kind, start, end = self._read_element(min(end_of_header, num_bytes))
+        if kind != b"\x18S\x80g" or not num_bytes < end < math.inf:
+            return False
+        has_clusters = False
+        while start < num_bytes:
+            kind, _, start = self._read_element(start)
+            has_clusters |= kind == self._CLUSTER
+        return start == math.inf or kind == self._CLUSTER or not has_clusters
+
+    def _read_element(self, start: int) -> tuple[bytes, int, float]:
+        """Identifier, begin of the body, and end of an EBML element, which is infinite where it is not known."""
+        head = self._source.read_at(start, 16)
+        # The leading zeros of the first byte of identifier and size tell how many bytes they take.
+        length = 9 - int.from_bytes(head[:1]).bit_length()
+        size = head[length:]
+        num_bytes = 9 - int.from_bytes(size[:1]).bit_length()
+        body = start + length + num_bytes
+        unknown = 2 ** (7 * num_bytes) - 1
+        value = int.from_bytes(size[:num_bytes], "big") & unknown
+        is_known = num_bytes <= len(size) and value != unknown
+        return head[:length], body, body + value if is_known else math.inf
+
+
+def _find(data: bytes, kind: bytes, distance: int) -> list[bytes]:
+    """The four bytes at a distance behind each place where a kind of box is named."""
+    return re.findall(kind + b"(?=.{%d}(.{4}))" % distance, data, re.DOTALL)
+
+
 class _Packets:
     """
-    What is kept of the packets, in the order of decoding: a few bytes of each, for there may be millions.
-
-    Args:
-        packets: Those of the video stream.
-        are_joined: Whether a packet that is marked as corrupt may be complete: in MPEG-TS the mark says that a counter
-            does not go on, as where files are joined.
+    What is kept of the packets, in the order of decoding: a few bytes of each, for there may be millions. Frames are
+    shown of those that are whole and not to be left out; `ticks` are the times of these, in no certain order.
     """
 
-    def __init__(self, packets: Iterator[Any], are_joined: bool):
-        pts, dts, durations = array("q"), array("q"), array("q")  # in the time base of the stream
-        flags = array("b")
-        self.has_pts = self.has_dts = True
-        self.changes_setup = False
-        self.first: tuple | None = None
+    def __init__(self, packets: Iterator[Any], container_format: Any, time_base: Any):
+        pts, dts, durations, flags = array("q"), array("q"), array("q"), array("b")
+        self.changes_setup, self.first = False, None
         for packet in packets:
             if self.first is None:
                 self.first = _identify(packet)
-            packet_pts, packet_dts = packet.pts, packet.dts
-            if packet_pts is None:
-                self.has_pts = False
-            if packet_dts is None:
-                self.has_dts = False
             if packet.is_keyframe and packet.has_sidedata("new_extradata"):
                 self.changes_setup = True
-            pts.append(packet_pts or 0)
-            dts.append(packet_dts or 0)
+            pts.append(_NO_TIME if packet.pts is None else packet.pts)
+            dts.append(_NO_TIME if packet.dts is None else packet.dts)
             durations.append(packet.duration or 0)
             flags.append(packet.is_keyframe + 2 * packet.is_corrupt + 4 * packet.is_discard)
-        self.pts, self.dts, self.durations, flags = (np.asarray(each) for each in (pts, dts, durations, flags))
-        self.are_keys, are_whole, are_shown = flags & 1 != 0, flags & 2 == 0, flags & 4 == 0
-        if are_joined and self.has_pts:
-            are_whole |= self._find_joints(np.flatnonzero(~are_whole))
+        has_pts, has_dts = _NO_TIME not in pts, _NO_TIME not in dts
+        self.pts, dts, durations, flags = (np.asarray(each) for each in (pts, dts, durations, flags))
+        self.are_keys, are_whole, are_wanted = flags & 1 != 0, flags & 2 == 0, flags & 4 == 0
+        times = (self.pts if has_pts else dts)[are_wanted]
+        # Matroska stores no decoding timestamps: FFmpeg makes them up, and not always in order.
+        if has_dts and container_format.name != _MATROSKA:
+            may_jump = container_format.flags & _FLAG_OF_JOINED_FORMATS
+            starts = _find_starts(dts[are_wanted], float(_MAX_STEP_SEC / time_base) if may_jump else math.inf)
+        else:
+            starts = _find_starts_at_key_frames(times, self.are_keys[are_wanted])
+        self.ticks, self.is_joined = _lay_out_times(times, durations[are_wanted], starts)
+        # In MPEG-TS, the mark says that a counter does not go on, as where files are joined.
+        if container_format.name == "mpegts" and self.ticks is not None and not are_whole.all():
+            are_whole[are_wanted] |= _find_joints(self.ticks, ~are_whole[are_wanted], self.are_keys[are_wanted])
+        if self.ticks is not None:
+            self.ticks = self.ticks[are_whole[are_wanted]]
         self.num_whole = int(are_whole.sum())
         self.num_before_loss = len(pts) if are_whole.all() else int(are_whole.argmin())
-        self.are_shown = are_whole & are_shown
+        self.are_shown = are_whole & are_wanted
         self.num_shown = int(self.are_shown.sum())
-        self.are_unique = self.has_pts and len(np.unique(self.pts)) == len(pts)
+        self.are_unique = has_pts and len(np.unique(self.pts)) == len(pts)
         self.are_reordered = bool((np.diff(self.pts) < 0).any())
 
-    def _find_joints(self, marked: np.ndarray) -> np.ndarray:
-        """
-        Which of the marked packets end a part: a key frame follows, and no frame is missing around it, as time goes on
-        without a gap, or starts anew. FFmpeg marks up to two packets before the one whose counter is off.
-        """
-        are_joints = np.zeros(len(self.pts), dtype=bool)
-        steps = np.diff(np.unique(self.pts))
-        max_step = max(1.5 * np.median(steps), np.percentile(steps, 95)) if len(steps) else 0
-        for number in marked:
-            keys = number + 1 + np.flatnonzero(self.are_keys[number + 1 : number + 3])
-            if len(keys):
-                # Of twice as many packets, the half next to the joint has all of its times, whatever the order.
-                before = np.unique(self.pts[max(0, keys[0] - 2 * _MAX_REORDERED) : keys[0]])[-_MAX_REORDERED:]
-                after = np.unique(self.pts[keys[0] : keys[0] + 2 * _MAX_REORDERED])[:_MAX_REORDERED]
-                step = after[after > before[-1]][:1] - before[-1]
-                step = step[step <= _MAX_STEP_SEC * _TS_TICKS_PER_SEC]  # else another time begins
-                are_joints[number] = np.r_[np.diff(before), np.diff(after), step].max(initial=0) <= max_step
-        return are_joints
+
+def _identify(packet: Any) -> tuple:
+    """What tells a packet from the others: timestamps, place in the file, and what is given with it only once."""
+    return packet.pts, packet.dts, packet.pos, [bytes(side_data) for side_data in packet.iter_sidedata()]
 
 
-class _TimeLine:
-    """
-    When frames are shown, in ticks of the stream from the first frame on.
-
-    Args:
-        times: Timestamps of the frames in order of decoding or of display; never mixed across the starts of parts.
-        durations: Of the frames, 0 where it is not known.
-        starts: Which frames begin a new part, but for the first: there timestamps start again or jump.
-    """
-
-    def __init__(self, times: np.ndarray, durations: np.ndarray, starts: list[int]):
-        self.is_joined = bool(starts)
-        self.ticks = np.empty_like(times)
-        end = 0
-        for start, stop in itertools.pairwise([0, *starts, len(times)]):
-            order = start + np.argsort(times[start:stop], kind="stable")
-            part = times[order] - times[order[0]] + end
-            self.ticks[start:stop] = part
-            # The next part begins where this one ends.
-            end = part[-1] + (durations[order[-1]] or (part[-1] - part[0]) // max(1, len(part) - 1))
-
-    @classmethod
-    def of_packets(cls, packets: _Packets, container_format: Any, time_base: Any) -> "_TimeLine | None":
-        """`None` where there are no timestamps."""
-        times = packets.pts if packets.has_pts else packets.dts if packets.has_dts else None
-        if times is None or not packets.num_shown or _has_nonsense(times):
-            return None
-        times, dts, durations, are_keys = (
-            numbers[packets.are_shown] for numbers in (times, packets.dts, packets.durations, packets.are_keys)
-        )
-        # Matroska stores no decoding timestamps: FFmpeg makes them up, and not always in order.
-        if packets.has_dts and container_format.name != _MATROSKA:
-            may_jump = container_format.flags & _FLAG_OF_JOINED_FORMATS
-            starts = _find_starts(dts, float(_MAX_STEP_SEC / time_base) if may_jump else math.inf)
-        else:
-            starts = _find_starts_at_key_frames(times, are_keys)
-        return cls(times, durations, starts)
-
-    @classmethod
-    def of_frames(cls, times: list[int | None], durations: list[int]) -> "_TimeLine | None":
-        """Of decoded frames; `None` where there are no timestamps."""
-        if None in times or not times or _has_nonsense(np.array(times)):
-            return None
-        return cls(np.array(times), np.array(durations), _find_starts(np.array(times), math.inf))
-
-
-def _has_nonsense(times: np.ndarray) -> bool:
-    return int(times.max()) - int(times.min()) > _MAX_TICKS
-
-
-def _find_starts(times: np.ndarray, max_step: float) -> list[int]:
-    """Where times that never decrease go back, or jump by more than a step."""
+def _find_starts(times: np.ndarray, max_step: float = math.inf) -> list[int]:
+    """Where a new part begins: times that never decrease go back, or jump by more than a step."""
     steps = np.diff(times)
     # A slide show has long steps, too, but more than one.
     jumps = (steps > max_step) & (steps > 10 * np.r_[0, steps[:-1]])
@@ -444,185 +656,174 @@ def _find_starts(times: np.ndarray, max_step: float) -> list[int]:
 
 def _find_starts_at_key_frames(times: np.ndarray, are_keys: np.ndarray) -> list[int]:
     """Where presentation timestamps start again: all that is decoded before a key frame is shown before it."""
-    starts = [0]
-    goes_back = np.r_[False, times[1:] < np.maximum.accumulate(times)[:-1]]
-    for number in np.flatnonzero(goes_back & are_keys).tolist():
-        part = times[starts[-1] : number]
-        if len(part) and part[-_MAX_REORDERED - 1 :].min() >= times[number] < part.max():
-            starts.append(number)
-    return starts[1:]
+    padded = np.pad(times, (_MAX_REORDERED + 1, 0), constant_values=np.iinfo(np.int64).max)
+    earliest_before = np.lib.stride_tricks.sliding_window_view(padded, _MAX_REORDERED + 1)[:-1].min(axis=1)
+    goes_back = times < np.maximum.accumulate(times)
+    return np.flatnonzero(are_keys & goes_back & (times <= earliest_before)).tolist()
+
+
+def _lay_out_times(times: np.ndarray, durations: np.ndarray, starts: list[int]) -> tuple[np.ndarray | None, bool]:
+    """
+    When frames are shown, in ticks from the first frame on, or `None` without timestamps that make sense; and whether
+    new parts begin, at `starts`. The times of a part are in any order, a duration is 0 where it is not known.
+    """
+    if not len(times) or times.min() == _NO_TIME or int(times.max()) - int(times.min()) > _MAX_TICKS:
+        return None, False
+    ticks, end = np.empty_like(times), 0
+    for start, stop in itertools.pairwise([0, *starts, len(times)]):
+        part = times[start:stop] - times[start:stop].min() + end
+        ticks[start:stop] = part
+        last = part.argmax()
+        # The next part begins where this one ends.
+        end = part[last] + (durations[start:stop][last] or np.ptp(part) // max(1, len(part) - 1))
+    return ticks, bool(starts)
+
+
+def _find_joints(ticks: np.ndarray, are_marked: np.ndarray, are_keys: np.ndarray) -> np.ndarray:
+    """
+    Which of the marked packets end a part: a key frame follows, and no frame is missing around it. FFmpeg marks up to
+    two packets before the one whose counter is off.
+    """
+    are_joints = np.zeros(len(ticks), dtype=bool)
+    ordered = np.unique(ticks)
+    steps = np.diff(ordered)
+    max_step = max(1.5 * np.median(steps), np.percentile(steps, 95)) if len(steps) else 0
+    for number in np.flatnonzero(are_marked):
+        keys = number + 1 + np.flatnonzero(are_keys[number + 1 : number + 3])
+        if len(keys):
+            place = np.searchsorted(ordered, ticks[keys[0]])
+            near = steps[max(0, place - _MAX_REORDERED) : place + _MAX_REORDERED]
+            are_joints[number] = near.max(initial=0) <= max_step
+    return are_joints
 
 
 class _VideoReader:
-    """Reads the frames of one video by their numbers.
+    """Reads the frames of one video by their numbers; `metadata` describes it, its size from the first frame on."""
 
-    Args:
-        source: Open.
-        choose_region: As in `decode_video`.
-
-    Attributes:
-        metadata: `TimedVideoMetadata`; the first frame that is read sets `width` and `height`.
-    """
-
-    def __init__(self, source: "_Source", choose_region: ChooseRegion | None):
-        self._av = _import_av()
+    def __init__(self, source: _Source, choose_region: ChooseRegion | None):
+        self._source, self._av, self.name = source, source.av, source.title
         self._converter = FrameConverter(self._av, choose_region)
-        self._source, self._file, self._limits = source, source.file, source.limits
-        self._container: Any = None
-        self._codec: Any = None
-        self._layout: _Layout | None = None
-        self.name = source.name
-        self._num_frames = 0  # in the file
+        self._container = self._codec = self._first_frame = None
         self._offset = 0  # number of the frame in the file that is the first of the segment
-        self._position: int | None = None  # number of the next frame, once decoding has begun
-        self._num_certain: int | None = None  # how many frames are left where some are missing
         self._num_pixels = 0  # decoded so far
-        self._opening_since: float | None = None
-        self._first_frame: Any = None
-        self._is_refused = False
+        self._is_plain = False  # whether files are opened anew to decode them, and without frame threads
 
     def open(self) -> None:
         """Open the container and count its packets."""
-        with self._reporting_errors():
-            self._layout = _Layout(self._file, self._check_time)
-            self._check_claims()
+        with self._source.reporting_errors():
+            self._layout = _Layout(self._source)
             self._open_container()
-            container_format = self._container.format
-            packets = _Packets(self._demux(), are_joined=container_format.name == "mpegts")
-            time_line = _TimeLine.of_packets(packets, container_format, self._stream.time_base)
+            packets = _Packets(self._demux(), self._container.format, self._stream.time_base)
             self._header_fps = float(self._stream.guessed_rate or self._stream.average_rate or 0)
-            self._plan_reading(packets, time_line)
+            self._plan_reading(packets)
             num_missing = self._count_missing(packets)
-            if num_missing:
-                num_before_loss = min(packets.num_shown, packets.num_before_loss)
-                self._num_certain = num_before_loss - _MAX_REORDERED * packets.are_reordered
-            self._describe(packets.num_shown, time_line, num_missing)
-            self._set_threads()
+            self._describe(packets.num_shown, packets.ticks, packets.is_joined, num_missing)
 
     def close(self) -> None:
-        """
-        Close the container, but not the file, and let go of the decoder: left to the garbage collector, it could be
-        collected in a forked process, which has no threads to end.
-        """
+        """Let go of the decoder: the garbage collector could do so in a forked process, without threads to end."""
         if self._container is not None:
             self._container.close()
         self._container = self._stream = self._codec = self._first_frame = None
 
     def choose(self, sample_indices: SampleIndices | None) -> list[int]:
-        """Ask for frame numbers and check them against the number of frames; return those in the file."""
+        """Have frame numbers chosen."""
         total = self.metadata.total_num_frames
-        indices = range(total) if sample_indices is None else sample_indices(self.metadata)
-        indices = [operator.index(number) for number in indices]
+        return self.ask_for(range(total) if sample_indices is None else sample_indices(self.metadata))
+
+    def ask_for(self, indices: Iterable[int]) -> list[int]:
+        """Check frame numbers against the number of frames, and note them."""
+        indices, total = [operator.index(number) for number in indices], self.metadata.total_num_frames
         if not indices:
             raise ValueError(f"{self.name}: no frame was asked for.")
         for number in indices:
             if not 0 <= number < total:
                 raise ValueError(f"{self.name}: frame {number} was asked for, but the video has {total} frames.")
+        if self._num_certain is not None and max(indices) + self._offset >= self._num_certain:
+            raise self._source.error(self._loss)
+        self._check_num_pixels(len(set(indices)) * math.prod(self._opened_size))
         self.metadata.frames_indices = indices
-        indices = [number + self._offset for number in indices]
-        if self._num_certain is not None and max(indices) >= self._num_certain:
-            raise self._error(self._loss)
-        self._check_num_pixels(len(set(indices)) * self._opened_size[0] * self._opened_size[1])
         return indices
 
     def read(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (number, frame) for distinct, ascending frame numbers; a frame is an array (height, width, 3)."""
-        attempts = [self._read_by_counting]
         if self._times is not None:
-            min_skip = _MIN_FRAMES_TO_SKIP if get_worker_info() is None else _MIN_FRAMES_TO_SKIP_IN_WORKER
-            by_runs = (functools.partial(self._read_by_runs, min_skip=min_skip) for min_skip in (min_skip, 1))
-            attempts = [*by_runs, self._read_by_time]
-        elif self._has_frame_threads or self._is_rewindable:
-            attempts *= 2
-        num_read = 0
+            # Over how many frames to seek at least; without a number, all are decoded one by one, from the first on.
+            attempts = [_MIN_FRAMES_TO_SKIP if get_worker_info() is None else _MIN_FRAMES_TO_SKIP_IN_WORKER, 1, None]
+        else:
+            attempts = [None] if self._is_plain else [None, None]
+        numbers, num_read = [number + self._offset for number in numbers], 0
         while attempts:
-            attempt = attempts.pop(0)
-            if not attempts:
-                self._has_frame_threads = self._is_rewindable = False
+            min_skip = attempts.pop(0)
+            self._is_plain = self._is_plain or not attempts
             try:
-                for item in attempt(numbers[num_read:]):
-                    num_read += 1
-                    yield item
+                for start, run in self._plan_runs(numbers[num_read:], min_skip):
+                    for number, frame in self._decode(run, start):
+                        num_read += 1
+                        yield number - self._offset, frame
                 return
             except VideoDecodeError:
                 # What goes wrong with frames left out, with frame threads, or after going back, says nothing about the
                 # file; only decoding all frames one by one can judge it.
-                if not attempts or self._is_refused:
+                if not attempts:
                     raise
 
     def check_size(self, num_bytes: int) -> None:
         """Refuse to return more than the limit, before the memory is taken."""
-        if num_bytes > self._limits.max_bytes:
-            raise self._refuse(
-                f"the frames asked for take {num_bytes:,} bytes, max_bytes is {self._limits.max_bytes:,}; ask for "
-                "fewer, or iterate over them"
-            )
-
-    def _check_claims(self) -> None:
-        """Refuse an index that cannot be true, as FFmpeg would make all of it, and what takes it long."""
-        layout = self._layout
-        if layout.num_comments > _MAX_TAGS:
-            raise self._refuse(f"its metadata have more than {_MAX_TAGS:,} tags")
-        if layout.num_samples > layout.num_bytes or layout.num_entries > _MAX_INDEX_ENTRIES:
-            raise self._refuse(
-                f"its index claims {layout.num_entries:,} samples, in a file of {layout.num_bytes:,} bytes"
-            )
+        message = f"the frames asked for take {num_bytes:,} bytes, max_bytes is "
+        self._source.check("max_bytes", num_bytes, message, "; ask for fewer, or iterate over them")
 
     def _open_container(self) -> None:
         """Open the container, or open it again, with its best video stream, as FFmpeg chooses it."""
         self.close()
-        self._file.seek(0)
-        self._num_tags, self._opening_since = 0, time.thread_time()
+        source = self._source
+        source.seek(0)
+        source.num_tags, source.opening_since = 0, time.thread_time()
         # The limit holds for the frame that FFmpeg decodes to learn about the stream, too.
-        options = {"max_pixels": str(self._limits.max_pixels)}
+        max_pixels = source.limits.max_pixels
+        options = {"max_pixels": str(max_pixels)}
         self._container = self._av.open(
-            # Without the name, from which FFmpeg would guess a format and the names of other files.
-            _WatchedFile(self._file, self._watch),
+            source,
             options=options,
             # Of a playlist, or whatever refers to other files or addresses, none is opened.
             container_options={"protocol_whitelist": ""},
             # Text that is not UTF-8 in the container's metadata is no reason to fail.
             metadata_errors="replace",
         )
-        self._opening_since = None
+        source.opening_since = None
         self._stream = self._container.streams.best("video")
         if self._stream is None or self._stream.codec_context is None:
-            raise self._error("there is no video stream that can be decoded")
-        self._codec = self._stream.codec_context
-        # FFmpeg's own decoders leave out the transparency that lies beside the pictures of a WebM.
-        is_transparent = self._stream.metadata.get("alpha_mode") == "1"
-        self._library = _DECODERS_WITH_ALPHA.get(self._codec.name) if is_transparent else None
-        if self._library not in self._av.codecs_available:
-            self._library = None
-        if self._library is not None:
-            size, extradata = (self._codec.width, self._codec.height), self._codec.extradata
-            self._codec = self._av.CodecContext.create(self._library, "r")
-            self._codec.extradata, (self._codec.width, self._codec.height) = extradata, size
+            raise source.error("there is no video stream that can be decoded")
+        self._codec = codec = self._stream.codec_context
+        library = _DECODERS_WITH_ALPHA.get(codec.name) if self._stream.metadata.get("alpha_mode") == "1" else None
+        if library in self._av.codecs_available:
+            self._codec = self._av.CodecContext.create(library, "r")
+            self._codec.extradata, self._codec.width, self._codec.height = codec.extradata, codec.width, codec.height
+        self._is_own_decoder = self._codec is codec
         self._codec.options = options
-        self._opened_size = self._codec.width, self._codec.height
-        if math.prod(self._opened_size) > self._limits.max_pixels:
-            raise self._refuse(
-                f"a frame of {self._codec.width}x{self._codec.height} has more than "
-                f"max_pixels={self._limits.max_pixels:,}"
-            )
+        self._opened_size = width, height = codec.width, codec.height
+        source.check("max_pixels", width * height, f"a frame of {width}x{height} has more than max_pixels=")
+        source.hint = "" if width else f" (a picture of more than max_pixels={max_pixels:,} is refused)"
+        # Damaged hevc can make FFmpeg's frame threads wait for each other for ever. And PyAV drops errors met while it
+        # empties frame threads: the number of frames has to tell a loss from a proper end.
+        name = codec.codec.canonical_name
+        is_safe = name in _ONE_FRAME_PER_PACKET and name != "hevc" and self._is_own_decoder
+        self._stream.thread_type = "AUTO" if is_safe and not self._is_plain else "SLICE"
+        if get_worker_info() is not None:
+            self._codec.thread_count = 1
 
-    def _plan_reading(self, packets: _Packets, time_line: _TimeLine | None) -> None:
+    def _plan_reading(self, packets: _Packets) -> None:
         """Find out where timestamps tell which packet is which frame, and where decoding may start."""
         container_format, codec = self._container.format.name, self._codec.codec.canonical_name
         self._first_packet = packets.first
         # A seek empties FFmpeg's own decoder only.
-        is_own = self._library is None
-        self._is_rewindable = packets.are_unique and container_format in _REWINDABLE_FORMATS and is_own
-        # Damaged hevc can make FFmpeg's frame threads wait for each other for ever. And PyAV drops errors met while it
-        # empties frame threads: the number of frames has to tell a loss from a proper end.
-        self._has_frame_threads = codec in _ONE_FRAME_PER_PACKET and codec != "hevc" and is_own
+        is_sure = packets.are_unique and self._is_own_decoder
+        self._is_rewindable = is_sure and container_format in _REWINDABLE_FORMATS
         is_timed = (
-            is_own
+            is_sure
             and container_format in _TIMED_FORMATS
             and codec in _ONE_FRAME_PER_PACKET
-            and packets.are_unique
-            and time_line is not None
-            and not time_line.is_joined
+            and packets.ticks is not None
+            and not packets.is_joined
             # A decoder that starts later has not seen what changed before.
             and not packets.changes_setup
             # What precedes the first key frame cannot be decoded.
@@ -636,12 +837,13 @@ class _VideoReader:
         if is_timed:
             key_times = packets.pts[packets.are_shown & packets.are_keys]
             self._key_frames = sorted({0, *np.searchsorted(self._times, key_times).tolist()})
+        # In how many bytes each unit of an H.264 packet states its length, where they do.
+        header = self._codec.extradata or b""
+        is_avcc = codec == "h264" and len(header) > 4 and header[0] == 1
+        self._nal_length_size = (header[4] & 3) + 1 if is_avcc else None
 
     def _count_missing(self, packets: _Packets) -> int:
-        """
-        How many frames are lost, at the end of the file or from a loss on. Raises an error where frames are lost, but
-        it is not known how many, or which.
-        """
+        """How many frames are lost; where it is not known how many, or which, this is an error."""
         container_format, entries = self._container.format.name, self._stream.index_entries
         num_whole, num_listed = packets.num_whole, len(entries)
         if num_listed > num_whole:  # Empty ones are no frames.
@@ -658,100 +860,93 @@ class _VideoReader:
         left = f"{num_whole} of {num_promised}" if num_promised > num_whole else f"only {num_whole}"
         self._loss = f"the file is damaged or cut short; {left} frames are left"
         if not is_known and (num_promised > num_whole or self._layout.is_cut):
-            raise self._error(self._loss)
+            raise self._source.error(self._loss)
+        # How many frames are left for certain, where some are missing.
+        num_certain = min(packets.num_shown, packets.num_before_loss) - _MAX_REORDERED * packets.are_reordered
+        self._num_certain = num_certain if num_promised > num_whole else None
         return num_promised - num_whole
 
-    def _describe(self, num_frames: int, time_line: _TimeLine | None, num_missing: int = 0) -> None:
+    def _describe(self, num_frames: int, ticks: np.ndarray | None, is_joined: bool, num_missing: int = 0) -> None:
         """Describe the video as one of so many frames, of which some may be missing at the end."""
         if num_frames == 0:
-            raise self._error("the video stream has no frame that can be decoded")
-        time_base = self._stream.time_base
-        times = None if time_line is None else time_line.ticks * time_base.numerator / time_base.denominator
-        fps = self._find_fps(times)
-        self._num_frames = total = num_frames + num_missing
-        if fps:
-            known = np.zeros(1) if times is None else times
-            times = np.r_[known, known[-1] + np.arange(1, total - len(known) + 1) / fps]
-        if self._source.segment is not None:
-            times = self._cut(times, total / fps if fps else 0.0)
+            raise self._source.error("the video stream has no frame that can be decoded")
+        time_base, is_timed = self._stream.time_base, ticks is not None
+        ticks = np.sort(ticks - ticks.min()) if is_timed else np.zeros(1)
+        times = ticks * time_base.numerator / time_base.denominator
+        fps, total = self._find_fps(times), num_frames + num_missing
+        times = np.r_[times, times[-1] + np.arange(1, total - len(times) + 1) / fps] if fps else times
+        times = times if is_timed or fps else None
+        self._source.num_frames, segment = total, self._source.segment
+        if segment is not None:
+            if times is None:
+                raise self._source.error("a segment needs the times of the frames, which the file does not tell")
+            part = segment.find(times, total / fps if fps else 0.0)
+            self._offset, times = part.start, times[part] - times[part.start]
             total, fps = len(times), self._find_fps(times)
+        duration = total / fps if fps else None
         self.metadata = TimedVideoMetadata(
-            total_num_frames=total,
-            fps=fps or None,
-            duration=total / fps if fps else None,
-            video_backend="pyav",
-            frame_times=times,
-            is_joined=time_line is not None and time_line.is_joined,
+            total, fps=fps or None, duration=duration, video_backend="pyav", frame_times=times, is_joined=is_joined
         )
-        if (self.metadata.duration or 0) > self._limits.max_duration_sec:
-            limit = self._limits.max_duration_sec
-            raise self._refuse(f"it lasts {self.metadata.duration:,.1f} s or more, max_duration_sec is {limit:,}")
+        message = f"it lasts {duration or 0:,.1f} s or more, max_duration_sec is "
+        self._source.check("max_duration_sec", duration or 0, message)
 
-    def _find_fps(self, times: np.ndarray | None) -> float:
+    def _find_fps(self, times: np.ndarray) -> float:
         """Frames per second: the header's, which may be a guess, unless the times of the frames contradict it."""
-        fps, num_steps = self._header_fps, 0 if times is None else len(times) - 1
-        span_sec = times[-1] if num_steps else 0.0
+        fps, span_sec, num_steps = self._header_fps, float(times[-1]), len(times) - 1
         # Where the timestamps bear it out, the header's is the one without rounding errors.
-        return num_steps / float(span_sec) if span_sec and abs(fps * span_sec - num_steps) > 1.5 else fps
+        return num_steps / span_sec if span_sec and abs(fps * span_sec - num_steps) > 1.5 else fps
 
-    def _cut(self, times: np.ndarray | None, duration: float) -> np.ndarray:
-        """The times of the frames of the segment, which begin with it."""
-        if times is None:
-            raise self._error("a segment needs the times of the frames, which the file does not tell")
-        try:
-            part = self._source.segment.find(times, duration)
-        except ValueError as error:
-            raise self._error(str(error)) from error
-        self._offset = part.start
-        return times[part] - times[part.start]
+    def _plan_runs(self, numbers: list[int], min_skip: int | None) -> list[tuple[int | None, list[int]]]:
+        """Split ascending frame numbers into runs (frame to start decoding from, numbers)."""
+        if min_skip is None:
+            return [(None, numbers)]
+        runs: list[tuple[int, list[int]]] = [(0, [])]
+        position = 0
+        for number in numbers:
+            key_frame = self._key_frames[bisect_right(self._key_frames, number) - 1]
+            if key_frame - position >= min_skip:
+                runs.append((key_frame, []))
+            runs[-1][1].append(number)
+            position = number + 1
+        return [run for run in runs if run[1]]
 
-    def _set_threads(self) -> None:
-        """Let FFmpeg use all cores, but one in a `DataLoader` worker, and no frame threads where they are not safe."""
-        self._stream.thread_type = "AUTO" if self._has_frame_threads else "SLICE"
-        if get_worker_info() is not None:
-            self._codec.thread_count = 1
-
-    def _read_by_runs(self, numbers: list[int], min_skip: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Decode what the numbers need only, with seeks over `min_skip` frames or more."""
-        for start, run in _plan_runs(numbers, self._key_frames, min_skip):
-            yield from self._read_by_time(run, start)
-
-    def _read_by_time(self, numbers: list[int], start: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Decode up to the last number, where timestamps tell which packet is which frame.
-
-        Args:
-            numbers: Distinct and ascending.
-            start: Frame 0 or a key frame, to decode from there and only what the numbers need; without it everything
-                is decoded from frame 0.
+    def _decode(self, numbers: list[int], start: int | None) -> Iterator[tuple[int, np.ndarray]]:
         """
-        with self._reporting_errors():
+        Decode up to the last of ascending numbers: from `start` on, frame 0 or a key frame, and only what they need;
+        or, without it, everything from frame 0 on.
+        """
+        with self._source.reporting_errors():
             self._begin(start or 0)
             wanted = set(numbers)
             expected: list[int] = []  # a heap: the frames that the decoder has yet to show
-            for packet in self._choose_packets(numbers, start, expected):
+            is_timed = self._times is not None
+            packets = self._choose_packets(numbers, start, expected) if is_timed else self._count_frames(numbers)
+            for packet in packets:
                 for frame in self._codec.decode(packet):
                     # Some decoders show what refers to frames before the key frame.
-                    if frame.pts is not None and frame.pts < self._times[start or 0]:
+                    if is_timed and frame.pts is not None and frame.pts < self._times[start or 0]:
                         continue
-                    number = heappop(expected) if expected else None
-                    if number is None or frame.pts != self._times[number]:
-                        raise self._error("a frame is missing")
-                    self._check_frame(frame, number in wanted, is_first_after_seek=self._position == start != 0)
-                    self._position = number + 1
+                    number = position = self._source.position
+                    if is_timed:
+                        number = heappop(expected) if expected else None
+                        if number is None or frame.pts != self._times[number]:
+                            raise self._source.error("a frame is missing")
+                    else:
+                        frame_time = frame.dts if frame.pts is None else frame.pts
+                        self._shown.append((_NO_TIME if frame_time is None else frame_time, frame.duration))
+                    self._check_frame(frame, number in wanted, is_first_after_seek=position == start != 0)
+                    self._source.position = number + 1
                     if number in wanted:
-                        wanted.remove(number)
                         yield number, self._to_array(frame)
-            if wanted or expected:
-                raise self._error("frames are missing")
 
     def _choose_packets(self, numbers: list[int], start: int | None, expected: list[int]) -> Iterator[Any]:
-        """Yield what the decoder needs and then None, which empties it; add the frames it will show to `expected`."""
+        """Yield what the decoder needs, then None, which empties it; add the frames it will show to `expected`."""
         unsent = set(numbers)
-        nal_length_size = None if start is None else _read_nal_length_size(self._codec)
         for packet in self._packets_from(start or 0):
             number = bisect_left(self._times, packet.pts)
             if not packet.is_discard and number >= (start or 0):
-                if number not in unsent and nal_length_size and _is_disposable(packet, nal_length_size):
+                may_leave_out = start is not None and number not in unsent and self._nal_length_size
+                if may_leave_out and _is_disposable(packet, self._nal_length_size):
                     continue
                 unsent.discard(number)
                 heappush(expected, number)
@@ -760,38 +955,31 @@ class _VideoReader:
             if numbers and not unsent and numbers[-1] < len(self._times) - 1:
                 break
         yield None
+        if unsent or expected:
+            raise self._source.error("frames are missing")
 
-    def _read_by_counting(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Decode from the start to the last number, where only counting tells which frame it is."""
-        with self._reporting_errors():
-            self._begin(0)
-            times, durations = [], []
-            wanted = set(numbers)
-            total = self._num_frames
-            for packet in itertools.chain(self._packets_from(0), [None]):
-                for frame in self._codec.decode(packet):
-                    self._check_frame(frame, self._position in wanted)
-                    times.append(frame.dts if frame.pts is None else frame.pts)
-                    durations.append(frame.duration)
-                    if self._position in wanted:
-                        yield self._position, self._to_array(frame)
-                    self._position += 1
-                    # After what should be the last frame of all, the end has to follow.
-                    if numbers and numbers[-1] < self._position < total:
-                        return
-            if self._position != total:
-                if self._has_frame_threads or self._is_rewindable or self._num_certain is not None:
-                    raise self._error("frames are missing")
-                self._describe(self._position, _TimeLine.of_frames(times, durations))
-                raise _FrameCountError(
-                    f"{self.name}: {self._position} frames decoded, where there are {total} packets."
-                )
+    def _count_frames(self, numbers: list[int]) -> Iterator[Any]:
+        """Yield all packets, then None, which empties the decoder, where only counting tells which frame it shows."""
+        total = self._source.num_frames
+        for packet in self._packets_from(0):
+            yield packet
+            # After what should be the last frame of all, the end has to follow.
+            if numbers and numbers[-1] < self._source.position < total:
+                return
+        yield None
+        position = self._source.position
+        if position != total:
+            if not self._is_plain or self._num_certain is not None:
+                raise self._source.error("frames are missing")
+            times, durations = np.array(self._shown, dtype=np.int64).reshape(-1, 2).T
+            self._describe(position, *_lay_out_times(times, durations, _find_starts(times)))
+            raise _FrameCountError(f"{self.name}: {position} frames decoded, where there are {total} packets.")
 
     def _begin(self, start: int) -> None:
         """Forget what was decoded before."""
-        self._position = start
-        self._is_damaged = False
-        self._first_frame = None
+        self._source.position = start
+        self._is_damaged, self._first_frame = False, None
+        self._shown: list[tuple[int, int]] = []  # timestamps and durations, where frames are counted
 
     def _packets_from(self, start: int) -> Iterator[Any]:
         """Yield the packets from frame 0 or a key frame to the end."""
@@ -800,14 +988,13 @@ class _VideoReader:
             yield from itertools.dropwhile(lambda packet: packet.pts != self._times[start], self._demux())
             return
         packets, first = self._demux(), None
-        if self._is_rewindable:
+        if self._is_rewindable and not self._is_plain:
             # Where no key frame is marked, there is nothing to go to; and some things are given only once.
             with contextlib.suppress(self._av.FFmpegError):
                 self._container.seek(self._first_packet[0], stream=self._stream)
                 first = next(packets, None)
         if first is None or _identify(first) != self._first_packet:
             self._open_container()
-            self._set_threads()
             packets = self._demux()
         else:
             yield first
@@ -815,171 +1002,48 @@ class _VideoReader:
 
     def _demux(self) -> Iterator[Any]:
         """Yield packets from where the container stands, without empty ones: decoders take them for the end."""
-        max_packets = self._layout.num_bytes
+        max_packets = self._source.num_bytes
         for num_packets, packet in enumerate(self._container.demux(self._stream)):
-            self._check_time()
+            self._source.check_time()
             if num_packets > max_packets:  # an index may name the same bytes again and again
-                raise self._refuse(f"it has more packets than bytes, which are {max_packets:,}")
+                raise self._source.error(f"it has more packets than bytes, which are {max_packets:,}")
             if packet.size:
                 yield packet
 
     def _check_frame(self, frame: Any, is_wanted: bool, is_first_after_seek: bool = False) -> None:
         """Refuse a frame whose damage the decoder has concealed, and one that is nothing to start from."""
+        self._source.hint = ""
         self._num_pixels += frame.width * frame.height
         self._check_num_pixels(self._num_pixels)
-        if self._position == 0:
+        if self._source.position == 0:
             self._first_frame = frame
         is_key_frame = frame.key_frame and frame.pict_type == self._av.video.frame.PictureType.I
         # Some containers also mark frames that later ones cannot do with alone, such as the start of an intra refresh.
         if is_first_after_seek and not is_key_frame:
-            raise self._error("a key frame cannot be decoded by itself")
+            raise self._source.error("a key frame cannot be decoded by itself")
         # What follows a key frame refers to nothing before it.
         self._is_damaged = frame.is_corrupt or (self._is_damaged and not is_key_frame)
         if self._is_damaged and is_wanted:
-            raise self._error("a frame is damaged")
+            raise self._source.error("a frame is damaged")
 
     def _to_array(self, frame: Any) -> np.ndarray:
-        """Convert an `av.VideoFrame` to upright uint8 RGB of shape (height, width, 3)."""
-        try:
-            if self._converter.height is None:
-                self._find_size(frame)
-            picture = self._converter.convert(frame)
-        except VideoDecodeError:
-            raise
-        except ValueError as error:
-            raise self._refuse(str(error)) from error
-        self.metadata.height, self.metadata.width = self._converter.height, self._converter.width
+        """Make an `av.VideoFrame` upright uint8 RGB, (height, width, 3), in the size of the first frame of all."""
+        converter, first, size = self._converter, self._first_frame, (frame.width, frame.height)
+        if converter.height is None:
+            if first is None and size != self._opened_size:
+                raise self._source.error("the size of the first frame is not known")
+            if first is not None and (first.width, first.height) != size:
+                converter.convert(first)
+        self._first_frame = None
+        picture = converter.convert(frame)
+        self.metadata.height, self.metadata.width = converter.height, converter.width
         return picture
 
-    def _find_size(self, frame: Any) -> None:
-        """All frames get the size of the first, which may not be the size of the first one wanted."""
-        first, size = self._first_frame, (frame.width, frame.height)
-        if first is not None and (first.width, first.height) != size:
-            self._converter.convert(first)
-        if first is None and size != self._opened_size:
-            raise self._error("the size of the first frame is not known")
-        self._first_frame = None
-
-    def _check_time(self) -> None:
-        if time.monotonic() > self._source.deadline:
-            raise self._refuse(f"decoding takes longer than max_decode_sec={self._limits.max_decode_sec}")
-
     def _check_num_pixels(self, num_pixels: int) -> None:
-        num_bytes = self._layout.num_bytes
-        if num_pixels > max(_FREE_PIXELS, num_bytes * self._limits.max_pixels_per_byte):
-            raise self._refuse(
-                f"{num_pixels:,} pixels or more are to be decoded from {num_bytes:,} bytes, max_pixels_per_byte is "
-                f"{self._limits.max_pixels_per_byte:,}"
-            )
-
-    def _watch(self, chunk: bytes) -> None:
-        """Look at the clock and, while FFmpeg learns about the file, at what it has been given to read."""
-        self._check_time()
-        if self._opening_since is None:
-            return
-        self._num_tags += sum(map(chunk.count, _TAG_MARKS.get(self._layout.head[:4], ())))
-        if self._num_tags > _MAX_TAGS:
-            raise self._refuse(f"its metadata have more than {_MAX_TAGS:,} tags")
-        if time.thread_time() - self._opening_since > _MAX_OPEN_SEC:
-            raise self._refuse(f"to open it takes more than {_MAX_OPEN_SEC} s")
-
-    @contextlib.contextmanager
-    def _reporting_errors(self) -> Iterator[None]:
-        """Turn what FFmpeg, PyAV and the file raise into `VideoDecodeError`."""
-        try:
-            yield
-        except VideoDecodeError:
-            raise
-        # Damage also shows as Python's own errors: an offset before the file's start, a stream that appears late.
-        except (self._av.FFmpegError, OSError, ValueError, LookupError, MemoryError) as error:
-            self._check_time()
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            if self._layout is not None and self._layout.is_animated_webp:
-                reason = "animated WebP cannot be decoded"
-            elif self._container is None and _REFERENCES.match(self._layout.head if self._layout else b""):
-                reason = "it only refers to other files or addresses, and these are not opened"
-            elif self._container is not None and self._codec is not None and self._codec.width == 0:
-                reason += f" (a picture of more than max_pixels={self._limits.max_pixels:,} is refused)"
-            raise self._error(reason) from error
-
-    def _refuse(self, reason: str) -> VideoDecodeError:
-        """An error that no other way of reading avoids."""
-        self._is_refused = True
-        return self._error(reason)
-
-    def _error(self, reason: str) -> VideoDecodeError:
-        """Name the source and how far decoding has come."""
-        progress = ""
-        if self._position is not None:
-            progress = f"; {self._position} of {self._num_frames} frames decoded"
-        return self._source.error(f"{reason}{progress}")
-
-
-class _WatchedFile:
-    """A file without a name, of which each read is seen."""
-
-    def __init__(self, file: BinaryIO, watch: Callable[[bytes], None]):
-        self._file = file
-        self._watch = watch
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int) -> bytes:
-        chunk = self._file.read(size)
-        self._watch(chunk)
-        return chunk
-
-
-class _FilePart(io.RawIOBase):
-    """The bytes of a file from `start` to `end`, as a file."""
-
-    def __init__(self, file: BinaryIO, start: int, end: int):
-        self._file, self._start, self._size = file, start, end - start
-        self._position = 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = (0, self._position, self._size)[whence] + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        self._file.seek(self._start + self._position)
-        chunk = self._file.read(max(0, min(len(buffer), self._size - self._position)))
-        buffer[: len(chunk)] = chunk
-        self._position += len(chunk)
-        return len(chunk)
-
-
-def _identify(packet: Any) -> tuple:
-    """What tells a packet from the others: timestamps, place in the file, and what is given with it only once."""
-    return packet.pts, packet.dts, packet.pos, [bytes(side_data) for side_data in packet.iter_sidedata()]
-
-
-def _plan_runs(numbers: list[int], key_frames: list[int], min_frames_to_skip: int) -> list[tuple[int, list[int]]]:
-    """Split ascending frame numbers into runs (frame to start decoding from, numbers)."""
-    runs: list[tuple[int, list[int]]] = [(0, [])]
-    position = 0
-    for number in numbers:
-        key_frame = key_frames[bisect_right(key_frames, number) - 1]
-        if key_frame - position >= min_frames_to_skip:
-            runs.append((key_frame, []))
-        runs[-1][1].append(number)
-        position = number + 1
-    return [run for run in runs if run[1]]
-
-
-def _read_nal_length_size(codec: Any) -> int | None:
-    """In how many bytes each unit of a packet states its length, where the codec is H.264 and they do."""
-    header = codec.extradata or b""
-    is_avcc = codec.codec.canonical_name == "h264" and len(header) > 4 and header[0] == 1
-    return (header[4] & 3) + 1 if is_avcc else None
+        num_bytes = self._source.num_bytes
+        if num_pixels > _FREE_PIXELS:
+            message = f"{num_pixels:,} pixels or more are in {num_bytes:,} bytes, max_pixels_per_byte is "
+            self._source.check("max_pixels_per_byte", num_pixels / num_bytes, message)
 
 
 def _is_disposable(packet: Any, nal_length_size: int) -> bool:
@@ -994,298 +1058,3 @@ def _is_disposable(packet: Any, nal_length_size: int) -> bool:
             return False
         start += nal_length_size + length
     return start == len(data)
-
-
-class _Layout:
-    """
-    What the structure of a file tells before FFmpeg reads it.
-
-    Attributes:
-        num_bytes: Of the file.
-        num_samples, num_entries: How many samples the boxes of an mp4 claim, and how many entries FFmpeg's index of
-            them would have.
-        is_fragmented: Whether it is an mp4 in fragments, whose frames no table lists before they come.
-        is_cut: Whether the end of the frames is missing, where FFmpeg takes such an end for a proper one.
-        head: The first bytes.
-        is_animated_webp: Which is a format that FFmpeg does not read.
-        num_comments: Of an Ogg file, all streams together.
-    """
-
-    _BEFORE_FRAMES = (b"moof", b"mdat", b"styp", b"sidx", b"emsg", b"prft")
-    _CLUSTER = b"\x1fC\xb6u"
-
-    def __init__(self, file: BinaryIO, check_time: Callable[[], None]):
-        self._file = file
-        self._check_time = check_time
-        self.num_bytes = file.seek(0, os.SEEK_END)
-        self.num_samples = self.num_entries = self.num_comments = 0
-        self.is_fragmented = self.is_cut = False
-        self.head = head = self._read(0, 32)
-        self.is_animated_webp = head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
-        if head[:4] == b"RIFF":
-            size = int.from_bytes(head[4:8], "little")
-            # Written to a pipe, it is not known; and a last byte that pads may be missing.
-            self.is_cut = self.num_bytes + 1 < 8 + size < 2**31
-        elif head[:4] == b"\x1aE\xdf\xa3":
-            self.is_cut = self._ends_in_frames()
-        elif head[:4] == b"OggS":
-            self._count_comments(self._read(0, _MAX_OGG_HEADERS_BYTES))
-        else:
-            self._read_boxes()
-
-    def _read(self, start: int, size: int) -> bytes:
-        self._check_time()
-        self._file.seek(start)
-        return self._file.read(size)
-
-    def _count_comments(self, data: bytes) -> None:
-        for mark in re.finditer(rb"\x03vorbis|OpusTags|\x81theora|OVP80\x02 ", data):
-            vendor = mark.end()
-            number = vendor + 4 + int.from_bytes(data[vendor : vendor + 4], "little")
-            self.num_comments += int.from_bytes(data[number : number + 4], "little")
-
-    def _read_boxes(self) -> None:
-        """Look at the boxes of an mp4, or of what may be one."""
-        start, is_complete = 0, False
-        while self.num_bytes - start >= 8:
-            head = self._read(start, 16)
-            size, kind = int.from_bytes(head[:4], "big"), head[4:8]
-            if size == 1:  # for one of eight bytes behind the kind; 0 for all that is left
-                size = int.from_bytes(head[8:], "big")
-            size = size or self.num_bytes - start
-            if size < 8:
-                return
-            if kind not in (b"mdat", b"free", b"skip", b"wide", b"uuid") and size < _MAX_HEADER_BYTES:
-                self._count_samples(self._read(start, size))
-            self.is_fragmented |= kind == b"moof"
-            is_complete |= kind == b"mfra"
-            start += size
-            self.is_cut = start > self.num_bytes and kind in self._BEFORE_FRAMES
-        tail = self._read(start, 8) if start < self.num_bytes else b""
-        # What is behind the last box is the beginning of another one, or was never part of the video.
-        if tail[:1] == b"\0" and (len(tail) < 4 or any(tail[:4])):
-            self.is_cut = any(kind.startswith(tail[4:]) for kind in self._BEFORE_FRAMES)
-        self.is_cut &= self.is_fragmented and not is_complete
-
-    def _count_samples(self, data: bytes) -> None:
-        self.is_fragmented |= b"mvex" in data
-        for track in data.split(b"trak"):
-            num_samples = sum(_find_numbers(track, b"stsz", 12) + _find_numbers(track, b"stz2", 12))
-            num_samples += sum(_find_numbers(track, b"trun", 8))
-            handlers = _find_numbers(track, b"hdlr", 12)
-            is_sound = int.from_bytes(b"soun", "big") in handlers and int.from_bytes(b"vide", "big") not in handlers
-            # Of sound of which each sample lasts one tick, FFmpeg's index has chunks, not samples.
-            if is_sound and {*_find_numbers(track, b"stts", 8), *_find_numbers(track, b"stts", 16)} == {1}:
-                continue
-            self.num_samples += num_samples
-            self.num_entries += num_samples * max(1, *_find_numbers(track, b"elst", 8), 1)
-
-    def _ends_in_frames(self) -> bool:
-        """Whether a Matroska file that is shorter than it says ends before the last of its clusters does."""
-        _, end_of_header = self._read_element(0)
-        kind, end_of_segment = self._read_element(end_of_header or 0)
-        if kind != b"\x18S\x80g" or (end_of_segment or 0) <= self.num_bytes:
-            return False
-        start, has_clusters = self._body, False
-        while start is not None and start < self.num_bytes:
-            kind, start = self._read_element(start)
-            has_clusters |= kind == self._CLUSTER
-        return start is None or kind == self._CLUSTER or not has_clusters
-
-    def _read_element(self, start: int) -> tuple[bytes, int | None]:
-        """Identifier and end of an EBML element, `None` where that is not known."""
-        head = self._read(start, 16)
-        # The leading zeros of the first byte of identifier and size tell how many bytes they take.
-        length = 9 - head[0].bit_length() if head else 9
-        identifier, size = head[:length], head[length:]
-        num_bytes = 9 - size[0].bit_length() if size else 9
-        self._body = start + length + num_bytes
-        unknown = 2 ** (7 * num_bytes) - 1
-        value = int.from_bytes(size[:num_bytes], "big") & unknown
-        is_known = num_bytes <= len(size) and value != unknown
-        return identifier, self._body + value if is_known else None
-
-
-def _find_numbers(data: bytes, kind: bytes, offset: int) -> list[int]:
-    """The numbers of four bytes that are found so far behind each place where a kind of box is named."""
-    numbers, place = [], data.find(kind)
-    while place >= 0:
-        numbers.append(int.from_bytes(data[place + offset : place + offset + 4], "big"))
-        place = data.find(kind, place + 4)
-    return numbers
-
-
-@contextlib.contextmanager
-def _open_video(
-    source: VideoSource, choose_region: ChooseRegion | None = None, limits: DecodeLimits | None = None
-) -> Iterator[_VideoReader]:
-    with contextlib.ExitStack() as stack:
-        opened = _Source(source, limits or DecodeLimits())
-        opened.open(stack)
-        video = _VideoReader(opened, choose_region)
-        stack.callback(video.close)
-        try:
-            video.open()
-            yield video
-        except VideoDecodeError as error:
-            # An error may be kept, and what its traceback holds with it: packets, and so the decoder.
-            traceback.clear_frames(error.__traceback__)
-            raise
-
-
-class _Source:
-    """
-    Any source as one seekable binary file, so that FFmpeg reads all of them in the same way.
-
-    Attributes:
-        file: Open after `open`.
-        segment: The part of it that is the video, or `None` for all.
-        name: What errors call it, in characters that can be printed.
-        deadline: Of the monotonic clock, for reading and decoding together.
-    """
-
-    def __init__(self, source: VideoSource, limits: DecodeLimits):
-        self.limits = limits
-        self.segment = source if isinstance(source, VideoSegment) else None
-        source = source if self.segment is None else self.segment.source
-        self.deadline = time.monotonic() + (limits.max_decode_sec or math.inf)
-        self._source = source
-        is_file = hasattr(source, "read")
-        name = getattr(source, "name", None) if is_file else source
-        if isinstance(name, (str, os.PathLike)):
-            name = os.fsdecode(name).encode(errors="backslashreplace").decode()[:_MAX_NAME_LENGTH]
-        elif is_file or isinstance(source, (bytes, bytearray, memoryview)):
-            name = None
-        else:
-            raise ValueError(f"A video must be a path, a URL, bytes or a binary file, got {type(source).__name__}.")
-        self.name = name or "<file>"
-
-    def open(self, stack: contextlib.ExitStack) -> None:
-        """Open the file, or copy what comes from elsewhere, until `stack` closes it."""
-        try:
-            self.file = self._open(stack)
-            num_bytes = self.file.seek(0, os.SEEK_END)
-        except VideoDecodeError:
-            raise
-        except (OSError, ValueError) as error:
-            hint = "; of addresses, those of http and https are opened" if "://" in self.name else ""
-            raise self.error(f"{getattr(error, 'strerror', None) or error}{hint}") from error
-        if self.name == "<file>":
-            self.name = f"<{num_bytes} bytes>"
-        if num_bytes == 0:
-            raise self.error("there is nothing in it")
-
-    def error(self, reason: str) -> VideoDecodeError:
-        return VideoDecodeError(f"{self.name}: {reason}.")
-
-    def _open(self, stack: contextlib.ExitStack) -> BinaryIO:
-        source = self._source
-        if isinstance(source, (bytes, bytearray, memoryview)):
-            return io.BytesIO(source)
-        if isinstance(source, io.TextIOBase):
-            raise ValueError("the file is open as text; open it with mode='rb'")
-        if hasattr(source, "read"):
-            is_seekable = getattr(source, "seekable", bool)()
-            return source if is_seekable else self._receive(stack, lambda: _read_chunks(source))
-        path = os.fsdecode(source)
-        scheme, _, place = path.partition("://")
-        if scheme.lower() in ("http", "https"):
-            return self._download(stack, path)
-        if scheme.lower() == "file":
-            path = url2pathname(place.removeprefix("localhost"))
-        elif path.startswith("~") and not os.path.lexists(path):
-            path = os.path.expanduser(path)
-        part = _PART_OF_FILE.fullmatch(path)
-        if part:
-            path, start, end = part[3], int(part[1]), int(part[2])
-        elif stat.S_ISFIFO(os.stat(path).st_mode):
-            return self._receive(stack, lambda: _read_chunks(open(path, "rb", buffering=0)))
-        file = stack.enter_context(open(path, "rb"))  # noqa: SIM115 (the stack closes it)
-        if not file.seekable():
-            return self._receive(stack, lambda: _read_chunks(file))
-        if not part:
-            return file
-        num_bytes = file.seek(0, os.SEEK_END)
-        if not start < (end or num_bytes) <= num_bytes:
-            raise ValueError(f"the file has {num_bytes:,} bytes, and no part from {start:,} to {end:,}")
-        return _FilePart(file, start, end or num_bytes)
-
-    def _download(self, stack: contextlib.ExitStack, url: str) -> BinaryIO:
-        """Copy what is behind a URL. FFmpeg opens URLs too, but not every build of it speaks https."""
-        from huggingface_hub.utils import httpx
-
-        def read() -> Iterator[bytes]:
-            with httpx.stream("GET", url, follow_redirects=True) as response:
-                response.raise_for_status()
-                if int(response.headers.get("content-length", 0)) > self.limits.max_file_bytes:
-                    raise self.error(f"it has more bytes than max_file_bytes={self.limits.max_file_bytes:,}")
-                yield from response.iter_bytes()
-
-        deadline = time.monotonic() + self.limits.max_download_sec
-        for is_last_try in (False, True):
-            try:
-                return self._receive(stack, read, deadline, math.inf)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                status = getattr(getattr(error, "response", None), "status_code", None)
-                if is_last_try or (status or 500) < 500:
-                    reason = (str(error) or type(error).__name__).splitlines()[0]
-                    raise self.error(f"{reason}{' (twice)' if is_last_try else ''}") from error
-
-    def _receive(
-        self,
-        stack: contextlib.ExitStack,
-        make_chunks: Callable[[], Iterator[bytes]],
-        download_deadline: float = math.inf,
-        max_silence: float = _MAX_SILENCE_SEC,
-    ) -> BinaryIO:
-        """Copy bytes that come from elsewhere, in time or not at all: what waits for ever is left to a thread."""
-        limit, deadline = min(
-            ("max_decode_sec", self.deadline), ("max_download_sec", download_deadline), key=operator.itemgetter(1)
-        )
-        chunks = queue.Queue(maxsize=4)
-        threading.Thread(target=_send_chunks, args=(make_chunks, chunks), daemon=True).start()
-        file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise self.error(f"it takes longer to arrive than {limit}={getattr(self.limits, limit)}")
-            try:
-                chunk = chunks.get(timeout=min(left, max_silence))
-            except queue.Empty:
-                if left > max_silence:
-                    raise self.error(f"nothing comes for {max_silence} s") from None
-                continue
-            if isinstance(chunk, Exception):
-                raise chunk
-            if not chunk:
-                return file
-            file.write(chunk)
-            if file.tell() > self.limits.max_file_bytes:
-                raise self.error(f"it has more bytes than max_file_bytes={self.limits.max_file_bytes:,}")
-
-
-def _send_chunks(make_chunks: Callable[[], Iterator[bytes]], chunks: queue.Queue) -> None:
-    """Put chunks into a queue, then an empty one or an error, unless nobody takes them any more."""
-    with contextlib.suppress(queue.Full):
-        try:
-            for chunk in itertools.chain(filter(None, make_chunks()), [b""]):
-                chunks.put(chunk, timeout=_MAX_SILENCE_SEC)
-        except queue.Full:
-            raise
-        except Exception as error:
-            chunks.put(error, timeout=_MAX_SILENCE_SEC)
-
-
-def _read_chunks(file: BinaryIO) -> Iterator[bytes]:
-    read = getattr(file, "read1", file.read)
-    while chunk := read(2**16):
-        yield chunk
-
-
-def _import_av() -> Any:
-    """Import PyAV, which only the decoding of videos needs."""
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError("Decoding a video needs PyAV: `pip install av`.") from error
-    return av
