@@ -168,10 +168,9 @@ class VTNImageProcessor(PixelProcessorMixin, BaseImageProcessor):
             images (`ImageInput`):
                 The frames of one video, or a list of the frames of several. Frames are PIL images, arrays or tensors,
                 of shape `(height, width, channels)` or `(channels, height, width)`, with values in [0, 255].
-            return_tensors (`str`, *optional*):
-                `"pt"` or `"np"`; without it, lists.
             kwargs:
-                Overrides for this call of the arguments of the class.
+                Overrides for this call of the arguments of the class; `return_tensors` is `"pt"` or `"np"`, without it
+                there are lists.
 
         Returns:
             `BatchFeature`: `pixel_values` of shape `(batch, frames, channels, height, width)`, float32, or uint8 for

@@ -2,8 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,16 +19,7 @@ from transformers.video_utils import VideoInput, VideoMetadata, make_batched_met
 from .frame_sampling_vtn import VideoSegment, is_steady, sample_pyslowfast_full_video, sample_uniform
 from .image_processing_vtn import PixelProcessorMixin, VTNImageProcessor, batch_videos
 from .pixels_vtn import PixelSettings, Region, Span, View, is_number, to_frames
-from .video_decoding_vtn import (
-    DecodeLimits,
-    PlanRounds,
-    SampleIndices,
-    VideoDecodeError,
-    VideoSource,
-    decode_video,
-    iter_frame_rounds,
-    iter_video_frames,
-)
+from .video_decoding_vtn import DecodeLimits, SampleIndices, VideoDecodeError, VideoSource, decode_video
 
 
 logger = logging.get_logger(__name__)
@@ -68,54 +58,37 @@ def load_video(
         VideoDecodeError: If the video cannot be decoded, or costs more than the limits.
         ValueError: If a frame number lies outside the video, or none is asked for.
     """
-    road = _Road(pixels, limits, choose_view)
+    taker = PictureTaker(pixels, limits, choose_view)
 
     def choose(metadata: VideoMetadata):
         indices = range(metadata.total_num_frames) if sample_indices is None else sample_indices(metadata)
-        road.num_frames = len(indices)
+        taker.num_frames = len(indices)
         return indices
 
-    pictures, metadata = decode_video(source, choose, **road.arguments)
+    pictures, metadata = decode_video(source, choose, **taker.arguments)
     pictures = torch.from_numpy(pictures).to(device)
     # Bytes until all is decoded, or the threads of the arithmetic would wait for those of the decoder.
     return (pixels.normalize(pictures) if pixels.has_bytes else pictures), metadata
 
 
-def iter_video(
-    source: VideoSource,
-    sample_indices: SampleIndices | None,
-    pixels: PixelSettings,
-    limits: DecodeLimits | None = None,
-) -> Iterator[torch.Tensor]:
-    """As [`load_video`], one picture `(3, height, width)` after the other, which `pixels.normalize` is still to do."""
-    road = _Road(replace(pixels, do_rescale=False, do_normalize=False), limits)
-    return map(torch.from_numpy, iter_video_frames(source, sample_indices, **road.arguments))
-
-
-def iter_video_rounds(
-    source: VideoSource, plan_rounds: PlanRounds, pixels: PixelSettings, limits: DecodeLimits | None = None
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """As [`iter_video`], in the rounds of [`iter_frame_rounds`]: the number of each frame, and its picture."""
-    road = _Road(replace(pixels, do_rescale=False, do_normalize=False), limits)
-    for number, picture in iter_frame_rounds(source, plan_rounds, **road.arguments):
-        yield number, torch.from_numpy(picture)
-
-
-class _Road:
-    """What happens to the frames of one video between decoder and pixels."""
+class PictureTaker:
+    """
+    Makes pictures of the frames of one video while it is decoded, within the limits. The arguments are those of
+    [`load_video`]; `arguments` are for the functions that decode, `num_frames` is how many pictures are kept together.
+    """
 
     def __init__(self, pixels: PixelSettings, limits: DecodeLimits | None, choose_view: ChooseView | None = None):
         self.num_frames = 1
         self._pixels, self._limits = pixels, limits or DecodeLimits()
         self._choose_view = choose_view or pixels.view
-        self._chosen: View | None = None
+        self._view: View | None = None
         self._rest: View | None = None  # what is left to do with what the decoder gives
         self.arguments = {"convert_frame": self._take, "choose_region": self._choose_region, "limits": self._limits}
 
     def _choose_region(self, height: int, width: int) -> Region:
         # Asked again where the pixel format changes on the way.
-        self._chosen = self._chosen or self._choose_view(height, width)
-        region, self._rest = self._pixels.divide(self._chosen, height, width)
+        self._view = self._view or self._choose_view(height, width)
+        region, self._rest = self._pixels.divide(self._view, height, width)
         self._check_cost(*self._rest)
         return region
 
@@ -246,12 +219,10 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
                 A video or a list of videos, each a path, a URL, the bytes of a file, a binary file, a `VideoSegment`
                 of one of these, an array or tensor of shape `(frames, height, width, 3)` or
                 `(frames, 3, height, width)`, or a list of frames.
-            return_tensors (`str`, *optional*):
-                `"pt"` or `"np"`; without it, lists.
             kwargs:
-                Overrides for this call of the arguments of the class; `return_metadata=True` adds `video_metadata`
-                with frame count, rate, duration, size, and numbers (`frames_indices`) and seconds (`timestamps`) of
-                the frames taken.
+                Overrides for this call of the arguments of the class; `return_tensors` is `"pt"` or `"np"`, without it
+                there are lists; `return_metadata=True` adds `video_metadata` with frame count, rate, duration, size,
+                and numbers (`frames_indices`) and seconds (`timestamps`) of the frames taken.
 
         Returns:
             `BatchFeature`: `pixel_values` of shape `(batch, frames, 3, height, width)`, float32, or uint8 with

@@ -4,8 +4,9 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from ..frame_sampling_vtn import sample_uniform
 from ..modeling_vtn import VTNForVideoClassification
 from ..optimization import optimize_once
 from ..pixels_vtn import PixelSettings
-from ..video_decoding_vtn import TimedVideoMetadata, VideoSource
-from ..video_processing_vtn import VTNVideoProcessor, is_source, iter_video, iter_video_rounds
+from ..video_decoding_vtn import TimedVideoMetadata, VideoSource, iter_frame_rounds, iter_video_frames
+from ..video_processing_vtn import PictureTaker, VTNVideoProcessor, is_source
 from .repeats import RepeatFinder
 
 
@@ -236,7 +237,8 @@ class PictureSource:
     def __iter__(self) -> Iterator[torch.Tensor]:
         """In the order of the video."""
         if self._is_file:
-            yield from iter_video(self._video, self._choose, self.pixels, self._limits)
+            frames = iter_video_frames(self._video, self._choose, **self._make_arguments())
+            yield from map(torch.from_numpy, frames)
             return
         numbers = self.metadata.frames_indices
         for frame in self._video if numbers is None else (self._video[number] for number in numbers):
@@ -254,9 +256,10 @@ class PictureSource:
             `Iterator`: Numbers of frames and pictures.
         """
         if self._is_file:
-            yield from iter_video_rounds(
-                self._video, lambda found: plan_rounds(self._choose(found)), self.pixels, self._limits
+            frames = iter_frame_rounds(
+                self._video, lambda found: plan_rounds(self._choose(found)), **self._make_arguments()
             )
+            yield from ((number, torch.from_numpy(picture)) for number, picture in frames)
             return
         self._check_length("To look at a few frames first")
         if len(self._video) == 0:
@@ -264,6 +267,10 @@ class PictureSource:
         self.metadata.frames_indices = self.metadata.frames_indices or list(range(len(self._video)))
         for number in itertools.chain(*plan_rounds(self.metadata.frames_indices)):
             yield number, to_picture(self._video[number], self.pixels)
+
+    def _make_arguments(self) -> dict[str, Any]:
+        """For the decoder, which gives pictures that are still to be normalised."""
+        return PictureTaker(replace(self.pixels, do_rescale=False, do_normalize=False), self._limits).arguments
 
     def _choose(self, found: TimedVideoMetadata) -> list[int]:
         self.metadata.update(found)
