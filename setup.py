@@ -23,6 +23,7 @@ extras = {
     "peft": ["peft"],
     "timm": ["timm"],
     "quantization": ["torchao"],
+    "openvino": ["openvino"],
     "ray": ["ray[data]"],
     "docs": ["mkdocs-material", "mkdocstrings[python]"],
     # The second is for transformers' own tests.

@@ -4,12 +4,14 @@ import copy
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .class_token import read_class_token_only
 from .convolution import pack_convolutions
+from .engine import check_engine, use_engine
 from .global_attention import fold_global_projections
 from .linear import use_onednn
 from .quantization import use_int8
@@ -20,7 +22,14 @@ from .trial import Trial
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def optimize(model: Module, *, int8: bool = False, compile: bool = False) -> Module:
+def optimize(
+    model: Module,
+    *,
+    int8: bool = False,
+    compile: bool = False,
+    engine: str | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> Module:
     """
     Makes a faster model that computes the same from the same weights.
 
@@ -38,15 +47,20 @@ def optimize(model: Module, *, int8: bool = False, compile: bool = False) -> Mod
         int8 (`bool`, *optional*, defaults to `False`): Compute the linear layers of the backbone in int8 at inference,
             on a CPU: more than twice as fast for a ViT-B, and not the same (cosine of its features about 0.999 for
             random weights), so check the accuracy.
-        compile (`bool`, *optional*, defaults to `False`): Compile the backbone, unless it is in int8, and the temporal
-            encoder with `torch.compile`, at their first call.
+        compile (`bool`, *optional*, defaults to `False`): Compile the backbone, unless it is in int8 or another engine
+            runs it, and the temporal encoder with `torch.compile`, at their first call.
+        engine (`str`, *optional*): What runs the backbone at inference, on a CPU: `"torch"` is the default,
+            `"openvino"` compiles a graph of it, which takes some seconds and holds a copy of the weights, and `"auto"`
+            measures which of the two is faster here. Without OpenVINO, or where its features differ, PyTorch does.
+        dtype (`torch.dtype` or `str`, *optional*, defaults to `"float32"`): What OpenVINO computes in: `"bfloat16"` is
+            about twice as fast where the processor has it, and not the same, so check the accuracy.
 
     Returns:
         `nn.Module`: Of the same class, with the same parameters, buffers and configuration: what trains, loads, moves
         or sets one of the two does so to both.
 
     Raises:
-        ValueError: If there is no VTN in `model`, or int8 is asked for where it cannot be.
+        ValueError: If there is no VTN in `model`, or int8 or an engine is asked for where it cannot be.
 
     Example:
 
@@ -64,24 +78,37 @@ def optimize(model: Module, *, int8: bool = False, compile: bool = False) -> Mod
     vtn = find_vtn(fast)
     if vtn is None:
         raise ValueError(f"There is no VTN in {type(model).__name__}, so there is nothing to optimise.")
-    _replace_modules(fast, vtn.backbone, vtn.temporal_encoder, int8)
+    if int8 and engine not in (None, "torch"):
+        raise ValueError(
+            f"int8=True replaces layers of PyTorch, which engine={engine!r} does not run; give one of them."
+        )
+    _replace_modules(fast, vtn.backbone, vtn.temporal_encoder, int8=int8, engine=engine, dtype=dtype)
     if compile:
         vtn.temporal_encoder.compile()
-        if not int8:  # of which a compiler knows nothing
+        if not int8 and not isinstance(vtn.backbone, Replacement):  # of which a compiler knows nothing
             vtn.backbone.compile()
     return fast
 
 
-def optimize_backbone(backbone: PreTrainedModel) -> PreTrainedModel:
+def optimize_backbone(
+    backbone: PreTrainedModel, engine: str | None = None, dtype: torch.dtype | str | None = None
+) -> PreTrainedModel:
     """As [`optimize`], of a backbone alone, for [`encode_frames`], which may read its class token alone."""
     fast = share_weights(backbone)
-    _replace_modules(fast, fast)
+    _replace_modules(fast, fast, engine=engine, dtype=dtype)
     return fast
 
 
 def _replace_modules(
-    model: nn.Module, backbone: PreTrainedModel, temporal_encoder: nn.Module | None = None, int8: bool = False
+    model: nn.Module,
+    backbone: PreTrainedModel,
+    temporal_encoder: nn.Module | None = None,
+    *,
+    int8: bool = False,
+    engine: str | None = None,
+    dtype: torch.dtype | str | None = None,
 ):
+    check_engine(engine, dtype)
     if next(model.parameters()).device.type == "meta":  # there are no results to compare
         return
     with Trial(model).running() as trial:
@@ -92,6 +119,7 @@ def _replace_modules(
         if int8:
             use_int8(trial, backbone)
         use_onednn(trial)
+        use_engine(trial, backbone, engine, dtype)
 
 
 _OPTIMIZED = WeakKeyDictionary()  # of each model how it was, and the faster one

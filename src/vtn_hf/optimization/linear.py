@@ -54,10 +54,10 @@ def find_linear_layers(trial: Trial, root: nn.Module) -> list[nn.Linear]:
     return found
 
 
-def attempt_linear(trial: Trial, module: nn.Linear, put: Callable, tolerance: float | None = None):
+def attempt_linear(trial: Trial, module: nn.Linear, put: Callable, compare: Callable | None = None):
     """Tries a replacement on three rows."""
     rows = trial.make_random(3, module.in_features, like=module.weight)
-    trial.attempt([module], put, lambda: [module(rows)], tolerance=tolerance)
+    trial.attempt([module], put, lambda: [module(rows)], compare=compare)
 
 
 def is_plain_float32(*tensors: torch.Tensor | None) -> bool:

@@ -12,7 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .linear import attempt_linear, find_linear_layers, is_plain_float32
 from .replacement import Derived, Replacement, replace
-from .trial import Trial
+from .trial import Trial, is_close
 
 
 class Int8(Replacement):
@@ -42,7 +42,8 @@ def use_int8(trial: Trial, backbone: PreTrainedModel):
     if not layers:
         raise ValueError(f"{type(backbone).__name__} has no float32 linear layers to turn into int8.")
     for layer in layers:
-        attempt_linear(trial, layer, partial(replace, layer, Int8, _int8_weights=Derived()), tolerance=0.05)
+        put = partial(replace, layer, Int8, _int8_weights=Derived())
+        attempt_linear(trial, layer, put, partial(is_close, tolerance=0.05))
 
 
 def pack(weight: torch.Tensor, bias: torch.Tensor | None):

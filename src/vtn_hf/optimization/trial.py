@@ -64,7 +64,7 @@ class Trial:
         run: Callable[[], Sequence[torch.Tensor]],
         *,
         relies_on: Iterable[nn.Module] = (),
-        tolerance: float | None = None,
+        compare: Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], bool] | None = None,
     ) -> bool:
         """
         Replaces modules, unless that changes results.
@@ -74,8 +74,8 @@ class Trial:
             put (`Callable`): Replaces them.
             run (`Callable`): Gives results with what is in place.
             relies_on (`Iterable[nn.Module]`, *optional*): Others that must do nothing else than their class.
-            tolerance (`float`, *optional*): Difference that is allowed, relative to the largest result; defaults to
-                rounding errors of the dtype.
+            compare (`Callable`, *optional*): Tells whether results and those expected are alike; defaults to
+                [`is_close`].
 
         Returns:
             `bool`: Whether they were replaced.
@@ -87,7 +87,7 @@ class Trial:
         try:
             expected = run()
             put()
-            if is_close(run(), expected, tolerance):
+            if (compare or is_close)(run(), expected):
                 return True
             reason = "the results differ"
         except Exception as error:
@@ -103,9 +103,20 @@ class Trial:
 
 
 def is_close(actual: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], tolerance: float | None = None) -> bool:
-    """Whether the differences are small, relative to the largest number that each expected result holds."""
+    """
+    Whether the differences are small, relative to the largest number that each expected result holds: rounding errors
+    of the dtype, or the tolerance.
+    """
     for ours, theirs in zip(actual, expected, strict=True):
         allowed = 0.3 * torch.finfo(theirs.dtype).eps ** 0.5 if tolerance is None else tolerance
         if ours.shape != theirs.shape or not (ours - theirs).abs().max() <= allowed * theirs.abs().max():
             return False
     return True
+
+
+def is_aligned(actual: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], min_cosine: float = 0.99) -> bool:
+    """Whether rows have nearly the same direction, as they do in a precision with fewer digits."""
+    return all(
+        ours.shape == theirs.shape and bool((nn.functional.cosine_similarity(ours, theirs) >= min_cosine).all())
+        for ours, theirs in zip(actual, expected, strict=True)
+    )

@@ -1,0 +1,208 @@
+"""
+The backbone by another engine, on CPUs, at inference: OpenVINO runs a graph of it that is compiled for the processor,
+in float32 or bfloat16, for any number of frames.
+
+A graph holds a copy of the weights, and is made anew when these have changed.
+"""
+
+import importlib.util
+import threading
+import time
+import warnings
+from collections.abc import Hashable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from huggingface_hub.constants import HF_HOME
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
+
+from ..backbone_vtn import choose_frames_per_chunk, encode, get_frame_shape
+from .linear import is_plain_float32
+from .replacement import Replacement, is_altered, replace, restore
+from .trial import Trial, is_aligned, is_close
+
+
+logger = logging.get_logger(__name__)
+
+ENGINES = ("torch", "openvino", "auto")
+DTYPES = {"float32": "f32", "bfloat16": "bf16"}  # and their names in OpenVINO
+# Of graphs that are compiled: to compile one again takes seconds.
+CACHE_DIR = Path(HF_HOME, "vtn_hf", "openvino")
+_NUM_TIMINGS = 3
+
+
+class OpenVINO(Replacement):
+    """
+    A backbone whose graph OpenVINO runs. In training, where gradients are asked for, and where someone listens to its
+    modules, as it was.
+    """
+
+    def forward(self, pixel_values: torch.Tensor | None = None, **kwargs) -> Any:
+        if kwargs or self.training or not isinstance(pixel_values, torch.Tensor) or not self._can_run(pixel_values):
+            return super().forward(pixel_values=pixel_values, **kwargs)
+        return self._graphs.get(self, pixel_values.shape[1:])(pixel_values)
+
+    def _can_run(self, pixel_values: torch.Tensor) -> bool:
+        needs_gradients = torch.is_grad_enabled() and (
+            pixel_values.requires_grad or any(weight.requires_grad for weight in self.parameters())
+        )
+        return (
+            not needs_gradients
+            and is_plain_float32(pixel_values, next(self.parameters()))
+            and not any(map(is_altered, self.modules()))
+        )
+
+
+def use_engine(trial: Trial, backbone: PreTrainedModel, engine: str | None, dtype: torch.dtype | str | None):
+    """
+    Replaces a backbone, unless the package is missing, the features differ or, for `"auto"`, PyTorch is as fast.
+
+    Raises:
+        ValueError: If the engine or the dtype is unknown, or the backbone is not in float32 on a CPU.
+    """
+    dtype = check_engine(engine, dtype)
+    first = next(backbone.parameters())
+    if engine in (None, "torch"):
+        return
+    if first.device.type != "cpu" or first.dtype != torch.float32:
+        raise ValueError(
+            f"engine={engine!r} takes a model in float32 on a CPU, this is {first.dtype} on {first.device}."
+        )
+    if importlib.util.find_spec("openvino") is None:
+        warnings.warn(
+            f"engine={engine!r} needs OpenVINO, which is not installed (pip install 'vtn_hf[openvino]'); PyTorch "
+            "computes.",
+            stacklevel=5,
+        )
+        return
+    num_frames = choose_frames_per_chunk("auto", backbone)
+    frames = trial.make_random(num_frames, *get_frame_shape(backbone.config), like=first)
+    run = partial(encode, backbone, frames)
+    plain_sec = _measure(run) if engine == "auto" else None
+    put = partial(replace, backbone, OpenVINO, _graphs=_Graphs(DTYPES[dtype]))
+    compare = is_close if dtype == "float32" else is_aligned
+    is_in_use = trial.attempt([backbone], put, lambda: [run()], relies_on=backbone.modules(), compare=compare)
+    if is_in_use and plain_sec is not None:
+        seconds = _measure(run)
+        logger.info(f"{num_frames} frames take PyTorch {plain_sec:.3f} s, and OpenVINO in {dtype} {seconds:.3f} s.")
+        if seconds >= plain_sec:
+            restore(backbone)
+
+
+def check_engine(engine: str | None, dtype: torch.dtype | str | None) -> str:
+    """The name of the dtype, if there are such an engine and such a dtype."""
+    if engine not in (None, *ENGINES):
+        raise ValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {engine!r}.")
+    name = "float32" if dtype is None else str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    if engine in (None, "torch") and dtype is not None:
+        raise ValueError(f"dtype={name!r} is that of an engine; for PyTorch, `model.to(torch.{name})` does it.")
+    return name
+
+
+def _measure(run) -> float:
+    """Median of some seconds, after one to warm up."""
+    seconds = []
+    for _ in range(1 + _NUM_TIMINGS):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return median(seconds[1:])
+
+
+class _Graphs:
+    """The graph of a backbone for the present weights and size of pictures."""
+
+    def __init__(self, precision: str):
+        self._precision = precision
+        self._weights: _Snapshot | None = None
+        self._key: Hashable = None
+        self._graph: _Graph | None = None
+
+    def get(self, backbone: nn.Module, frame_shape: torch.Size) -> "_Graph":
+        weights = [*backbone.parameters(), *backbone.buffers()]
+        key = (tuple(frame_shape), torch.get_num_threads())
+        if self._weights is None or self._key != key or not self._weights.is_same(weights):
+            self._graph = _Graph(backbone, frame_shape, self._precision)
+            self._weights, self._key = _Snapshot(weights), key
+        return self._graph
+
+    def __reduce__(self):
+        return _Graphs, (self._precision,)  # a copy has weights of its own
+
+
+class _Snapshot:
+    """
+    Weights as they were: their places in memory, how often they were written to, and some of their values, for those
+    who write past PyTorch's count.
+    """
+
+    NUM_VALUES = 64  # of each tensor
+
+    def __init__(self, tensors: list[torch.Tensor]):
+        self._signature = self._sign(tensors)
+        flat = [tensor.detach().reshape(-1) for tensor in tensors if tensor.is_floating_point()]
+        # Views, which keep the memory, so that nothing else can be put there.
+        self._views = [tensor[:: max(1, len(tensor) // self.NUM_VALUES)] for tensor in flat]
+        self._values = torch.cat(self._views)
+
+    def is_same(self, tensors: list[torch.Tensor]) -> bool:
+        return self._sign(tensors) == self._signature and torch.equal(torch.cat(self._views), self._values)
+
+    @staticmethod
+    def _sign(tensors: list[torch.Tensor]) -> list[tuple]:
+        return [(tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in tensors]
+
+
+class _Graph:
+    """A backbone as OpenVINO runs it: frames `(frames, channels, height, width)` to the backbone's outputs."""
+
+    def __init__(self, backbone: nn.Module, frame_shape: torch.Size, precision: str):
+        import openvino
+
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of torch, transformers and OpenVINO about each other
+            exported, self._names = _export(backbone, frame_shape)
+            converted = openvino.convert_model(exported)
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+            "CACHE_DIR": str(CACHE_DIR),
+        }
+        self._compiled = openvino.Core().compile_model(converted, "CPU", settings)
+        self._lock = threading.Lock()
+
+    def __call__(self, frames: torch.Tensor) -> BaseModelOutputWithPooling:
+        with self._lock:
+            results = self._compiled(frames.detach().contiguous().numpy(), share_inputs=True)
+            tensors = [torch.from_numpy(results[number]) for number in range(len(self._names))]
+        return BaseModelOutputWithPooling(**dict(zip(self._names, tensors, strict=True)))
+
+
+class _Outputs(nn.Module):
+    """A backbone that gives the tensors that features are made of."""
+
+    NAMES = ("last_hidden_state", "pooler_output")
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        outputs = self.backbone(pixel_values=pixel_values)
+        return {name: outputs[name] for name in self.NAMES if outputs.get(name) is not None}
+
+
+def _export(backbone: nn.Module, frame_shape: torch.Size) -> tuple[torch.export.ExportedProgram, list[str]]:
+    """The graph for any number of frames, and the names of what it gives."""
+    module, frames = _Outputs(backbone).eval(), torch.zeros(2, *frame_shape)
+    exported = torch.export.export(module, (frames,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    return exported, list(exported.module()(frames))
