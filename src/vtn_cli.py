@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 COMMANDS = {
     "scan": "check every video of a folder: which are damaged, and why",
+    "split": "cut a collection into train, val and test, by group and with equal shares of the classes",
     "prepare": "transcode videos once, so that random clips of them decode fast",
     "extract": "compute the frame features of a collection once, to train on them in minutes",
     "train": "train or fine-tune a VTN",

@@ -134,7 +134,7 @@ def test_groups_by_column(root):
 
 
 def test_what_cannot_be_held_out(root):
-    with pytest.raises(ValueError, match="val_group='person[(]' is no regular expression"):
+    with pytest.raises(ValueError, match="The group 'person[(]' is no regular expression"):
         read_collection(root, val_share=0.2, val_group="person(")
     with pytest.raises(ValueError, match="not found in the names of 10 of 20 videos: b/person0_00.mp4"):
         read_collection(root, val_share=0.2, val_group="^a/")

@@ -160,15 +160,9 @@ def read_collection(
         ValueError: If something in it cannot be understood or contradicts itself, names a class that is none of
             `class_names`, or spells one in several ways; or if `val_share` or `val_group` do not suit it.
     """
-    root = Path(root).expanduser()
-    listing = list_videos(root, val_group)
-    names, is_given = choose_class_names(listing, class_names)
+    listing, names, is_given = read_listing(root, class_names, scan_table, val_group)
     is_multi_label = any(isinstance(row.label, list) for rows in listing.rows.values() for row in rows)
-    resolve_labels(listing, names)
-    missing = _drop_missing(listing)
-    _check_repeats(listing)
-    if scan_table is not None:
-        drop_bad_videos(listing, scan_table)
+    missing = listing.missing
     if val_share is not None:
         hold_out_val(listing, val_share, val_seed, val_group)
         missing = {split: missing.get(split, []) for split in listing.rows}
@@ -178,19 +172,39 @@ def read_collection(
     }
     num_videos = {split: len(rows) for split, rows in listing.rows.items()}
     bad = {split: listing.bad[split] for split in {**listing.rows, **listing.bad}}
-    return Collection(root, videos, names, is_given, is_multi_label, num_videos, counts, missing, bad, listing.notes)
+    return Collection(
+        listing.root, videos, names, is_given, is_multi_label, num_videos, counts, missing, bad, listing.notes
+    )
 
 
-def _drop_missing(listing: Listing) -> dict[str, list[str]]:
-    """Takes out the videos that are not on disk, and returns their names; URLs may be there."""
-    missing = {}
+def read_listing(
+    root: str | Path,
+    class_names: list[str] | None = None,
+    scan_table: str | Path | None = None,
+    group_column: str | None = None,
+) -> tuple[Listing, list[str], bool]:
+    """
+    What [`read_collection`] makes its data sets of: the videos that are there, with the numbers of their classes; the
+    names of the classes, and whether they were given. Arguments and errors are its.
+    """
+    listing = list_videos(Path(root).expanduser(), group_column)
+    names, is_given = choose_class_names(listing, class_names)
+    resolve_labels(listing, names)
+    _drop_missing(listing)
+    _check_repeats(listing)
+    if scan_table is not None:
+        drop_bad_videos(listing, scan_table)
+    return listing, names, is_given
+
+
+def _drop_missing(listing: Listing):
+    """Takes out the videos that are not on disk; URLs may be there."""
     for split, rows in listing.rows.items():
         for row in rows:
             file = find_file(row.video)
             row.file_id = row.video if file is None else _identify(file)
-        missing[split] = [row.name for row in rows if row.file_id is None]
+        listing.missing[split] = [row.name for row in rows if row.file_id is None]
         listing.rows[split] = [row for row in rows if row.file_id is not None]
-    return missing
 
 
 def _check_repeats(listing: Listing):

@@ -1,8 +1,13 @@
 """Cuts a collection into splits that have the same shares of each class, and never a group in two of them."""
 
-from collections.abc import Hashable, Sequence
+import os
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
+
+from .duplicates import Duplicates, group_pairs
+from .listing import Listing, Row, find_file
+from .splits import find_groups
 
 
 _MAX_ROUNDS, _MIN_GAIN = 20, 1e-9
@@ -10,6 +15,35 @@ _MAX_ROUNDS, _MIN_GAIN = 20, 1e-9
 _GOOD_ENOUGH = 0.002
 # Comparing all pairs of more groups takes long, and so many leave little to gain.
 _MAX_GROUPS_TO_SWAP = 2000
+
+
+def split_listing(
+    listing: Listing, shares: dict[str, float], group: str | None, duplicates: Iterable[Duplicates], seed: int = 0
+) -> dict[str, list[Row]]:
+    """
+    Cuts a collection, whatever its splits are.
+
+    Args:
+        listing (`Listing`): The videos.
+        shares, seed: As in [`split_groups`].
+        group (`str`, *optional*): What must stay together, as in [`find_groups`]; the parts of a file always do.
+        duplicates (`Iterable[Duplicates]`): Files that must stay together, too.
+
+    Returns:
+        `dict[str, list[Row]]`: The videos of each split, in the order in which they were listed.
+
+    Raises:
+        ValueError: If `shares` or `group` do not suit the videos.
+    """
+    rows = [row for split in listing.rows.values() for row in split]
+    files = [("file", os.path.realpath(find_file(row.video) or row.video)) for row in rows]
+    pairs = [(("group", name), file) for name, file in zip(find_groups(listing, rows, group), files, strict=True)]
+    for same in duplicates:
+        first, *others = (("file", os.path.realpath(path)) for path in same.paths)
+        pairs += [(first, other) for other in others]
+    number_of = {member: number for number, members in enumerate(group_pairs(pairs)) for member in members}
+    chosen = split_groups([number_of[file] for file in files], [row.labels for row in rows], shares, seed)
+    return {name: [row for row, split in zip(rows, chosen, strict=True) if split == name] for name in shares}
 
 
 def split_groups(
@@ -35,7 +69,7 @@ def split_groups(
     """
     if min(shares.values(), default=0) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"The shares of splits must be positive and make 1 together, got {shares}.")
-    names = sorted(set(groups), key=str)
+    names = list(dict.fromkeys(groups))
     if len(names) < len(shares):
         raise ValueError(f"{len(groups)} videos in {len(names)} group(s) make no {len(shares)} splits.")
     number_of = {name: number for number, name in enumerate(names)}

@@ -79,6 +79,7 @@ class Listing:
             are listed without a video are classes, too.
         subject (`str`): What names the classes, for messages: folders or labels.
         columns (`list[str]`): Of csv files.
+        missing (`dict[str, list[str]]`): Of each split, the names of the videos that are listed but not on disk.
         bad (`dict[str, dict[str, str]]`): Of each split, what is known to be no good, with the reason.
         notes (`list[str]`): What is odd and yet no error.
         num_shards (`int`): Number of tar files that hold the videos.
@@ -89,6 +90,7 @@ class Listing:
     found: list[str] | None
     subject: str
     columns: list[str] = field(default_factory=list)
+    missing: dict[str, list[str]] = field(default_factory=dict)
     bad: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     notes: list[str] = field(default_factory=list)
     num_shards: int = 0

@@ -104,7 +104,7 @@ def hold_out_val(listing: Listing, share: float, seed: int, group: str | None):
     if share == 0:
         return
     rows = listing.rows.get("train", [])
-    is_val = hold_out(_find_groups(listing, rows, group), [row.labels for row in rows], share, seed)
+    is_val = hold_out(find_groups(listing, rows, group), [row.labels for row in rows], share, seed)
     if not any(is_val):
         raise ValueError(
             f"{listing.root} has too few videos to hold out val_share={share} of them: no class has two"
@@ -116,8 +116,14 @@ def hold_out_val(listing: Listing, share: float, seed: int, group: str | None):
     listing.notes.append(f"{sum(is_val):,} of {len(rows):,} videos are held out as val{by} (val_seed={seed}).")
 
 
-def _find_groups(listing: Listing, rows: list[Row], group: str | None) -> list[str]:
-    """What each video must not be separated from: by a column, by its name, or itself alone."""
+def find_groups(listing: Listing, rows: list[Row], group: str | None) -> list[str]:
+    """
+    What each video must not be separated from: by a column of the csv files, by what a regular expression matches in
+    its name, or its file alone.
+
+    Raises:
+        ValueError: If there is no such column, and the expression is none or does not match all names.
+    """
     if group is None:
         return [_name_alike_everywhere(row, listing.root) for row in rows]
     if group in listing.columns:
@@ -127,11 +133,11 @@ def _find_groups(listing: Listing, rows: list[Row], group: str | None) -> list[s
     try:
         matches = [re.search(group, row.name) for row in rows]
     except re.error as error:
-        raise ValueError(f"val_group={group!r} is no regular expression: {error}.") from error
+        raise ValueError(f"The group {group!r} is no regular expression: {error}.") from error
     if unmatched := [row.name for row, match in zip(rows, matches, strict=True) if match is None]:
         columns = f"none of the columns {', '.join(listing.columns)}, and " if listing.columns else ""
         raise ValueError(
-            f"val_group={group!r} is {columns}not found in the names of {len(unmatched):,} of {len(rows):,} videos: "
+            f"The group {group!r} is {columns}not found in the names of {len(unmatched):,} of {len(rows):,} videos: "
             f"{name_some(unmatched)}."
         )
     return [match[match.lastindex or 0] for match in matches]
