@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from example_runs import SETTINGS, as_flags, launch, take_stock
+from example_runs import SETTINGS, as_flags, launch, make_launcher, run_process, take_stock
+from tiny_models import RESNET_VTN
+from transformers import pipeline
 from video_files import write_shards
 
 from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
@@ -16,6 +18,9 @@ from vtn_hf.commands import train as train_script
 from vtn_hf.data.coverage import NO_LABEL
 from vtn_hf.data.scan import scan_videos
 from vtn_hf.training.runs import Run
+
+
+SHORT = SETTINGS | {"max_steps": 2}
 
 
 def train(data_dir, output_dir, **settings):
@@ -318,3 +323,67 @@ def test_wrong_classes_are_said_before_training(clips, tmp_path, capsys):
         train(clips, tmp_path / "run")
     assert "another" in capsys.readouterr().out
     assert not (tmp_path / "run/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("is_launched", [True, False])
+def test_train_leaves_a_model_that_pipeline_loads(clips, tmp_path, is_launched):
+    """One process that a user launches, and two that share the work."""
+    flags = [*as_flags(SHORT), "--data_dir", clips, "--output_dir", tmp_path / "model"]
+    if is_launched:
+        result = run_process("train", *flags, launcher=make_launcher(1))
+        assert result.returncode == 0, result.stderr[-4000:]
+        printed = result.stdout
+    else:
+        printed = launch(*flags, num_processes=2)
+
+    model = VTNForVideoClassification.from_pretrained(tmp_path / "model")
+    assert f"Training {model.num_parameters():,} of {model.num_parameters():,} parameters" in printed
+    assert {path.name for path in (tmp_path / "model").iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "video_preprocessor_config.json",
+        "README.md",
+    }
+    metrics = json.loads((tmp_path / "model/eval_results.json").read_text())
+    # Twenty videos were evaluated, each once, whatever the number of processes.
+    assert metrics["eval_top1"] * 20 == pytest.approx(round(metrics["eval_top1"] * 20))
+    assert 0 <= metrics["eval_top1"] <= metrics["eval_top5"] <= 1
+    video = next((clips / "val").glob("*/*.mp4"))
+    predictions = pipeline("video-classification", model=str(tmp_path / "model"))(str(video), top_k=10)
+    assert {prediction["label"] for prediction in predictions} == set(CLASS_NAMES)
+
+
+def test_train_reads_a_yaml_file_and_flags_override_it(clips, tmp_path):
+    settings = SHORT | {"model_config": RESNET_VTN, "max_steps": 1}
+    (tmp_path / "settings.yaml").write_text("\n".join(f"{name}: {value!r}" for name, value in settings.items()))
+    launch(
+        "--recipe",
+        tmp_path / "settings.yaml",
+        "--data_dir",
+        clips,
+        "--output_dir",
+        tmp_path / "model",
+        "--max_steps",
+        3,
+    )
+
+    state = json.loads((tmp_path / "model/trainer_state.json").read_text())
+    assert state["global_step"] == 3
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    assert config["backbone_config"]["hidden_sizes"] == [4, 8]
+
+
+def test_train_continues_a_model_and_freezes_its_backbone(clips, tmp_path):
+    launch(*as_flags(SHORT), "--data_dir", clips, "--output_dir", tmp_path / "first")
+    settings = {name: value for name, value in SHORT.items() if name not in ("model_config", "resize_to", "crop_size")}
+    settings |= {"model": tmp_path / "first", "freeze_backbone": "true"}
+    launch(*as_flags(settings), "--data_dir", clips, "--output_dir", tmp_path / "second")
+
+    first, second = (
+        VTNForVideoClassification.from_pretrained(tmp_path / name).state_dict() for name in ("first", "second")
+    )
+    for name, tensor in first.items():
+        if name.startswith("vtn.backbone."):
+            assert tensor.equal(second[name]), name
+    assert not first["classifier.out_proj.weight"].equal(second["classifier.out_proj.weight"])
