@@ -152,7 +152,7 @@ def test_one_window_per_layer():
         ({"attention_window": []}, "`attention_window` has 0 entries for 3 layers"),
         ({"num_attention_heads": 5}, r"`hidden_size` \(24\) must be a multiple of `num_attention_heads` \(5\)"),
         ({"hidden_size": 30}, r"`hidden_size` \(30\) must be a multiple of `num_attention_heads` \(4\)"),
-        ({"position_overflow": "stop"}, "must be one of wrap, spread, got 'stop'"),
+        ({"position_overflow": "stop"}, "must be one of wrap, spread, stretch, got 'stop'"),
         ({"position_embedding_type": "rotary"}, "must be one of learned, sinusoidal, none, got 'rotary'"),
         ({"frames_per_chunk": 0}, '`frames_per_chunk` must be "auto", at least 1, or None, got 0'),
         ({"frames_per_chunk": "all"}, "`frames_per_chunk` must be \"auto\", at least 1, or None, got 'all'"),

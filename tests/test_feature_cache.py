@@ -19,6 +19,7 @@ from vtn_hf.data.feature_cache import (
     read_shard,
     write_shard,
 )
+from vtn_hf.data.time_augmentation import TimeAugmentation
 
 
 INFO = FeatureCacheInfo(
@@ -187,3 +188,45 @@ def test_processor_survives_the_json(tmp_path: Path):
     replace(INFO, processor=json.loads(processor.to_json_string())).save(tmp_path)
     loaded = VTNVideoProcessor.from_dict(FeatureCacheInfo.load(tmp_path).processor)
     assert loaded.to_json_string() == processor.to_json_string()
+
+
+def test_a_view_can_be_asked_for(cache: Path):
+    clips = CachedClips(cache, "train", view=1)
+
+    for epoch in range(2):
+        clips.set_epoch(epoch)
+        assert [clips[index]["inputs_embeds"][0, 0].item() for index in range(4)] == [0.25, 1.25, 2.25, 4.25]
+
+
+def test_time_is_augmented_and_each_epoch_draws_anew(cache: Path):
+    clips = CachedClips(cache, "train", time_augmentation=TimeAugmentation(drop_prob=0.5), seed=1)
+
+    draws = []
+    for epoch in range(2):
+        clips.set_epoch(epoch)
+        examples = [clips[index] for index in range(4)]
+        assert all(len(each["inputs_embeds"]) == len(each["position_ids"]) for each in examples)
+        draws.append([each["position_ids"].tolist() for each in examples])
+        assert draws[epoch] == [clips[index]["position_ids"].tolist() for index in range(4)]
+    assert draws[0] != draws[1]
+
+
+def test_features_are_left_out_in_all_frames_alike(cache: Path):
+    clips = CachedClips(cache, "train", view=0, feature_drop_prob=0.5)
+
+    seen = set()
+    for epoch in range(20):
+        clips.set_epoch(epoch)
+        features = clips[1]["inputs_embeds"]
+        assert features.equal(features[:1].expand(6, 4)) and features.dtype == torch.float32
+        seen |= set(features[0].tolist())
+    assert seen == {0.0, 2.0}
+
+
+def test_a_batch_is_mixed_with_labels_as_shares(cache: Path):
+    clips = CachedClips(cache, "train", view=0, mixup_alpha=1.0)
+
+    batch = collate_videos(clips.__getitems__([0, 1, 2, 3]))
+
+    assert batch["labels"].shape == (4, 2) and batch["labels"].sum(dim=1).allclose(torch.ones(4))
+    assert batch["inputs_embeds"].shape == (4, 6, 4)

@@ -605,6 +605,19 @@ def test_positions_spread_over_the_table_in_long_videos_only(kind):
     assert (wrapped[1] - expected[1]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["learned", "sinusoidal"])
+def test_positions_stretch_over_the_table_in_every_video(kind):
+    wrapping = make_model(position_embedding_type=kind)
+    stretching = make_model(position_embedding_type=kind, position_overflow="stretch")
+    pixel_values = make_frames(3, 5)
+    positions = torch.tensor([[0, 1, 2, 3, 4], [0, 100, 200, 300, 999], [0, 7, 7, 7, 7]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 0, 0, 0, 0]])  # the last one is a single frame
+    rows = torch.tensor([[0, 9, 18, 27, 37], [0, 12, 24, 37, 0], [0, 0, 0, 0, 0]])
+    with torch.no_grad():
+        expected = wrapping(pixel_values, position_ids=rows, attention_mask=mask).logits
+        assert_close(stretching(pixel_values, position_ids=positions, attention_mask=mask).logits, expected)
+
+
 def test_rows_of_the_position_table():
     """Frames own all rows but the last two, which are the class token's and the padding's."""
     model = make_model(VTNModel)

@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 
 _CHOICES = {
     "position_embedding_type": ("learned", "sinusoidal", "none"),
-    "position_overflow": ("wrap", "spread"),
+    "position_overflow": ("wrap", "spread", "stretch"),
     "hidden_act": tuple(ACT2FN),
     "problem_type": ("single_label_classification", "multi_label_classification", "regression"),
 }
@@ -93,7 +93,8 @@ class VTNConfig(PreTrainedConfig):
         position_embedding_type: `"learned"`, `"sinusoidal"` or `"none"`.
         position_overflow: What happens in videos with frame positions beyond the table: `"wrap"` starts again at its
             first row, as the original does; `"spread"` squeezes the positions of such a video onto the table, so that
-            neighbouring frames share rows.
+            neighbouring frames share rows; `"stretch"` puts every video onto the whole table, so that positions are
+            shares of its length, whatever its speed.
         hidden_act: Activation of the feed-forward networks and the head.
         hidden_dropout_prob: Dropout of embeddings and layer outputs.
         attention_probs_dropout_prob: Dropout of the attention weights.

@@ -364,7 +364,7 @@ class VTNEmbeddings(nn.Module):
         tokens = torch.cat([self.cls_token.expand(frame_embeds.shape[0], -1, -1), frame_embeds], dim=1)
         if self.position_embedding_type != "none":
             position_ids = position_ids.long()
-            if self.position_overflow == "spread":
+            if self.position_overflow != "wrap":
                 position_ids = self.spread_positions(position_ids, attention_mask)
             # The original wraps positions in the same way, and gives the last two rows to the same two uses.
             position_ids = position_ids % self.max_frame_positions
@@ -377,11 +377,16 @@ class VTNEmbeddings(nn.Module):
         return self.dropout(self.norm(tokens + self.token_type_embeddings(is_class_token)))
 
     def spread_positions(self, position_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Squeezes positions `(B, T)` onto the table, in videos that would reach beyond it."""
+        """
+        Puts positions `(B, T)` onto the whole table, in all videos for `"stretch"`, for `"spread"` in those that would
+        reach beyond it.
+        """
         last_row = self.max_frame_positions - 1
         if attention_mask is not None:
             position_ids = position_ids.masked_fill(attention_mask == 0, 0)
-        last = position_ids.amax(dim=1, keepdim=True).clamp(min=last_row)
+        last = position_ids.amax(dim=1, keepdim=True)
+        if self.position_overflow == "spread":
+            last = last.clamp(min=last_row)
         return position_ids * last_row // last.clamp(min=1)
 
     def embed_positions(self, position_ids: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -38,6 +38,7 @@ from ..outputs import writing
 from ..video_decoding_vtn import VideoSource
 from .listing import name_segment
 from .rows import find_source
+from .time_augmentation import TimeAugmentation, mix_videos
 
 
 FORMAT_VERSION = 2
@@ -290,6 +291,15 @@ class CachedClips(Dataset):
             Length of a training clip in seconds. Defaults to the whole video.
         seed (`int`, *optional*, defaults to 0):
             Seed of everything that is drawn; with it count the epoch and the number of the example.
+        view (`int`, *optional*):
+            Which view of each video. Defaults to another one in each epoch.
+        time_augmentation (`TimeAugmentation`, *optional*):
+            Draws which of the frames are used, and at which speed.
+        feature_drop_prob (`float`, *optional*, defaults to 0.0):
+            Probability with which a feature is left out, in all frames of a video alike; the others grow in
+            proportion.
+        mixup_alpha (`float`, *optional*, defaults to 0.0):
+            Blends the videos of a batch, by [`mix_videos`]; 0 is off. Labels are then a share per class.
 
     Raises:
         ValueError: If the extraction is not finished, there is no such split, a shard is missing, or none of the
@@ -303,10 +313,18 @@ class CachedClips(Dataset):
         num_frames: int | None = None,
         clip_duration_sec: float | None = None,
         seed: int = 0,
+        view: int | None = None,
+        time_augmentation: TimeAugmentation | None = None,
+        feature_drop_prob: float = 0.0,
+        mixup_alpha: float = 0.0,
     ):
         self.num_frames = num_frames
         self.clip_duration_sec = clip_duration_sec
         self.seed = seed
+        self.view = view
+        self.time_augmentation = time_augmentation
+        self.feature_drop_prob = feature_drop_prob
+        self.mixup_alpha = mixup_alpha
         # In shared memory, so that workers that outlive an epoch learn of the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         index = CacheIndex.load(root)
@@ -330,6 +348,7 @@ class CachedClips(Dataset):
             )
         if not self._videos:
             raise ValueError(f"None of the {len(self.skipped)} videos of {split} in {root} could be read.")
+        self.class_names = index.class_names
         self.labels = _stack_labels([video.label for video in self._videos], len(index.class_names))
 
     def set_epoch(self, epoch: int):
@@ -347,26 +366,42 @@ class CachedClips(Dataset):
         video = self._videos[index]
         epoch = self._epoch.item()
         # Each epoch sees another view of a video, and in each epoch all views are seen equally often.
-        clip = video.first_clip + (epoch + index) % video.num_clips
+        view = epoch + index if self.view is None else self.view
+        clip = video.first_clip + view % video.num_clips
         path = self._root / video.shard
         shard = _Shard.open(path, path.stat().st_mtime_ns)
         begin, end = shard.ends[clip : clip + 2]
         features = shard.file.get_slice("features")[begin:end].float()
         position_ids = shard.file.get_slice("position_ids")[begin:end].long()
+        generator = np.random.default_rng([self.seed, epoch, index])
         if self.num_frames is not None:
-            chosen = self._sample_clip(position_ids.numpy(), shard.fps[clip], [self.seed, epoch, index])
+            chosen = self._sample_clip(position_ids.numpy(), shard.fps[clip], generator)
             features = features[chosen]
             # Positions count from the start of the clip, as in the original.
             position_ids = position_ids[chosen] - position_ids[chosen[0]]
+        if self.time_augmentation is not None:
+            chosen, places = self.time_augmentation(position_ids.numpy(), generator)
+            features, position_ids = features[chosen], torch.from_numpy(places)
+        if self.feature_drop_prob:
+            is_kept = generator.random(features.shape[-1]) >= self.feature_drop_prob
+            features = features * (torch.from_numpy(is_kept) / (1 - self.feature_drop_prob))
         return {"inputs_embeds": features, "position_ids": position_ids, "labels": self.labels[index]}
 
-    def _sample_clip(self, position_ids: np.ndarray, fps: float, seed: list[int]) -> np.ndarray:
+    def __getitems__(self, indices: list[int]) -> list[dict[str, torch.Tensor]]:
+        """A batch, mixed if that is wanted."""
+        examples = [self[index] for index in indices]
+        if not self.mixup_alpha:
+            return examples
+        generator = np.random.default_rng([self.seed, self._epoch.item(), *indices])
+        return mix_videos(examples, len(self.class_names), self.mixup_alpha, generator)
+
+    def _sample_clip(self, position_ids: np.ndarray, fps: float, generator: np.random.Generator) -> np.ndarray:
         span = None
         if self.clip_duration_sec is not None:
             if np.isnan(fps):
                 raise ValueError("A clip of some seconds needs the frame rate of the video, which it does not tell.")
             span = self.clip_duration_sec * fps
-        wanted = sample_clip(int(position_ids[-1]) + 1, self.num_frames, span, np.random.default_rng(seed))
+        wanted = sample_clip(int(position_ids[-1]) + 1, self.num_frames, span, generator)
         return np.searchsorted(position_ids, wanted)
 
 

@@ -1,0 +1,127 @@
+"""What is trained on filmed videos, by name."""
+
+from dataclasses import dataclass, field, replace
+
+from baselines import FrameAverageClassifier, LSTMClassifier
+from transformers.modeling_utils import PreTrainedModel
+
+from vtn_hf import VTNForVideoClassification
+from vtn_hf.data.time_augmentation import TimeAugmentation
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    What is trained.
+
+    Args:
+        model: A VTN or a baseline.
+        fields: Of `VTNConfig`. With a `backbone_config`, all of it is trained from random weights, on pictures;
+            without one, on the features of the frozen backbone.
+        training: Of `VTNTrainingArguments`.
+        time: Random changes in time.
+        feature_drop_prob: Share of the features that are left out.
+        mixup_alpha: Of mixup; 0 is off.
+        pictures: Of pictures: their side in pixels (`size`), and arguments of `ClipAugmentation`.
+        is_shuffled: Whether frames come in random order, in training and at the test.
+    """
+
+    model: type[PreTrainedModel] = VTNForVideoClassification
+    fields: dict = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
+    time: TimeAugmentation | None = None
+    feature_drop_prob: float = 0.0
+    mixup_alpha: float = 0.0
+    pictures: dict = field(default_factory=dict)
+    is_shuffled: bool = False
+
+    @property
+    def is_end_to_end(self) -> bool:
+        return "backbone_config" in self.fields
+
+    def change(self, fields: dict | None = None, training: dict | None = None, **others) -> "Variant":
+        """Another one that differs in this."""
+        return replace(self, fields=self.fields | (fields or {}), training=self.training | (training or {}), **others)
+
+
+# examples/configs/cached_features.yaml before it was fitted to small collections.
+PLAIN = Variant(
+    fields={
+        "hidden_size": 256,
+        "num_hidden_layers": 2,
+        "intermediate_size": 1024,
+        "position_embedding_type": "sinusoidal",
+    },
+    training={
+        "num_train_epochs": 8,
+        "per_device_train_batch_size": 16,
+        "learning_rate": 5e-4,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "weight_decay": 0.05,
+        "max_grad_norm": 1.0,
+    },
+)
+FROZEN = {
+    "VTN": PLAIN,
+    "VTN, frames shuffled": replace(PLAIN, is_shuffled=True),
+    "frame average": replace(PLAIN, model=FrameAverageClassifier),
+    "LSTM": replace(PLAIN, model=LSTMClassifier),
+}
+_SMOOTH = PLAIN.change(training={"label_smoothing_factor": 0.1})
+_TIME = replace(PLAIN, time=TimeAugmentation(min_share=0.8, drop_prob=0.3, speed_range=(0.8, 1.25)))
+STEPS = {
+    "16 epochs": PLAIN.change(training={"num_train_epochs": 16}),
+    "label smoothing": _SMOOTH,
+    "time augmentation": _TIME,
+    "feature dropout": replace(PLAIN, feature_drop_prob=0.3),
+    "mixup": replace(PLAIN, mixup_alpha=0.4),
+}
+# A ConvNeXt of one patch: a linear layer on 16 x 16 pixels, and layer norms.
+_ONE_PATCH = {
+    "model_type": "convnext",
+    "image_size": 16,
+    "patch_size": 16,
+    "num_stages": 1,
+    "hidden_sizes": [128],
+    "depths": [0],
+}
+END_TO_END = Variant(
+    fields={
+        "backbone_config": _ONE_PATCH,
+        "hidden_size": 128,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 8,
+        "intermediate_size": 256,
+        "position_embedding_type": "sinusoidal",
+        "position_overflow": "stretch",
+        "max_position_embeddings": 14,
+        "attention_window": 64,
+        "initializer_range": 0.05,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    },
+    training={
+        "num_train_epochs": 30,
+        "per_device_train_batch_size": 64,
+        "learning_rate": 2e-3,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "weight_decay": 0.05,
+        "max_grad_norm": 1.0,
+        "label_smoothing_factor": 0.1,
+    },
+    time=TimeAugmentation(drop_prob=0.2),
+    pictures={"size": 16, "crop_scale": [0.6, 1.0], "flip_prob": 0.5},
+)
+PIXELS = "kernel ridge on pixels"
+# The default of examples/configs/cached_features.yaml.
+RECIPE = PLAIN
+VARIANTS: dict[str, Variant | None] = {
+    **FROZEN,
+    **{f"VTN, {name}": variant for name, variant in STEPS.items()},
+    PIXELS: None,
+    "VTN end to end": END_TO_END,
+    "VTN end to end, frames shuffled": replace(END_TO_END, is_shuffled=True),
+    "frame average end to end": replace(END_TO_END, model=FrameAverageClassifier),
+}
