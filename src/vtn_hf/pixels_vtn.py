@@ -253,10 +253,11 @@ class PixelSettings:
     def preprocess(self, frames: list[torch.Tensor]) -> torch.Tensor:
         """What [`to_frames`] gives, one video, to `pixel_values` of shape `(frames, channels, height, width)`."""
         pictures = [self.take(group, self.view(*group.shape[-2:])) for group in frames]
-        if len({group.shape[1:] for group in pictures}) > 1:
+        sizes = sorted({tuple(group.shape[1:]) for group in pictures})
+        if len(sizes) > 1:
             raise ValueError(
                 "The frames of a video must have one size after resizing and cropping, got (channels, height, width) "
-                f"{sorted({tuple(group.shape[1:]) for group in pictures})}."
+                f"{sizes}."
             )
         return self.normalize(pictures[0] if len(pictures) == 1 else torch.cat(pictures))
 
@@ -292,16 +293,11 @@ def resize_frames(
     """
     if tuple(frames.shape[-2:]) == (height, width):
         return frames
-    mode = INTERPOLATION[resample]
-    # Only the CPU has kernels for bytes.
-    are_bytes_elsewhere = frames.dtype == torch.uint8 and frames.device.type != "cpu"
-    resized = nn.functional.interpolate(
-        frames.float() if are_bytes_elsewhere else frames,
-        (height, width),
-        mode=mode,
-        antialias=antialias and resample != 0,
-    )
-    return resized.round_().clamp_(0, 255).to(torch.uint8) if are_bytes_elsewhere else resized
+    arguments = {"mode": INTERPOLATION[resample], "antialias": antialias and resample != 0}
+    if frames.dtype == torch.uint8 and frames.device.type != "cpu":  # only the CPU has kernels for bytes
+        resized = nn.functional.interpolate(frames.float(), (height, width), **arguments)
+        return resized.round_().clamp_(0, 255).to(torch.uint8)
+    return nn.functional.interpolate(frames, (height, width), **arguments)
 
 
 def to_frames(video: Any, pixels: PixelSettings, device: torch.device | str | None) -> list[torch.Tensor]:

@@ -240,9 +240,7 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         sampling = {name: settings[name] for name in ("num_frames", "fps", "frame_sampling")}
         sample_indices = partial(self.sample_frames, **sampling) if settings["do_sample_frames"] else None
         videos = _list_videos(videos)
-        described = iter(
-            _describe_arrays([each for each in videos if not is_source(each)], settings["video_metadata"])
-        )
+        described = iter(_describe_arrays(videos, settings["video_metadata"]))
         device = settings["device"]
         pixel_values, metadata = [], []
         for video in videos:
@@ -365,8 +363,9 @@ def _is_picture(video: Any) -> bool:
     return is_pil_image(video) or (isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim == 3)
 
 
-def _describe_arrays(arrays: list, video_metadata: Any) -> list[VideoMetadata]:
-    """What is known of videos that are decoded already."""
+def _describe_arrays(videos: list, video_metadata: Any) -> list[VideoMetadata]:
+    """What is known of those videos that are decoded already."""
+    arrays = [video for video in videos if not is_source(video)]
     lengths = [len(array) for array in arrays]
     if 0 in lengths:
         raise ValueError(f"Each video needs at least one frame, got {lengths} frames.")
