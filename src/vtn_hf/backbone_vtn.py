@@ -113,18 +113,14 @@ def encode_frames(
     recompute: bool = False,
 ) -> torch.Tensor:
     """
-    Gives one vector per frame, in chunks unless a graph is compiled or exported.
+    One vector per frame, `(frames to encode, features)`, in chunks unless a graph is compiled or exported.
 
     Args:
         backbone (`PreTrainedModel`): What [`make_backbone`] gives.
         frames (`torch.Tensor` of shape `(frames, channels, height, width)`): Normalised pixels.
         numbers (`torch.LongTensor` of shape `(frames to encode,)`, *optional*): Which of them; defaults to all.
-        chunk_size (`int`, *optional*): Frames per call of the backbone; `None` passes all at once.
-        recompute (`bool`, *optional*, defaults to `False`): Whether to compute the activations of each chunk again in
-            the backward pass instead of keeping them.
-
-    Returns:
-        `torch.Tensor` of shape `(frames to encode, features)`.
+        chunk_size (`int`, *optional*): Frames per call of the backbone, at least 1; `None` passes all at once.
+        recompute (`bool`): Whether a chunk's activations are computed again in the backward pass instead of kept.
 
     Raises:
         ValueError: If a frame's features depend on the others, so that there can be no chunks.

@@ -222,16 +222,11 @@ class VTNModel(VTNPreTrainedModel):
         again in the backward pass.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, frames, channels, height, width)`): Normalised pixels.
-            attention_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*): 1 for frames, 0 for padding, which
-                does not go through the backbone.
+            pixel_values, attention_mask: As in [`VTNModel.forward`]; padding does not go through the backbone.
 
         Returns:
             `torch.Tensor` of shape `(batch, frames, backbone features)`: One vector per frame, zeros at padding; can
             be kept and passed to `forward` as `inputs_embeds`.
-
-        Raises:
-            ValueError: If `pixel_values` or `attention_mask` have another shape.
         """
         num_channels, shape = getattr(self.config.backbone_config, "num_channels", 3), tuple(pixel_values.shape)
         if len(shape) != 5 or shape[2] != num_channels:
@@ -292,12 +287,9 @@ class VTNModel(VTNPreTrainedModel):
                 classifier does not read: faster, and `last_hidden_state` holds the class token alone.
             kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, as everywhere in transformers.
 
-        Returns:
-            [`VTNModelOutput`]
-
         Raises:
             ValueError: If not exactly one of `pixel_values` and `inputs_embeds` is given, there are no frames, or a
-                shape does not fit.
+                shape or value does not fit.
 
         Example:
 
@@ -412,9 +404,6 @@ class VTNForVideoClassification(VTNPreTrainedModel):
                 targets for `"regression"`. -100 takes no part in the loss.
             kwargs: As in [`VTNModel.forward`]; `num_items_in_batch` goes to the loss.
 
-        Returns:
-            [`VTNVideoClassifierOutput`]
-
         Raises:
             ValueError: As in [`VTNModel.forward`], and if a label is not one of the classes.
 
@@ -460,11 +449,10 @@ def compute_loss(
     **kwargs,
 ) -> torch.Tensor:
     """
-    The mean loss over all labels other than -100. Unlike transformers' losses for several labels and for regression,
-    it is the same however videos are cut into batches.
+    The mean loss over all labels other than -100, as in [`VTNForVideoClassification.forward`]. Unlike transformers'
+    losses for several labels and for regression, it is the same however videos are cut into batches.
 
     Args:
-        labels, logits: As in [`VTNForVideoClassification.forward`].
         config ([`VTNConfig`]): Its `problem_type`, where it is `None`, is found from the labels, and set.
         num_items_in_batch (`int`, *optional*): Number of labels that the mean goes over, where this batch is one of
             several whose losses are summed up. Defaults to those of this batch.
