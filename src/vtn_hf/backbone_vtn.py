@@ -1,4 +1,4 @@
-"""The 2D backbone: any vision model of transformers, made to give one vector per frame."""
+"""The 2D backbone: any vision model of transformers, made to give one vector per frame, or a grid beside it."""
 
 import os
 from functools import partial
@@ -13,6 +13,8 @@ from transformers.modeling_utils import PreTrainedModel
 
 
 _CLASS_TOKEN_NAMES = ("cls_token", "class_token", "class_embedding")
+# What stands before the patches beside it.
+_PREFIX_NAMES = (*_CLASS_TOKEN_NAMES, "distillation_token", "dist_token", "register_tokens", "reg_token")
 
 # Where most vision configs keep the width of their pooled output. The order matters: MobileViT has `hidden_sizes` too,
 # but pools after its neck.
@@ -111,9 +113,10 @@ def encode_frames(
     *,
     chunk_size: int | None = None,
     recompute: bool = False,
+    frame_grid: int | None = None,
 ) -> torch.Tensor:
     """
-    One vector per frame, `(frames to encode, features)`, in chunks unless a graph is compiled or exported.
+    As [`encode`], in chunks unless a graph is compiled or exported.
 
     Args:
         backbone (`PreTrainedModel`): What [`make_backbone`] gives.
@@ -121,12 +124,13 @@ def encode_frames(
         numbers (`torch.LongTensor` of shape `(frames to encode,)`, *optional*): Which of them; defaults to all.
         chunk_size (`int`, *optional*): Frames per call of the backbone, at least 1; `None` passes all at once.
         recompute (`bool`): Whether a chunk's activations are computed again in the backward pass instead of kept.
+        frame_grid (`int`, *optional*): As in [`VTNConfig`].
 
     Raises:
         ValueError: If a frame's features depend on the others, so that there can be no chunks.
     """
     if chunk_size is None or torch.compiler.is_compiling():
-        return encode(backbone, frames if numbers is None else frames[numbers])
+        return encode(backbone, frames if numbers is None else frames[numbers], frame_grid)
     if normalizes_over_frames(backbone):
         raise ValueError(
             f"`frames_per_chunk` is {chunk_size}, but in training {type(backbone).__name__} normalises over all "
@@ -139,7 +143,7 @@ def encode_frames(
     # Into memory that is there: pieces between the activations would keep theirs from being used again.
     features, first = None, 0
     for chunk in chunks:
-        encoded = run(backbone, chunk)
+        encoded = run(backbone, chunk, frame_grid)
         if features is None:
             features = encoded.new_empty(len(frames if numbers is None else numbers), *encoded.shape[1:])
         features[first : first + len(chunk)] = encoded
@@ -147,11 +151,27 @@ def encode_frames(
     return features
 
 
-def encode(backbone: PreTrainedModel, frames: torch.Tensor) -> torch.Tensor:
-    """One vector per frame, `(frames, features)`, of all frames at once."""
+def encode(backbone: PreTrainedModel, frames: torch.Tensor, frame_grid: int | None = None) -> torch.Tensor:
+    """
+    One vector per frame, `(frames, features)`, of all frames at once; with a grid `(frames, 1 + frame_grid ** 2,
+    features)`, the vector first, then the places row by row.
+    """
     if backbone.config.model_type == "siglip2_vision_model":
-        return _pool(backbone, backbone(**_cut_into_patches(frames, backbone.config.patch_size)))
-    return _pool(backbone, backbone(pixel_values=frames))
+        outputs = backbone(**_cut_into_patches(frames, backbone.config.patch_size))
+    else:
+        outputs = backbone(pixel_values=frames)
+    vector = _pool(backbone, outputs)
+    if frame_grid is None:
+        return vector
+    feature_map = _find_feature_map(backbone, outputs, frames.shape[2:])
+    if feature_map.shape[1] != vector.shape[1] or min(feature_map.shape[2:]) < frame_grid:
+        raise ValueError(
+            f"`frame_grid` is {frame_grid}, but {type(backbone).__name__} gives a map of {feature_map.shape[2]} x "
+            f"{feature_map.shape[3]} places with {feature_map.shape[1]} features; it takes at least as many places on "
+            f"either side, with the {vector.shape[1]} features of the pooled vector."
+        )
+    places = nn.functional.adaptive_avg_pool2d(feature_map, frame_grid).flatten(2).transpose(1, 2)
+    return torch.cat([vector[:, None], places], dim=1)
 
 
 def _pool(backbone: PreTrainedModel, outputs: ModelOutput) -> torch.Tensor:
@@ -167,6 +187,36 @@ def _pool(backbone: PreTrainedModel, outputs: ModelOutput) -> torch.Tensor:
     if states.ndim == 4:
         return states.mean(dim=(2, 3))
     return states[:, 0] if has_class_token(backbone) else states.mean(dim=1)
+
+
+def _find_feature_map(backbone: PreTrainedModel, outputs: ModelOutput, sides: torch.Size) -> torch.Tensor:
+    """The features of each place in frames of these sides, `(frames, features, rows, columns)`."""
+    states, name = getattr(outputs, "last_hidden_state", None), type(backbone).__name__
+    if states is None:
+        raise ValueError(f"{name} has no grid of features: it gives no `last_hidden_state`; leave `frame_grid` out.")
+    if states.ndim == 4:
+        # Of those in timm, Swin has channels last.
+        is_last = getattr(getattr(backbone, "timm_model", None), "output_fmt", None) == "NHWC"
+        return states.permute(0, 3, 1, 2) if is_last else states
+    patches = states[:, count_prefix_tokens(backbone) :]
+    if (order := getattr(outputs, "ids_restore", None)) is not None:  # a masked autoencoder shuffles them
+        patches = patches.gather(1, order[..., None].expand_as(patches))
+    rows = round((patches.shape[1] * sides[0] / sides[1]) ** 0.5)
+    if rows == 0 or patches.shape[1] % rows:
+        raise ValueError(
+            f"{name} has no grid of features: {patches.shape[1]} tokens of a frame of {sides[0]} x {sides[1]} pixels "
+            "fill no rows and columns; leave `frame_grid` out."
+        )
+    return patches.transpose(1, 2).unflatten(2, (rows, -1))
+
+
+def count_prefix_tokens(backbone: PreTrainedModel) -> int:
+    """How many tokens stand before the patches of a transformer, for the whole image: class token and registers."""
+    named = [(name.split(".")[-1], parameter) for name, parameter in backbone.named_parameters()]
+    if backbone.config.model_type == "dinov3_convnext":  # its pooled vector, which is no parameter
+        return 1
+    # (1, tokens, features), or (features,) for one token
+    return sum(parameter.numel() // parameter.shape[-1] for name, parameter in named if name in _PREFIX_NAMES)
 
 
 def has_attention_heads(backbone_config: PreTrainedConfig) -> bool:

@@ -27,6 +27,7 @@ logger = logging.get_logger(__name__)
 _CHOICES = {
     "position_embedding_type": ("learned", "sinusoidal", "none"),
     "position_overflow": ("wrap", "spread", "stretch"),
+    "frame_pooling": ("attention",),
     "hidden_act": tuple(ACT2FN),
     "problem_type": ("single_label_classification", "multi_label_classification", "regression"),
 }
@@ -95,6 +96,11 @@ class VTNConfig(PreTrainedConfig):
             first row, as the original does; `"spread"` squeezes the positions of such a video onto the table, so that
             neighbouring frames share rows; `"stretch"` puts every video onto the whole table, so that positions are
             shares of its length, whatever its speed.
+        frame_grid: Side g of a g x g grid of the frame's own features beside its pooled vector, for videos in which it
+            matters where in the picture something happens. Windows and positions count frames as before. Defaults to
+            one vector per frame, as in the paper.
+        frame_pooling: `"attention"` gathers the grid into one vector per frame, by one learned query per head, before
+            the temporal encoder, which otherwise reads all of it.
         hidden_act: Activation of the feed-forward networks and the head.
         hidden_dropout_prob: Dropout of embeddings and layer outputs.
         attention_probs_dropout_prob: Dropout of the attention weights.
@@ -139,6 +145,8 @@ class VTNConfig(PreTrainedConfig):
     max_position_embeddings: int = 288
     position_embedding_type: str = "learned"
     position_overflow: str = "wrap"
+    frame_grid: int | None = None
+    frame_pooling: str | None = None
     hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.1
     attention_probs_dropout_prob: float | int = 0.1
@@ -229,12 +237,24 @@ class VTNConfig(PreTrainedConfig):
             return (self.attention_window,) * self.num_hidden_layers
         return tuple(self.attention_window)
 
+    @property
+    def tokens_per_frame(self) -> int:
+        """Vectors that the backbone gives per frame: the pooled one, and those of the grid."""
+        return 1 + (self.frame_grid or 0) ** 2
+
+    @property
+    def encoder_tokens_per_frame(self) -> int:
+        """Vectors per frame that the temporal encoder reads."""
+        return self.tokens_per_frame if self.frame_pooling is None else 1
+
     def validate_architecture(self):
         """Part of `@strict`-powered validation. Checks the rules that tie fields together."""
         super().validate_architecture()
         if self.hidden_size % self.num_attention_heads != 0:
             sizes = f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads`"
             raise ValueError(f"{sizes} ({self.num_attention_heads}).")
+        if self.frame_pooling is not None and self.frame_grid is None:
+            raise ValueError(f"`frame_pooling` ({self.frame_pooling!r}) needs a `frame_grid` to gather from.")
         num_windows = len(self.attention_windows)
         if num_windows != self.num_hidden_layers:
             raise ValueError(f"`attention_window` has {num_windows} entries for {self.num_hidden_layers} layers.")

@@ -27,7 +27,7 @@ from .backbone_vtn import (
     normalizes_over_frames,
 )
 from .configuration_vtn import VTNConfig
-from .temporal_encoder_vtn import VTNAttention, VTNEmbeddings, VTNLayer, VTNTemporalEncoder
+from .temporal_encoder_vtn import VTNAttention, VTNEmbeddings, VTNFramePooling, VTNLayer, VTNTemporalEncoder
 
 
 @dataclass
@@ -40,7 +40,9 @@ class VTNModelOutput(ModelOutput):
             Output of the last layer of the temporal encoder, the class token first.
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): The class token of `last_hidden_state`.
         frame_embeds (`torch.FloatTensor` of shape `(batch, frames, backbone features)`):
-            What the backbone gave for each frame, or the `inputs_embeds`; zeros at padding frames.
+            What the backbone gave for each frame, or the `inputs_embeds`; zeros at padding frames. With a `frame_grid`
+            of shape `(batch, frames, tokens, backbone features)`, and below there are `frames * tokens` frames, unless
+            `frame_pooling` has made one of each frame's.
         hidden_states (`tuple` of `torch.FloatTensor` of shape `(batch, 1 + frames, hidden_size)`, *optional*):
             Input of the first layer and output of each layer, with `output_hidden_states=True`.
         attentions (`tuple` of `torch.FloatTensor` of shape `(batch, heads, 1 + frames, 1 + frames)`, *optional*):
@@ -48,6 +50,8 @@ class VTNModelOutput(ModelOutput):
             token, the other rows are the frames, whose weights are zero outside of their window.
         global_attentions (`tuple` of `torch.FloatTensor` of shape `(batch, heads, 1 + frames)`, *optional*):
             The class token's attention weights in each layer, with `output_attentions=True` on any attention.
+        pooling_attentions (`tuple` of one `torch.FloatTensor` of shape `(batch, frames, heads, tokens)`, *optional*):
+            The weights of `frame_pooling`, with `output_attentions=True`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -56,6 +60,7 @@ class VTNModelOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     global_attentions: tuple[torch.FloatTensor, ...] | None = None
+    pooling_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
@@ -66,10 +71,11 @@ class VTNVideoClassifierOutput(ImageClassifierOutput):
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*): When labels were given.
         logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Class scores before the softmax or sigmoid.
-        hidden_states, attentions, global_attentions: As in [`VTNModelOutput`].
+        hidden_states, attentions, global_attentions, pooling_attentions: As in [`VTNModelOutput`].
     """
 
     global_attentions: tuple[torch.FloatTensor, ...] | None = None
+    pooling_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class VTNPreTrainedModel(PreTrainedModel):
@@ -87,6 +93,7 @@ class VTNPreTrainedModel(PreTrainedModel):
         "hidden_states": VTNLayer,
         "attentions": OutputRecorder(VTNAttention, index=1),
         "global_attentions": OutputRecorder(VTNAttention, index=2),
+        "pooling_attentions": OutputRecorder(VTNFramePooling, index=1),
     }
 
     def __init__(self, config: VTNConfig):
@@ -129,6 +136,8 @@ class VTNPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, VTNEmbeddings):
             init.normal_(module.cls_token, std=self.config.initializer_range)
+        if isinstance(module, VTNFramePooling):
+            init.normal_(module.query, std=self.config.initializer_range)
 
     def _set_gradient_checkpointing(self, *args, **kwargs):
         super()._set_gradient_checkpointing(*args, **kwargs)
@@ -139,14 +148,15 @@ class VTNPreTrainedModel(PreTrainedModel):
                     module.gradient_checkpointing = False
 
 
-def with_global_attentions(forward: Callable) -> Callable:
-    """Makes `output_attentions` ask `capture_outputs` for the class token's attention weights as well."""
+def with_other_attentions(forward: Callable) -> Callable:
+    """Makes `output_attentions` ask `capture_outputs` for the weights of class token and pooling as well."""
 
     @wraps(forward)
     def wrapper(self, *args, output_attentions: bool | None = None, **kwargs):
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         kwargs |= {"output_attentions": output_attentions, "output_global_attentions": output_attentions}
+        kwargs["output_pooling_attentions"] = output_attentions and self.config.frame_pooling is not None
         return forward(self, *args, **kwargs)
 
     return wrapper
@@ -164,6 +174,9 @@ class VTNModel(VTNPreTrainedModel):
        weights untrained, so that pooler is removed;
     3. the mean of its last hidden state over space.
 
+    With a `frame_grid`, means over the places of a g x g grid follow it: of the last hidden state, where that is a
+    feature map, else of its patches, without the class token and registers before them.
+
     Args:
         config ([`VTNConfig`]): What to build, with random weights; `from_pretrained` loads trained ones.
     """
@@ -177,6 +190,8 @@ class VTNModel(VTNPreTrainedModel):
         self.projection = nn.Identity()
         if self.feature_size != config.hidden_size:
             self.projection = nn.Linear(self.feature_size, config.hidden_size)
+        if config.frame_pooling is not None:
+            self.frame_pooling = VTNFramePooling(config)
         self.temporal_encoder = VTNTemporalEncoder(config)
         self.post_init()
 
@@ -225,8 +240,9 @@ class VTNModel(VTNPreTrainedModel):
             pixel_values, attention_mask: As in [`VTNModel.forward`]; padding does not go through the backbone.
 
         Returns:
-            `torch.Tensor` of shape `(batch, frames, backbone features)`: One vector per frame, zeros at padding; can
-            be kept and passed to `forward` as `inputs_embeds`.
+            `torch.Tensor` of shape `(batch, frames, backbone features)`, with a `frame_grid` `(batch, frames, tokens,
+            backbone features)`: One vector per frame, or several, zeros at padding; can be kept and passed to
+            `forward` as `inputs_embeds`.
         """
         num_channels, shape = getattr(self.config.backbone_config, "num_channels", 3), tuple(pixel_values.shape)
         if len(shape) != 5 or shape[2] != num_channels:
@@ -241,12 +257,11 @@ class VTNModel(VTNPreTrainedModel):
         elif self._can_skip_padding(attention_mask):
             numbers = attention_mask.flatten().nonzero()[:, 0]
             encoded = self._encode_frames(frames, numbers)
-            features = encoded.new_zeros(len(frames), encoded.shape[1]).index_copy(0, numbers, encoded)
+            features = encoded.new_zeros(len(frames), *encoded.shape[1:]).index_copy(0, numbers, encoded)
         else:
             # Pixels, too: a gradient of zero would not keep out what is infinite or not a number.
-            is_padding = attention_mask.flatten() == 0
-            features = self._encode_frames(frames.masked_fill(is_padding[:, None, None, None], 0.0))
-            features = features.masked_fill(is_padding[:, None], 0.0)
+            features = self._encode_frames(_clear_padding(frames, attention_mask.flatten()))
+            features = _clear_padding(features, attention_mask.flatten())
         return features.unflatten(0, pixel_values.shape[:2])
 
     def _can_skip_padding(self, attention_mask: torch.Tensor) -> bool:
@@ -260,9 +275,10 @@ class VTNModel(VTNPreTrainedModel):
         recompute = self.backbone.training and self.gradient_checkpointing
         is_chunked = not self.backbone.training or (recompute and self.config.frames_per_chunk != "auto")
         chunk_size = self.frames_per_chunk if is_chunked else None
-        return encode_frames(self.backbone, frames, numbers, chunk_size=chunk_size, recompute=recompute)
+        options = {"chunk_size": chunk_size, "recompute": recompute, "frame_grid": self.config.frame_grid}
+        return encode_frames(self.backbone, frames, numbers, **options)
 
-    @with_global_attentions
+    @with_other_attentions
     @capture_outputs
     def forward(
         self,
@@ -278,7 +294,8 @@ class VTNModel(VTNPreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(batch, frames, channels, height, width)`, *optional*): Normalised
                 pixels of the frames.
             inputs_embeds (`torch.Tensor` of shape `(batch, frames, backbone features)`, *optional*): Features computed
-                beforehand with `get_frame_features`, instead of `pixel_values`.
+                beforehand with `get_frame_features`, instead of `pixel_values`; with a `frame_grid` of shape `(batch,
+                frames, tokens, backbone features)`.
             position_ids (`torch.LongTensor` of shape `(batch, frames)`, *optional*): Number of each frame in its
                 video. Defaults to 0, 1, 2, …
             attention_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*): 1 for frames, 0 for padding, which
@@ -309,24 +326,26 @@ class VTNModel(VTNPreTrainedModel):
             raise ValueError(f"Give exactly one of `pixel_values` and `inputs_embeds`, got {given}.")
         if inputs_embeds is None:
             inputs_embeds = self.get_frame_features(pixel_values, attention_mask)
-            if inputs_embeds.shape[2] != self.feature_size:
+            if inputs_embeds.shape[-1] != self.feature_size:
                 raise ValueError(
-                    f"{type(self.backbone).__name__} gives {inputs_embeds.shape[2]} features per frame, but its "
+                    f"{type(self.backbone).__name__} gives {inputs_embeds.shape[-1]} features per frame, but its "
                     f"configuration promises {self.feature_size}."
                 )
-        elif inputs_embeds.ndim != 3 or 0 in inputs_embeds.shape or inputs_embeds.shape[2] != self.feature_size:
-            raise ValueError(
-                f"`inputs_embeds` must have the shape (batch, frames, {self.feature_size}) with at least one frame, "
-                f"got {tuple(inputs_embeds.shape)}."
-            )
+        shape, num_tokens = tuple(inputs_embeds.shape), self.config.tokens_per_frame
+        per_frame = (self.feature_size,) if self.config.frame_grid is None else (num_tokens, self.feature_size)
+        if len(shape) != 2 + len(per_frame) or 0 in shape or shape[2:] != per_frame:
+            axes = ", ".join(["batch", "frames", *map(str, per_frame)])
+            raise ValueError(f"`inputs_embeds` must have the shape ({axes}) with at least one frame, got {shape}.")
         _check_frames(inputs_embeds.shape[:2], attention_mask, position_ids)
         if attention_mask is not None:
             # A weight of zero would not keep out what is infinite or not a number.
-            inputs_embeds = inputs_embeds.masked_fill(attention_mask[..., None] == 0, 0.0)
+            inputs_embeds = _clear_padding(inputs_embeds, attention_mask)
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
 
         frames = self.projection(inputs_embeds)
+        if self.config.frame_pooling is not None:
+            frames, _ = self.frame_pooling(frames)
         states = self.temporal_encoder(frames, position_ids, attention_mask, class_token_only)
         return VTNModelOutput(last_hidden_state=states, pooler_output=states[:, 0], frame_embeds=inputs_embeds)
 
@@ -437,7 +456,7 @@ class VTNForVideoClassification(VTNPreTrainedModel):
         if labels is not None:
             _check_labels(labels, self.config)
             loss = self.loss_function(labels, logits, self.config, **kwargs)
-        asked_for = outputs.hidden_states, outputs.attentions, outputs.global_attentions
+        asked_for = outputs.hidden_states, outputs.attentions, outputs.global_attentions, outputs.pooling_attentions
         return VTNVideoClassifierOutput(loss, logits, *asked_for)
 
 
@@ -498,6 +517,10 @@ def compute_losses(
         labels = labels * (1 - label_smoothing) + label_smoothing / 2
         losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     return losses.where(is_labelled, 0.0), is_labelled
+
+
+def _clear_padding(values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    return values.masked_fill((attention_mask == 0)[(..., *[None] * (values.ndim - attention_mask.ndim))], 0.0)
 
 
 def _check_frames(shape: torch.Size, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None = None):

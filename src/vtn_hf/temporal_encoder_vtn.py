@@ -4,12 +4,17 @@ The temporal encoder: attention over the frames of a whole video, in time and me
 It computes what Longformer computes with one global token, the class token ("Video Transformer Network",
 https://huggingface.co/papers/2102.00719, section 3.2), but only what VTN needs of it. In shape comments:
 
-    B  videos in the batch    T  frames per video      N  1 + T, the class token and the frames
-    H  hidden size            h  attention heads       d  features per head, H / h
+    B  videos in the batch    T  frames per video    K  tokens per frame, 1 but for a grid
+    H  hidden size            h  attention heads     N  1 + T K, the class token and those of the frames
+                              d  features per head, H / h
+
+Windows count frames: a token sees all tokens of the frames in reach. Tokens lie frame after frame, so whatever counts
+frames in masks, blocks and slabs counts tokens in multiples of K.
 """
 
 from collections.abc import Callable
 from functools import partial
+from math import isqrt
 
 import torch
 from torch import nn
@@ -22,23 +27,28 @@ from .configuration_vtn import VTNConfig
 
 
 # Frames that attend together. Two to eight windows cost the same; below, the overlap of neighbours' keys weighs in,
-# above, the keys outside of the window do.
+# above, the keys outside of the window do. With a g x g grid of tokens per frame, here and below, a g-th of them.
 BLOCK_SIZE = 64
 # So many need not be cut into blocks, which saves 8 % of the time at 100 frames and nothing at 160.
 MAX_FRAMES_IN_ONE_BLOCK = 128
 # Frames of a long video that go through attention and through the feed-forward network at a time, so that what these
 # need in between takes no memory for the whole video. Twice as many are up to 7 % faster and need a fifth more memory.
 SLAB_SIZE = 512
-MIN_FRAMES_TO_RECOMPUTE = 1536  # in training
+MIN_FRAMES_TO_RECOMPUTE = 1536  # in training; tokens, where a frame has several
 
 
 def make_local_mask(
-    num_frames: int, window: int, block_size: int | None, attention_mask: torch.Tensor | None, like: torch.Tensor
+    num_frames: int,
+    window: int,
+    block_size: int | None,
+    attention_mask: torch.Tensor | None,
+    like: torch.Tensor,
+    tokens_per_frame: int = 1,
 ) -> torch.Tensor:
     """
-    Which keys each frame may attend to, with T frames in the blocks of [`split_into_blocks`] and a two-sided window:
-    booleans `(B or 1, blocks, block_size, 1 + block_size + window)`, the class token first, which every frame may
-    attend to. Without `block_size` the video is one block, `(B or 1, 1, T, N)`. The device is that of `like`.
+    Which keys each token may attend to, with T frames in the blocks of [`split_into_blocks`] and a two-sided window:
+    booleans `(B or 1, blocks, block_size * K, 1 + (block_size + window) * K)`, the class token first, which all may
+    attend to. Without `block_size` the video is one block, `(B or 1, 1, T * K, N)`. The device is that of `like`.
     """
     half = window // 2
     num_blocks, reach = (1, 0) if block_size is None else (count_blocks(num_frames, block_size), half)
@@ -49,38 +59,57 @@ def make_local_mask(
     is_frame = like.new_ones(1, num_frames, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     tail = num_blocks * block_size - num_frames
     is_frame = nn.functional.pad(is_frame, (reach, reach + tail)).unfold(1, block_size + 2 * reach, block_size)
-    # (B, blocks, block_size, 1 + block_size + window)
-    return nn.functional.pad(in_window & is_frame[:, :, None, :], (1, 0), value=True)
+    mask = in_window & is_frame[:, :, None, :]
+    for axis in (2, 3):
+        mask = repeat_frames(mask, tokens_per_frame, axis)
+    return nn.functional.pad(mask, (1, 0), value=True)
 
 
-def make_flex_mask(num_frames: int, window: int, attention_mask: torch.Tensor | None, like: torch.Tensor):
+def make_flex_mask(
+    num_frames: int,
+    window: int,
+    attention_mask: torch.Tensor | None,
+    like: torch.Tensor,
+    tokens_per_frame: int = 1,
+):
     """
-    As [`make_local_mask`], for flex attention: a `BlockMask` of T queries, the frames, and 1 + T keys, the class token
-    first. It stores which of its `(T / 128)²` blocks are not empty, and skips the others.
+    As [`make_local_mask`], for flex attention: a `BlockMask` of T K queries and N keys, the class token first. It
+    stores which of its `(T K / 128)²` blocks are not empty, and skips the others.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
-    half, size = window // 2, 128
-    is_key = None if attention_mask is None else nn.functional.pad(attention_mask.bool(), (1, 0), value=True)
+    half, size, num_queries = window // 2, 128, num_frames * tokens_per_frame
+    is_frame = None if attention_mask is None else attention_mask.bool()
+
+    def frame_of(query: torch.Tensor) -> torch.Tensor:
+        return query.div(tokens_per_frame, rounding_mode="floor")
 
     def may_attend(batch, head, query, key):
-        # Frame i is query i and key i + 1.
-        in_window = (query + 1 - key).abs() <= half
-        if is_key is not None:
-            in_window = in_window & is_key[batch, key]
+        # Token i of the frames is query i and key i + 1; the class token belongs to frame -1.
+        frame = frame_of(key - 1)
+        in_window = (frame_of(query) - frame).abs() <= half
+        if is_frame is not None:
+            in_window = in_window & is_frame[batch, frame.clamp(min=0)]
         return in_window | (key == 0)
 
     # In each pair of blocks (query blocks, key blocks), is anything in the window?
-    query = torch.arange(0, num_frames, size, device=like.device)[:, None]
-    key = torch.arange(0, 1 + num_frames, size, device=like.device)[None, :]
-    in_reach = ((query + 1 - key).abs() < size + half) | (key == 0)
+    query = torch.arange(0, num_queries, size, device=like.device)[:, None]
+    key = torch.arange(0, 1 + num_queries, size, device=like.device)[None, :]
+    is_before = frame_of(key + size - 2) < frame_of(query) - half
+    is_after = frame_of(key - 1) > frame_of(query + size - 1) + half
+    in_reach = ~(is_before | is_after) | (key == 0)
     return BlockMask.from_kv_blocks(
         in_reach.sum(dim=1, dtype=torch.int32)[None, None],
         in_reach.int().argsort(dim=1, descending=True, stable=True).int()[None, None],
         BLOCK_SIZE=size,
         mask_mod=may_attend,
-        seq_lengths=(num_frames, 1 + num_frames),
+        seq_lengths=(num_queries, 1 + num_queries),
     )
+
+
+def repeat_frames(values: torch.Tensor, tokens_per_frame: int, axis: int = 1) -> torch.Tensor:
+    """What holds for each frame along an axis, for each of its tokens."""
+    return values if tokens_per_frame == 1 else values.repeat_interleave(tokens_per_frame, axis)
 
 
 def count_blocks(num_frames: int, block_size: int) -> int:
@@ -95,9 +124,9 @@ def split_into_blocks(
     states: torch.Tensor, num_blocks: int, block_size: int, before: int = 0, half_window: int | None = None
 ) -> torch.Tensor:
     """
-    Cuts queries `(B, N, H)` into blocks of frames `(B, blocks, block_size, H)`, after the first `before` frames. With
+    Cuts queries `(B, N, H)` into blocks of tokens `(B, blocks, block_size, H)`, after the first `before` tokens. With
     `half_window`, cuts keys or values into overlapping blocks `(B, blocks, 1 + block_size + 2 * half_window, H)`: the
-    class token, then the frames with half a window on either side. Out-of-range slots repeat an edge frame and are
+    class token, then the others with half a window on either side. Out-of-range slots repeat an edge token and are
     masked.
     """
     reach = half_window or 0
@@ -113,16 +142,16 @@ def split_into_blocks(
     return states.index_select(1, row.flatten()).unflatten(1, row.shape)
 
 
-def split_into_slabs(states: torch.Tensor, num_frames: int) -> tuple[torch.Tensor, ...]:
+def split_into_slabs(states: torch.Tensor, num_tokens: int, slab_size: int) -> tuple[torch.Tensor, ...]:
     """Along dimension 1; one slab in a compiled graph, which is for any length, and where all is kept for backward."""
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and num_frames < MIN_FRAMES_TO_RECOMPUTE):
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and num_tokens < MIN_FRAMES_TO_RECOMPUTE):
         return (states,)
-    return states.chunk(max(1, round(num_frames / SLAB_SIZE)), dim=1)
+    return states.chunk(max(1, round(num_tokens / slab_size)), dim=1)
 
 
-def recompute_if_long(function: Callable, num_frames: int) -> Callable:
+def recompute_if_long(function: Callable, num_tokens: int) -> Callable:
     """Has a function of one slab run again in the backward pass, instead of keeping activations, in long videos."""
-    if torch.compiler.is_compiling() or num_frames < MIN_FRAMES_TO_RECOMPUTE or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or num_tokens < MIN_FRAMES_TO_RECOMPUTE or not torch.is_grad_enabled():
         return function
     return partial(checkpoint, function, use_reentrant=False)
 
@@ -131,14 +160,17 @@ class VTNAttention(nn.Module):
     """
     Sliding-window attention for the frames and global attention for the class token.
 
-    A frame attends to the frames at most half a window away and to the class token. The class token attends to
-    everything, through query, key and value projections of its own.
+    A frame attends to the frames at most half a window away and to the class token; where frames have several tokens,
+    each of them does, to all of these. The class token attends to everything, through query, key and value projections
+    of its own.
     """
 
     def __init__(self, config: VTNConfig, window: int):
         super().__init__()
         self.config = config
         self.window = window
+        self.tokens_per_frame = config.encoder_tokens_per_frame
+        self.reach = window // 2 * self.tokens_per_frame
         self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
@@ -164,7 +196,7 @@ class VTNAttention(nn.Module):
             hidden_states (`torch.Tensor` of shape `(B, N, H)`): The class token, then the frames.
             local_mask (`torch.Tensor` or torch's `BlockMask`): What [`make_local_mask`] gives; for flex attention,
                 what [`make_flex_mask`] gives.
-            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for frames, 0 for padding.
+            attention_mask (`torch.Tensor` of shape `(B, T K)`, *optional*): 1 for frames, 0 for padding.
             class_token_only (`bool`, *optional*, defaults to `False`): Leave out what only the frames need.
 
         Returns:
@@ -204,7 +236,7 @@ class VTNAttention(nn.Module):
         self, hidden_states: torch.Tensor, local_mask: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
-        Output `(B, 1, H)` of the class token, output `(B, T, H)` of the frames and all weights `(B, h, N, N)`, which
+        Output `(B, 1, H)` of the class token, output `(B, T K, H)` of the frames, all weights `(B, h, N, N)`, which
         the outputs come from, so that gradients with respect to them exist.
         """
         projected = self._project_locally(hidden_states)
@@ -219,26 +251,28 @@ class VTNAttention(nn.Module):
         return class_token, frames, weights
 
     def attend_flexibly(self, hidden_states: torch.Tensor, local_mask: torch.Tensor) -> torch.Tensor:
-        """Output `(B, T, H)` of the frames, by flex attention, which needs no blocks laid out in memory."""
+        """Output `(B, T K, H)` of the frames, by flex attention, which needs no blocks laid out in memory."""
         query, key, value = self._project_locally(hidden_states)
         return self._attend(query[:, 1:], key, value, local_mask)
 
     def attend_locally(self, hidden_states: torch.Tensor, local_mask: torch.Tensor) -> torch.Tensor:
-        """Output `(B, T, H)` of the frames, by attention within blocks, a slab of them at a time."""
-        num_frames, block_size = hidden_states.shape[1] - 1, local_mask.shape[2]
-        masks, slabs, reach = split_into_slabs(local_mask, num_frames), (hidden_states,), 0
+        """Output `(B, T K, H)` of the frames, by attention within blocks, a slab of them at a time."""
+        num_tokens, block_size = hidden_states.shape[1] - 1, local_mask.shape[2]
+        # Neighbouring slabs overlap by a window, which weighs less where they are larger.
+        masks = split_into_slabs(local_mask, num_tokens, SLAB_SIZE * isqrt(self.tokens_per_frame))
+        slabs, before = (hidden_states,), 0
         if len(masks) > 1:
-            reach, sizes = self.window // 2, [mask.shape[1] * block_size for mask in masks]
+            before, sizes = self.reach, [mask.shape[1] * block_size for mask in masks]
             # In one go, as the gradient of a slice is as large as what it was cut from.
-            slabs = split_into_blocks(hidden_states, len(masks), sizes[0], half_window=reach).unbind(1)
-            slabs = [slab[:, : 1 + size + 2 * reach] for slab, size in zip(slabs, sizes, strict=True)]
-        attend = recompute_if_long(partial(self._attend_in_blocks, reach), num_frames)
+            slabs = split_into_blocks(hidden_states, len(masks), sizes[0], half_window=before).unbind(1)
+            slabs = [slab[:, : 1 + size + 2 * before] for slab, size in zip(slabs, sizes, strict=True)]
+        attend = recompute_if_long(partial(self._attend_in_blocks, before), num_tokens)
         frames = torch.cat([attend(*slab) for slab in zip(slabs, masks, strict=True)], dim=1)
         # Not a slice: a compiler cannot tell that there are this many whatever the number of frames.
-        return nn.functional.pad(frames, (0, 0, 0, num_frames - frames.shape[1]))
+        return nn.functional.pad(frames, (0, 0, 0, num_tokens - frames.shape[1]))
 
     def _attend_in_blocks(self, before: int, hidden_states: torch.Tensor, local_mask: torch.Tensor) -> torch.Tensor:
-        """Output `(B, blocks * block_size, H)` of the frames after the first `before` of `(B, N, H)`."""
+        """Output `(B, blocks * block_size, H)` of the frames' tokens in `(B, N, H)`, but the first `before`."""
         query, key, value = self._project_locally(hidden_states)
         batch_size, (num_blocks, block_size) = hidden_states.shape[0], local_mask.shape[1:3]
         if num_blocks == 1:  # its keys are all there are
@@ -246,7 +280,7 @@ class VTNAttention(nn.Module):
         else:
             cut = partial(split_into_blocks, num_blocks=num_blocks, block_size=block_size, before=before)
             query = cut(query).flatten(0, 1)
-            key, value = (cut(states, half_window=self.window // 2).flatten(0, 1) for states in (key, value))
+            key, value = (cut(states, half_window=self.reach).flatten(0, 1) for states in (key, value))
         local_mask = local_mask.expand(batch_size, -1, -1, -1).flatten(0, 1)[:, None]
         return self._attend(query, key, value, local_mask).unflatten(0, (batch_size, -1)).flatten(1, 2)
 
@@ -330,7 +364,7 @@ class VTNLayer(GradientCheckpointingLayer):
         hidden_states = hidden_states + self.dropout(attention_output)
         num_tokens = hidden_states.shape[1]
         feed_forward = recompute_if_long(self._feed_forward, num_tokens)
-        updated = map(feed_forward, split_into_slabs(hidden_states, num_tokens))
+        updated = map(feed_forward, split_into_slabs(hidden_states, num_tokens, SLAB_SIZE))
         return torch.cat([self.mlp_norm(slab + self.dropout(update)) for slab, update in updated], dim=1)
 
     def _feed_forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -342,7 +376,7 @@ class VTNLayer(GradientCheckpointingLayer):
 class VTNEmbeddings(nn.Module):
     """
     Puts the class token before the frames and adds what tells them apart: their positions and their types (frame 0,
-    class token 1).
+    class token 1), and if frames have several tokens, the place of each.
     """
 
     def __init__(self, config: VTNConfig):
@@ -353,6 +387,9 @@ class VTNEmbeddings(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         if config.position_embedding_type == "learned":
             self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.tokens_per_frame = config.encoder_tokens_per_frame
+        if self.tokens_per_frame > 1:
+            self.place_embeddings = nn.Embedding(self.tokens_per_frame, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(2, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -360,7 +397,10 @@ class VTNEmbeddings(nn.Module):
     def forward(
         self, frame_embeds: torch.Tensor, position_ids: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """`(B, T, H)` frames at positions `(B, T)` to `(B, N, H)`."""
+        """`(B, T, H)` frames, or `(B, T, K, H)`, at positions `(B, T)` to `(B, N, H)`."""
+        if self.tokens_per_frame > 1:
+            places = torch.arange(self.tokens_per_frame, device=frame_embeds.device)
+            frame_embeds = (frame_embeds + self.place_embeddings(places)).flatten(1, 2)
         tokens = torch.cat([self.cls_token.expand(frame_embeds.shape[0], -1, -1), frame_embeds], dim=1)
         if self.position_embedding_type != "none":
             position_ids = position_ids.long()
@@ -370,6 +410,7 @@ class VTNEmbeddings(nn.Module):
             position_ids = position_ids % self.max_frame_positions
             if attention_mask is not None:
                 position_ids = position_ids.masked_fill(attention_mask == 0, self.max_frame_positions + 1)
+            position_ids = repeat_frames(position_ids, self.tokens_per_frame)
             position_ids = nn.functional.pad(position_ids, (1, 0), value=self.max_frame_positions)
             tokens = tokens + self.embed_positions(position_ids, tokens)
         is_class_token = torch.zeros(tokens.shape[1], dtype=torch.long, device=tokens.device)
@@ -401,6 +442,36 @@ class VTNEmbeddings(nn.Module):
         return torch.where(feature % 2 == 0, angle.sin(), angle.cos()).to(tokens.dtype)
 
 
+class VTNFramePooling(nn.Module):
+    """
+    Adds to the pooled vector of a frame, the first of its tokens, what one learned query per attention head gathers
+    from all of them, by their features and places.
+    """
+
+    def __init__(self, config: VTNConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.query = nn.Parameter(torch.zeros(config.hidden_size))
+        self.place_embeddings = nn.Embedding(config.tokens_per_frame, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens `(B, T, K, H)` to frames `(B, T, H)`, and the attention weights `(B, T, h, K)`."""
+        places = torch.arange(tokens.shape[2], device=tokens.device)
+        states = self.norm(tokens + self.place_embeddings(places))
+        query, key, value = (
+            each.unflatten(-1, (self.num_heads, -1)) for each in (self.query, self.key(states), self.value(states))
+        )
+        scores = torch.einsum("hd,btkhd->bthk", query, key) * query.shape[-1] ** -0.5
+        weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+        gathered = torch.einsum("bthk,btkhd->bthd", self.dropout(weights), value).flatten(2)
+        return tokens[:, :, 0] + self.output(gathered), weights
+
+
 class VTNTemporalEncoder(nn.Module):
     """Attends over the frames of a whole video, in time and memory linear in their number."""
 
@@ -418,23 +489,24 @@ class VTNTemporalEncoder(nn.Module):
         class_token_only: bool = False,
     ) -> torch.Tensor:
         """
-        `(B, T, H)` frames at positions `(B, T)`, with mask `(B, T)`, to hidden states `(B, N, H)`, or `(B, 1, H)` for
-        the class token only.
+        `(B, T, H)` frames, or `(B, T, K, H)`, at positions `(B, T)`, with mask `(B, T)`, to hidden states `(B, N, H)`,
+        or `(B, 1, H)` for the class token only.
         """
-        num_frames = frame_embeds.shape[1]
+        num_frames, tokens_per_frame = frame_embeds.shape[1], self.config.encoder_tokens_per_frame
         if self.config._attn_implementation == "flex_attention":
             make_mask = make_flex_mask
         else:
             # Eager attention is where the weights can be read, so it sees each video as a single block.
-            is_eager = self.config._attn_implementation == "eager"
-            is_short = not torch.compiler.is_compiling() and num_frames <= MAX_FRAMES_IN_ONE_BLOCK
-            block_size = None if is_eager or is_short else BLOCK_SIZE
+            is_eager, side = self.config._attn_implementation == "eager", isqrt(tokens_per_frame)
+            is_short = not torch.compiler.is_compiling() and num_frames <= MAX_FRAMES_IN_ONE_BLOCK // side
+            block_size = None if is_eager or is_short else max(1, BLOCK_SIZE // side)
             make_mask = partial(make_local_mask, block_size=block_size)
-        local_masks = {
-            window: make_mask(num_frames, window, attention_mask=attention_mask, like=frame_embeds)
-            for window in set(self.config.attention_windows)
-        }
+        inputs = {"attention_mask": attention_mask, "like": frame_embeds, "tokens_per_frame": tokens_per_frame}
+        windows = set(self.config.attention_windows)
+        local_masks = {window: make_mask(num_frames, window, **inputs) for window in windows}
         hidden_states = self.embeddings(frame_embeds, position_ids, attention_mask)
+        if attention_mask is not None:
+            attention_mask = repeat_frames(attention_mask, tokens_per_frame)
         for layer in self.layers:
             # The class token of the last layer needs the frames of the layer before, but not those of its own.
             skip_frames = class_token_only and layer is self.layers[-1]

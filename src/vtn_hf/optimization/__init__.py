@@ -82,7 +82,9 @@ def optimize(
         raise ValueError(
             f"int8=True replaces layers of PyTorch, which engine={engine!r} does not run; give one of them."
         )
-    _replace_modules(fast, vtn.backbone, vtn.temporal_encoder, int8=int8, engine=engine, dtype=dtype)
+    # Of the code in a checkpoint, which may be older, as well
+    options = {"int8": int8, "engine": engine, "dtype": dtype, "frame_grid": getattr(vtn.config, "frame_grid", None)}
+    _replace_modules(fast, vtn.backbone, vtn.temporal_encoder, **options)
     if compile:
         vtn.temporal_encoder.compile()
         if not int8 and not isinstance(vtn.backbone, Replacement):  # of which a compiler knows nothing
@@ -91,11 +93,16 @@ def optimize(
 
 
 def optimize_backbone(
-    backbone: PreTrainedModel, engine: str | None = None, dtype: torch.dtype | str | None = None
+    backbone: PreTrainedModel,
+    engine: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    frame_grid: int | None = None,
 ) -> PreTrainedModel:
-    """As [`optimize`], of a backbone alone, for [`encode_frames`], which may read its class token alone."""
+    """
+    As [`optimize`], of a backbone alone, for [`encode_frames`], which may read its class token alone, but for a grid.
+    """
     fast = share_weights(backbone)
-    _replace_modules(fast, fast, engine=engine, dtype=dtype)
+    _replace_modules(fast, fast, engine=engine, dtype=dtype, frame_grid=frame_grid)
     return fast
 
 
@@ -107,19 +114,21 @@ def _replace_modules(
     int8: bool = False,
     engine: str | None = None,
     dtype: torch.dtype | str | None = None,
+    frame_grid: int | None = None,
 ):
     check_engine(engine, dtype)
     if next(model.parameters()).device.type == "meta":  # there are no results to compare
         return
     with Trial(model).running() as trial:
-        read_class_token_only(trial, backbone)
+        if frame_grid is None:
+            read_class_token_only(trial, backbone)
         pack_convolutions(trial, backbone)
         if temporal_encoder is not None:
             fold_global_projections(trial, temporal_encoder)
         if int8:
             use_int8(trial, backbone)
         use_onednn(trial)
-        use_engine(trial, backbone, engine, dtype)
+        use_engine(trial, backbone, engine, dtype, frame_grid)
 
 
 _OPTIMIZED = WeakKeyDictionary()  # of each model how it was, and the faster one

@@ -59,7 +59,13 @@ class OpenVINO(Replacement):
         )
 
 
-def use_engine(trial: Trial, backbone: PreTrainedModel, engine: str | None, dtype: torch.dtype | str | None):
+def use_engine(
+    trial: Trial,
+    backbone: PreTrainedModel,
+    engine: str | None,
+    dtype: torch.dtype | str | None,
+    frame_grid: int | None = None,
+):
     """
     Replaces a backbone, unless the package is missing, the features differ or, for `"auto"`, PyTorch is as fast.
 
@@ -83,7 +89,7 @@ def use_engine(trial: Trial, backbone: PreTrainedModel, engine: str | None, dtyp
         return
     num_frames = choose_frames_per_chunk("auto", backbone)
     frames = trial.make_random(num_frames, *get_frame_shape(backbone.config), like=first)
-    run = partial(encode, backbone, frames)
+    run = partial(encode, backbone, frames, frame_grid)
     plain_sec = _measure(run) if engine == "auto" else None
     put = partial(replace, backbone, OpenVINO, _graphs=_Graphs(DTYPES[dtype]))
     compare = is_close if dtype == "float32" else is_aligned
