@@ -18,11 +18,14 @@ WHEEL := .venv-wheel
 quickstart: $(VENV)/.train
 	$(BIN)/python examples/quickstart.py
 
+# The tests keep to one thread each, so every core takes files of its own.
+ALL_CORES := -n auto --maxprocesses 4 --dist loadfile
+
 # Both worlds: without torchvision, and with it, in the tests that can tell. It is unpacked beside the environment, so
 # that one environment serves both.
 test: $(VENV)/.dev $(TORCHVISION)/.done
-	$(BIN)/python -m pytest
-	PYTHONPATH=$(TORCHVISION) $(BIN)/python -m pytest $(addprefix tests/test_,$(addsuffix .py,\
+	$(BIN)/python -m pytest $(ALL_CORES)
+	PYTHONPATH=$(TORCHVISION) $(BIN)/python -m pytest $(ALL_CORES) $(addprefix tests/test_,$(addsuffix .py,\
 		augmentation auto_classes backbones hub image_processing_vtn pipeline recipes video_processing_vtn))
 
 # No tests is what there is until a test carries the marker: pytest says 5.
@@ -31,10 +34,10 @@ test-slow: $(VENV)/.dev $(TRANSFORMERS)/.done conformance
 
 # The oldest versions that setup.py admits, and the newest of what Hugging Face makes, beside the tested torch.
 test-floor: $(FLOOR)/.done
-	$(FLOOR)/bin/python -m pytest
+	$(FLOOR)/bin/python -m pytest $(ALL_CORES)
 
 test-latest: $(LATEST)/.done
-	$(LATEST)/bin/python -m pytest
+	$(LATEST)/bin/python -m pytest $(ALL_CORES)
 
 # Thousands of damaged videos, some minutes; `make test` has a short run.
 fuzz: $(VENV)/.dev

@@ -26,14 +26,16 @@ extras = {
     "openvino": ["openvino"],
     "ray": ["ray[data]"],
     "docs": ["mkdocs-material", "mkdocstrings[python]"],
-    # The second is for transformers' own tests.
-    "test": ["pytest", "parameterized"],
+    # The last is for transformers' own tests.
+    "test": ["pytest", "pytest-xdist", "parameterized"],
+    # Runs the notebooks.
+    "notebook": ["nbclient", "ipykernel"],
     "quality": ["ruff", "mypy", "types-PyYAML"],
     "release": ["build", "twine"],
 }
 extras["dev"] = [
     package
-    for name in ("train", "onnx", "peft", "quantization", "docs", "test", "quality")
+    for name in ("train", "onnx", "peft", "quantization", "docs", "notebook", "test", "quality")
     for package in extras[name]
 ]
 
