@@ -445,10 +445,11 @@ class _Source:
             except Exception as error:
                 errors.append(error)
 
-        # HTTP has its own limit of silence.
-        limit, deadline, max_silence = "max_decode_sec", self._deadline, math.inf if is_download else _MAX_SILENCE_SEC
-        if is_download and time.monotonic() + self.limits.max_download_sec < deadline:
-            limit, deadline = "max_download_sec", time.monotonic() + self.limits.max_download_sec
+        max_silence = math.inf if is_download else _MAX_SILENCE_SEC  # HTTP has its own
+        deadlines = [(self._deadline, "max_decode_sec")]
+        if is_download:
+            deadlines.append((time.monotonic() + self.limits.max_download_sec, "max_download_sec"))
+        deadline, limit = min(deadlines)
         file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
@@ -519,18 +520,15 @@ class _Layout:
         elif head[:4] == b"\x1aE\xdf\xa3":
             self.is_cut = self._is_cut_matroska()
         elif head[:4] == b"OggS":
-            self._count_comments(source.read_at(0, _MAX_OGG_HEADERS_BYTES))
+            headers = source.read_at(0, _MAX_OGG_HEADERS_BYTES)
+            for mark in re.finditer(rb"(?s)(?:\x03vorbis|OpusTags|\x81theora|OVP80\x02 )(?=(.{4}))", headers):
+                start = mark.end() + 4 + int.from_bytes(mark[1], "little")  # behind the name of the encoder
+                source.add_tags(int.from_bytes(headers[start : start + 4], "little"))
         else:
             self._read_boxes()
         if self._num_samples > source.num_bytes or self._num_entries > _MAX_INDEX_ENTRIES:
             claim = f"its index claims {self._num_entries:,} samples, in a file of {source.num_bytes:,} bytes"
             raise source.error(claim)
-
-    def _count_comments(self, data: bytes) -> None:
-        for mark in re.finditer(rb"\x03vorbis|OpusTags|\x81theora|OVP80\x02 ", data):
-            vendor = mark.end()
-            number = vendor + 4 + int.from_bytes(data[vendor : vendor + 4], "little")
-            self._source.add_tags(int.from_bytes(data[number : number + 4], "little"))
 
     def _read_boxes(self) -> None:
         """Look at the boxes of an mp4, or of what may be one."""
@@ -750,7 +748,8 @@ class _VideoReader:
             # Over how many frames to seek at least; without a number, all are decoded one by one, from the first on.
             attempts = [_MIN_FRAMES_TO_SKIP if get_worker_info() is None else _MIN_FRAMES_TO_SKIP_IN_WORKER, 1, None]
         else:
-            attempts = [None] if self._is_plain else [None, None]
+            may_be_to_blame = self._has_frame_threads or (self._is_rewindable and not self._is_plain)
+            attempts = [None, None] if may_be_to_blame else [None]
         numbers, num_read = [number + self._offset for number in numbers], 0
         while attempts:
             min_skip = attempts.pop(0)
@@ -807,7 +806,8 @@ class _VideoReader:
         # empties frame threads: the number of frames has to tell a loss from a proper end.
         name = codec.codec.canonical_name
         is_safe = name in _ONE_FRAME_PER_PACKET and name != "hevc" and self._is_own_decoder
-        self._stream.thread_type = "AUTO" if is_safe and not self._is_plain else "SLICE"
+        self._has_frame_threads = is_safe and not self._is_plain
+        self._stream.thread_type = "AUTO" if self._has_frame_threads else "SLICE"
         if get_worker_info() is not None:
             self._codec.thread_count = 1
 
@@ -911,10 +911,7 @@ class _VideoReader:
         return [run for run in runs if run[1]]
 
     def _decode(self, numbers: list[int], start: int | None) -> Iterator[tuple[int, np.ndarray]]:
-        """
-        Decode up to the last of ascending numbers: from `start` on, frame 0 or a key frame, and only what they need;
-        or, without it, everything from frame 0 on.
-        """
+        """Decode up to the last number, from `start` on only what the numbers need, without it all from frame 0 on."""
         with self._source.reporting_errors():
             self._begin(start or 0)
             wanted = set(numbers)
@@ -1048,13 +1045,11 @@ class _VideoReader:
 
 def _is_disposable(packet: Any, nal_length_size: int) -> bool:
     """Tell whether an H.264 packet is whole and no frame refers to its own: `nal_ref_idc` is zero in all units."""
-    data = memoryview(packet)
-    start = 0
-    while start + nal_length_size < len(data):
-        length = int.from_bytes(data[start : start + nal_length_size], "big")
-        header = data[start + nal_length_size]
+    data, start = memoryview(packet), 0
+    while (unit := start + nal_length_size) < len(data):
+        length = int.from_bytes(data[start:unit], "big")
         # The first bit is forbidden.
-        if header & 0xE0 or length == 0:
+        if data[unit] & 0xE0 or length == 0:
             return False
-        start += nal_length_size + length
+        start = unit + length
     return start == len(data)
