@@ -157,22 +157,36 @@ class _Plan:
 
 
 class _Looker:
-    """Looks at the frames that there are, each time that a round of them is complete."""
+    """
+    Looks at the frames that there are, each time that a round of them is complete. The time that a rule gives runs
+    from when it is made.
+    """
 
     def __init__(self, model: VTNForVideoClassification, rule: StopRule):
+        self._deadline = time.monotonic() + (math.inf if rule.max_seconds is None else rule.max_seconds)
         self._model, self._rule = model, rule
         self._is_multi_label = model.config.problem_type == "multi_label_classification"
-        self.num_looks = 0
+        self._num_looks = 0
         self._scores: torch.Tensor | None = None
 
-    def is_settled(self, looks: list[list[int]], seen: "_Seen") -> bool:
-        """Whether there is no need for more."""
+    def find_reason(self, plan: _Plan, number: int, seen: "_Seen") -> str | None:
+        """Why no frame after this one is needed: `"certain"` or `"time"`; `None` if one is."""
+        if number == plan.rounds[-1][-1]:  # whether the file ends well is still to be seen
+            return None
+        if number in plan.ends:
+            seen.encoder.flush()
+            if self._is_settled(plan.looks[: plan.ends[number]], seen):
+                return "certain"
+        return "time" if self._num_looks and time.monotonic() > self._deadline else None
+
+    def _is_settled(self, looks: list[list[int]], seen: "_Seen") -> bool:
+        """Takes those of the looks that are still to be taken; whether the last two agree and are certain."""
         is_settled = False
-        for numbers in looks[self.num_looks :]:
+        for numbers in looks[self._num_looks :]:
             scores = to_scores(self._model, seen.gather(numbers).classify(self._model).float(), calibrated=True)
             is_settled = self._rule.is_settled(self._scores, scores, self._is_multi_label)
             self._scores = scores
-            self.num_looks += 1
+            self._num_looks += 1
         return is_settled
 
 
@@ -240,28 +254,20 @@ def encode_until_certain(
     Raises:
         VideoDecodeError, ValueError: As [`encode_video`].
     """
-    deadline = time.monotonic() + (math.inf if rule.max_seconds is None else rule.max_seconds)
+    looker, stopped = _Looker(model, rule), "all frames"
     if model.training:
         raise ValueError("The model is in training mode; call `model.eval()` first.")
     chunk_size = choose_chunk_size(model, frames_per_chunk)
     pictures = PictureSource(processor, video, num_frames, fps)
     seen = _Seen(pictures, ChunkEncoder(model, pictures.pixels, chunk_size))
-    looker, stopped = _Looker(model, rule), "all frames"
     numbered = _number_pictures(pictures, rule, RepeatFinder(repeat_threshold))
     with tqdm(unit="frame", disable=not progress) as bar, Prefetcher(numbered, chunk_size) as items:
         for plan, number, *picture in items:
             bar.total = len(plan.looks[-1])
             bar.update()
             seen.add(number, *picture)
-            if number == plan.rounds[-1][-1]:  # whether the file ends well is still to be seen
-                continue
-            if number in plan.ends:
-                seen.encoder.flush()
-                if looker.is_settled(plan.looks[: plan.ends[number]], seen):
-                    stopped = "certain"
-                    break
-            if looker.num_looks and time.monotonic() > deadline:
-                stopped = "time"
+            if reason := looker.find_reason(plan, number, seen):
+                stopped = reason
                 break
     if stopped == "all frames":
         seen.encoder.flush()

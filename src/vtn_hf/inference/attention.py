@@ -11,7 +11,7 @@ from ..data.rows import find_sources
 from ..modeling_vtn import VTNForVideoClassification
 from ..video_decoding_vtn import VideoSource
 from ..video_processing_vtn import VTNVideoProcessor
-from .frame_features import VideoFeatures
+from .frame_features import VideoFeatures, gather_features
 from .scores import to_scores
 
 
@@ -86,14 +86,7 @@ def look_at(
         # A frame may be several tokens.
         attention=attention.unflatten(-1, (num_frames, -1)).sum(dim=-1).numpy(),
         inputs=inputs,
-        video=VideoFeatures(
-            features,
-            inputs["position_ids"][0],
-            num_frames,
-            metadata.fps,
-            metadata.duration,
-            torch.as_tensor(metadata.timestamps, dtype=torch.double) if metadata.fps else None,
-        ),
+        video=gather_features(features, list(range(num_frames)), metadata),
     )
 
 

@@ -150,14 +150,7 @@ def make_timeline(
     if window < 1 or stride < 1:
         raise ValueError(f"`window` and `stride` must be positive, got {window} and {stride}.")
     starts = list(range(0, total - window, stride)) + [total - window]
-    scores = []
-    for first in range(0, len(starts), _WINDOWS_PER_BATCH):
-        index = torch.tensor(starts[first : first + _WINDOWS_PER_BATCH])[:, None] + torch.arange(window)
-        numbers = video.frame_numbers[index]
-        logits = model(
-            inputs_embeds=video.features[index], position_ids=(numbers - numbers[:, :1]).to(model.device)
-        ).logits
-        scores.extend(to_scores(model, logits, calibrated))
+    scores = to_scores(model, _classify_windows(model, video, starts, window), calibrated)
     # Half way between the middles of two windows is half way between their starts, half a window later.
     borders = [0, *((a + b + window) // 2 for a, b in zip(starts[:-1], starts[1:], strict=True)), total]
     numbers, starts = video.frame_numbers.tolist(), video.starts
@@ -167,3 +160,16 @@ def make_timeline(
         Segment(ends[i], ends[i + 1] - 1, seconds[i], seconds[i + 1], window_scores)
         for i, window_scores in enumerate(scores)
     ]
+
+
+def _classify_windows(
+    model: VTNForVideoClassification, video: VideoFeatures, starts: list[int], window: int
+) -> torch.Tensor:
+    """Logits `(windows, num_labels)` of the windows of so many frames that begin at these places."""
+    logits = []
+    for first in range(0, len(starts), _WINDOWS_PER_BATCH):
+        index = torch.tensor(starts[first : first + _WINDOWS_PER_BATCH])[:, None] + torch.arange(window)
+        numbers = video.frame_numbers[index]
+        position_ids = (numbers - numbers[:, :1]).to(model.device)
+        logits.append(model(inputs_embeds=video.features[index], position_ids=position_ids).logits)
+    return torch.cat(logits)

@@ -144,9 +144,7 @@ def write_report(
     Returns:
         `Path`: The page.
     """
-    classes = describe_classes(evaluation)
-    wrong = evaluation.list_wrong()
-    uncertain = [number for number in evaluation.list_uncertain() if number not in wrong[:_MAX_STRIPS]]
+    classes, wrong = describe_classes(evaluation), evaluation.list_wrong()
     page = _load_template().render(
         title=Path(folder).resolve().parent.name,
         metrics={name: f"{value:.4g}" for name, value in (metrics or {}).items()},
@@ -155,12 +153,7 @@ def write_report(
         classes=classes,
         num_wrong=len(wrong),
         num_videos=int(evaluation.is_covered.sum()),
-        strips={}
-        if look is None
-        else {
-            "Wrong, the most certain first": [_describe(evaluation, each, look) for each in wrong[:_MAX_STRIPS]],
-            "Least certain of the others": [_describe(evaluation, each, look) for each in uncertain[:_MAX_STRIPS]],
-        },
+        strips={} if look is None else _make_strips(evaluation, wrong, look),
         coverage=coverage or {},
     )
     with writing_folder(Path(folder)) as unfinished:
@@ -168,9 +161,7 @@ def write_report(
         _write_csv(unfinished / "classes.csv", [list(classes[0]), *(row.values() for row in classes)])
         _write_csv(unfinished / "wrong_predictions.csv", _list_wrong_predictions(evaluation, wrong))
         if not evaluation.is_multi_label:
-            names, counts = evaluation.class_names, evaluation.count_confusions().tolist()
-            rows = [[name, *row] for name, row in zip(names, counts, strict=True)]
-            _write_csv(unfinished / "confusion_matrix.csv", [["", *names], *rows])
+            _write_csv(unfinished / "confusion_matrix.csv", _list_confusions(evaluation))
     return Path(folder, "index.html")
 
 
@@ -229,6 +220,16 @@ def _draw_confusions(evaluation: Evaluation) -> Markup:
     return draw_matrix(counts, names) if len(names) <= _MAX_NAMED_CLASSES else draw_large_matrix(counts)
 
 
+def _make_strips(evaluation: Evaluation, wrong: np.ndarray, look: Callable[[int], Look]) -> dict[str, list]:
+    """The two lists of strips, by their titles: the wrong videos, and the least certain ones of the others."""
+    shown = wrong[:_MAX_STRIPS]
+    others = [number for number in evaluation.list_uncertain() if number not in shown][:_MAX_STRIPS]
+    return {
+        "Wrong, the most certain first": [_describe(evaluation, each, look) for each in shown],
+        "Least certain of the others": [_describe(evaluation, each, look) for each in others],
+    }
+
+
 def _describe(evaluation: Evaluation, number: int, look: Callable[[int], Look]) -> dict[str, Any]:
     """What the page shows of a video: its classes, and frames above the attention to them, or why there are none."""
     video: dict[str, Any] = {
@@ -255,6 +256,12 @@ def _list_wrong_predictions(evaluation: Evaluation, wrong: np.ndarray) -> list[l
         classes = (evaluation.name_classes(each[number]) for each in (evaluation.is_true, evaluation.is_predicted))
         rows.append([evaluation.video_names[number], *classes, f"{evaluation.certainty[number]:.6f}"])
     return rows
+
+
+def _list_confusions(evaluation: Evaluation) -> list[list]:
+    """The rows of `confusion_matrix.csv`."""
+    names, counts = evaluation.class_names, evaluation.count_confusions().tolist()
+    return [["", *names], *([name, *row] for name, row in zip(names, counts, strict=True))]
 
 
 def _write_csv(path: Path, rows: Iterable[Iterable]):
