@@ -10,10 +10,10 @@ import pytest
 import torch
 from example_runs import run, take_stock
 from long_videos import model_dir, read, three_videos, videos  # noqa: F401 - fixtures
-from test_whole_video import make_pictures
+from test_whole_video import PROCESSOR, make_model, make_pictures
 from video_files import write_video
 
-from vtn_hf.commands import classify
+from vtn_hf.commands import arguments, classify
 
 
 def test_classify_folders_globs_and_broken_files(model_dir, tmp_path, capsys):  # noqa: F811
@@ -71,6 +71,40 @@ def test_classify_faster(model_dir, tmp_path, monkeypatch, capsys, option):  # n
     assert len(printed) == (option == "--int8")
 
 
+def test_classify_until_it_is_certain(tmp_path, capsys):
+    model = make_model()
+    with torch.no_grad():
+        model.classifier.out_proj.bias[2] += 100
+    model.config.anytime_confidence = 0.9
+    model.save_pretrained(tmp_path / "model")
+    PROCESSOR.save_pretrained(tmp_path / "model")
+    path = write_video(tmp_path / "video.mp4", make_pictures(40))
+    for name, limits, expected in (
+        ("certain", ["--confidence", 0.95], ("certain", 16)),
+        ("stored", ["--confidence", "stored", "--min_frames", 4], ("certain", 8)),
+        ("time", ["--max_seconds", 1e-6], ("time", 8)),
+        ("all", ["--confidence", 1.0, "--calibrated"], ("all frames", 40)),
+    ):
+        output = tmp_path / f"{name}.csv"
+        assert run("classify", "--model", tmp_path / "model", path, *limits, "--output", output) == 0
+        [row] = read(output)
+        assert (row["stopped"], int(row["frames"])) == expected
+    printed = capsys.readouterr().out
+    assert "after 16 frames: certain" in printed and "after 8 frames: the time was up" in printed
+    arguments = ["--model", tmp_path / "model", path, "--output", tmp_path / "certain.csv"]
+    assert run("classify", *arguments, "--confidence", 0.5) == 2  # another setting is another result
+    assert "confidence" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino", "auto"])
+def test_classify_by_another_engine(model_dir, tmp_path, monkeypatch, engine):  # noqa: F811
+    path, asked = write_video(tmp_path / "video.mp4", make_pictures(5)), []
+    monkeypatch.setattr(arguments, "optimize", lambda model, **settings: asked.append(settings) or model)
+    assert run("classify", "--model", model_dir, path, "--engine", engine, "--dtype", "bfloat16") == 0
+    others = {"int8": False, "compile": False}
+    assert asked == [others if engine == "torch" else {"engine": engine, "dtype": "bfloat16", **others}]
+
+
 @pytest.mark.parametrize(("name", "fps"), [("annotated.mp4", 5), ("annotated.mkv", 30)])
 def test_classify_saves_an_annotated_copy(model_dir, tmp_path, name, fps):  # noqa: F811
     path = write_video(tmp_path / "video.mp4", make_pictures(12, height=41, width=64), fps=fps)
@@ -115,6 +149,11 @@ def test_copies_keep_the_places_of_their_videos(model_dir, videos):  # noqa: F81
         (["*.webm"], "*.webm: no videos there"),
         (["videos", "--window", "0"], "--window: invalid positive int value: '0'"),
         (["videos", "--fps", "-1"], "--fps: invalid positive float value: '-1'"),
+        (["videos", "--confidence", "1.5"], "--confidence: invalid confidence value: '1.5'"),
+        (["videos", "--confidence", "sure"], "--confidence: invalid confidence value: 'sure'"),
+        (["videos", "--max_seconds", "0"], "--max_seconds: invalid positive float value: '0'"),
+        (["videos", "--engine", "tensorrt"], "argument --engine: invalid choice: 'tensorrt'"),
+        (["videos", "--engine", "openvino", "--int8"], "engine='openvino'"),
     ],
 )
 @pytest.mark.parametrize("overwrite", [False, True])

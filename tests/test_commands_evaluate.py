@@ -53,6 +53,26 @@ def evaluate(model_dir, clips, output_dir, *arguments):
     return json.loads((output_dir / "results.json").read_text())
 
 
+def test_calibration_is_measured_and_stored(model_dir, clips, tmp_path, capsys):
+    weights = (model_dir / "model.safetensors").read_bytes()
+    results = evaluate(model_dir, clips, tmp_path / "results", "--calibrate")
+    found = results["calibration"]
+    config = VTNConfig.from_pretrained(model_dir)
+    assert config.calibration_temperature == found["temperature"] != 1
+    assert config.anytime_confidence == found["confidence"]
+    assert found["accuracy_of_all_frames"] == pytest.approx(results["metrics"]["top1"])
+    assert found["accuracy"] >= found["accuracy_of_all_frames"] - 0.005 and 0 < found["share_of_frames"] <= 1
+    assert found["calibration_error_before"] == pytest.approx(results["metrics"]["calibration_error"], abs=1e-6)
+    assert 0 <= found["calibration_error_after"] <= 1
+    assert (model_dir / "model.safetensors").read_bytes() == weights
+    plain = evaluate(model_dir, clips, tmp_path / "plain")
+    assert plain["metrics"] == pytest.approx(results["metrics"], abs=1e-6)
+    command = ("--model", model_dir, "--data_dir", clips, "--output_dir", tmp_path / "other", "--calibrate")
+    for mistake in (("--num_clips", 2), ("--engine", "auto", "--no_optimize")):
+        assert run("evaluate", *command, *mistake) == 2
+        assert mistake[0] in capsys.readouterr().err
+
+
 def list_files(folder):
     return {name: entry for name, entry in take_stock(folder).items() if name != "."}
 

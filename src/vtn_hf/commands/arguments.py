@@ -3,14 +3,15 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-from .. import VTNVideoProcessor
+from .. import VTNForVideoClassification, VTNVideoProcessor, optimize
 
 
 DTypeName = Literal["float32", "bfloat16", "float16"]
+EngineName = Literal["torch", "openvino", "auto"]
 DEVICE = "cpu, cuda, cuda:1, mps, …; default: an accelerator if there is one"
 HELP = {
     "model": "a VTN with its processor: a folder, or a repository on the Hub",
@@ -20,6 +21,7 @@ HELP = {
     "overwrite": "replace what is there",
     "device": f"where to compute: {DEVICE}",
     "dtype": "numbers to compute with: float32, bfloat16 or float16; default: float32",
+    "engine": "what runs the backbone on a CPU: torch, openvino or auto, which measures; default: torch",
     "num_workers": "videos that are decoded at a time, by each process",
     "num_frames": "frames of a video, at most, spread over all of it; default: as the processor says",
     "fps": "frames per second to look at; default: as the processor says",
@@ -50,6 +52,8 @@ _SETTINGS = {
     "output_dir": {"type": Path},
     "output": {"type": Path},
     "overwrite": {"action": "store_true"},
+    "engine": {"choices": get_args(EngineName)},
+    "dtype": {"choices": get_args(DTypeName)},
     "num_workers": {"type": positive(int)},
     "num_frames": {"type": positive(int)},
     "fps": {"type": positive(float)},
@@ -107,3 +111,12 @@ def load_processor(model: str, num_frames: int | None, fps: float | None = None)
     return VTNVideoProcessor.from_pretrained(
         model, **{name: value for name, value in overrides.items() if value is not None}
     )
+
+
+def speed_up(
+    model: VTNForVideoClassification, engine: str | None, dtype: str | None, **settings: bool
+) -> VTNForVideoClassification:
+    """The model as `--engine` and `--dtype` say: PyTorch's in that dtype, or an engine that computes in it."""
+    if engine in (None, "torch"):
+        return optimize(model if dtype is None else model.to(getattr(torch, dtype)), **settings)
+    return optimize(model, engine=engine, dtype=dtype, **settings)

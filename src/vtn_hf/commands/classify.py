@@ -6,8 +6,9 @@ Classifies videos of any length: files, folders or globs, from start to end.
 
 Prints the best classes of each video, and which class when. `--output` also writes them as they are made, as JSON
 lines, a JSON list or CSV by its ending; stopped and started again, the same command goes on. `--compile` and `--int8`
-make the backbone faster (of the second it prints how much, and what it does to the logits). Videos that cannot be
-decoded are listed at the end and make the exit status 1.
+make the backbone faster (of the second it prints how much, and what it does to the logits); so does another engine.
+With `--confidence 0.95` it looks at a few frames of each video first, and at more only until it is certain; with
+`--max_seconds 5` until the time is up. Videos that cannot be decoded are listed at the end and make the exit status 1.
 """
 
 import argparse
@@ -21,14 +22,14 @@ from pathlib import Path
 import av
 from PIL import Image, ImageDraw
 
-from .. import VTNForVideoClassification, VTNVideoProcessor, optimize
+from .. import VTNForVideoClassification, VTNVideoProcessor
 from ..data.feature_cache import hash_weights
 from ..inference.whole_video import Segment, VideoClassification, classify_video
 from ..optimization.quantization import measure_quantization
 from ..outputs import check_outputs, name_outputs, remove_unfinished, writing
 from ..results import ResultFile, begin_or_go_on, one_run
 from ..video_decoding_vtn import iter_video_frames
-from .arguments import add_shared, choose_device, positive
+from .arguments import add_shared, choose_device, positive, speed_up
 from .console import CommandParser, command, show
 from .scores import flatten_scores, list_score_columns, rank
 from .sources import find_videos
@@ -36,10 +37,13 @@ from .sources import find_videos
 
 # Of the first video, to tell what int8 does to it.
 FRAMES_COMPARED = 8
+# Why not all frames were looked at, in words.
+STOPS = {"certain": "certain", "time": "the time was up"}
 # FFmpeg's names of the containers of annotated copies.
 COPY_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 # Options that the scores depend on.
-SETTINGS = ("fps", "num_frames", "window", "stride", "repeat_threshold", "top_k", "int8")
+SETTINGS = ("fps", "num_frames", "window", "stride", "repeat_threshold", "top_k", "int8", "engine", "dtype")
+SETTINGS += ("confidence", "max_seconds", "min_frames", "calibrated")
 
 
 def plan_copies(target: Path | None, videos: list[str], folders: list[str]) -> dict[str, Path]:
@@ -59,6 +63,7 @@ def describe(path: str, result: VideoClassification, labels: dict[int, str], top
         "video": path,
         "frames": len(result.video.features),
         "frames_encoded": result.video.num_encoded,
+        "stopped": result.stopped,
         "duration_sec": result.video.duration,
         "scores": rank(result.scores, labels, top_k),
         "timeline": [
@@ -91,6 +96,8 @@ def list_stretches(timeline: list[dict]) -> list[tuple[str, str]]:
 
 def print_summary(row: dict):
     show(f"{row['video']}: " + ", ".join(f"{best['label']} {best['score']:.3f}" for best in row["scores"]))
+    if row["stopped"] != "all frames":
+        show(f"    after {row['frames']} frames: {STOPS[row['stopped']]}")
     for span, label in list_stretches(row["timeline"]):
         show(f"    {span}: {label}")
 
@@ -140,8 +147,19 @@ def make_parser() -> CommandParser:
     frames.add_argument(
         "--repeat_threshold", type=positive(float), help="grey levels below which a frame repeats the last one"
     )
+    enough = parser.add_argument_group("when it is enough")
+    enough.add_argument(
+        "--confidence",
+        type=confidence,
+        help="score from which no more frames are looked at, or stored: that of vtn evaluate --calibrate",
+    )
+    enough.add_argument("--max_seconds", type=positive(float), help="seconds for a video, within a chunk of frames")
+    enough.add_argument("--min_frames", type=count, default=8, help="frames of the first look")
+    enough.add_argument("--calibrated", action="store_true", help="scores by the temperature of --calibrate, too")
     compute = parser.add_argument_group("how to compute")
     add_shared(compute, "device")
+    add_shared(compute, "engine")
+    add_shared(compute, "dtype")
     compute.add_argument(
         "--frames_per_chunk", type=count, help="frames per call of the backbone; default: the model's"
     )
@@ -149,6 +167,16 @@ def make_parser() -> CommandParser:
     faster.add_argument("--compile", action="store_true", help="torch.compile the backbone: pays off in long videos")
     faster.add_argument("--int8", action="store_true", help="int8 backbone, on a CPU: about twice as fast")
     return parser
+
+
+def confidence(text: str) -> float | str:
+    """Reads a score, or the word for the one that is stored."""
+    if text == "stored":
+        return text
+    number = float(text)
+    if not 0 < number <= 1:
+        raise ValueError
+    return number
 
 
 class Classifier:
@@ -161,11 +189,11 @@ class Classifier:
         self.settings = {name: getattr(options, name) for name in SETTINGS}
         self.settings |= {"model": options.model, "weights": hash_weights(self.model)}
         self._exact = self.model if options.int8 else None
-        if options.int8 or options.compile:
-            self.model = optimize(self.model, int8=options.int8, compile=options.compile)
+        faster = {"int8": options.int8, "compile": options.compile}
+        self.model = speed_up(self.model, options.engine, options.dtype, **faster)
         self.labels = self.model.config.id2label
         classes = list_score_columns(min(options.top_k, len(self.labels)))
-        self.columns = ["video", *classes, "frames", "frames_encoded", "duration_sec", "timeline"]
+        self.columns = ["video", *classes, "frames", "frames_encoded", "stopped", "duration_sec", "timeline"]
 
     def __call__(self, video: str) -> VideoClassification:
         options = self.options
@@ -184,6 +212,10 @@ class Classifier:
             stride=options.stride,
             frames_per_chunk=options.frames_per_chunk,
             repeat_threshold=options.repeat_threshold,
+            confidence=options.confidence,
+            max_seconds=options.max_seconds,
+            min_frames=options.min_frames,
+            calibrated=options.calibrated,
             progress=sys.stderr.isatty(),
         )
 

@@ -43,7 +43,7 @@ from ..processes import together
 from ..results import one_run
 from ..video_decoding_vtn import VideoDecodeError
 from ..video_processing_vtn import load_video
-from .arguments import HELP, DTypeName, check_shared_device
+from .arguments import HELP, DTypeName, EngineName, check_shared_device
 from .console import CommandParser, command, show
 from .pixel_arguments import AUGMENTATION, PixelArguments
 
@@ -69,6 +69,7 @@ class ExtractionArguments(PixelArguments, CollectionArguments):
         default="auto", metadata={"help": "frames per call of the backbone: a number, or auto for what is best here"}
     )
     optimize: bool = field(default=True, metadata={"help": "compute with vtn_hf.optimize"})
+    engine: EngineName | None = field(default=None, metadata={"help": HELP["engine"]})
     videos_per_shard: int = field(
         default=32, metadata={"help": "videos per file; those of an unfinished file are lost when a run is stopped"}
     )
@@ -80,10 +81,15 @@ class ExtractionArguments(PixelArguments, CollectionArguments):
     memory_limit_gib: float = field(default=8, metadata={"help": HELP["memory_limit_gib"]})
 
     def make_accelerator(self) -> Accelerator:
-        """Where to compute, and in which precision."""
+        """Where to compute, and in which precision, unless that is up to an engine."""
         uses_cpu = self.device is not None and check_shared_device(self.device).type == "cpu"
         names = {None: None, "float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-        return Accelerator(cpu=uses_cpu, mixed_precision=names[self.dtype])
+        return Accelerator(cpu=uses_cpu, mixed_precision="no" if self.has_engine else names[self.dtype])
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether something else than PyTorch may run the backbone."""
+        return self.engine not in (None, "torch")
 
 
 class WholeVideo:
@@ -185,8 +191,10 @@ class VideoEncoder:
         self.pixels = processor.pixel_settings
         chunk_size = args.frames_per_chunk if args.frames_per_chunk == "auto" else int(args.frames_per_chunk)
         self.chunk_size = choose_frames_per_chunk(chunk_size, self.backbone)
+        if args.has_engine and not args.optimize:
+            raise ValueError(f"--engine {args.engine} is part of what --no_optimize leaves out.")
         if args.optimize:
-            self.backbone = optimize_backbone(self.backbone)
+            self.backbone = optimize_backbone(self.backbone, args.engine, args.dtype if args.has_engine else None)
 
     @torch.no_grad()
     def __call__(self, video: dict) -> dict:

@@ -25,7 +25,7 @@ from ..inference.live_source import LiveSource
 from ..inference.streaming import StreamingClassifier
 from ..outputs import check_outputs
 from ..results import ResultFile
-from .arguments import add_shared, choose_device, positive
+from .arguments import add_shared, choose_device, positive, speed_up
 from .console import CommandParser, command
 from .scores import flatten_scores, list_score_columns, rank
 
@@ -65,7 +65,9 @@ def make_parser() -> CommandParser:
     add_shared(frames, "fps", default_is="the source's")
     frames.add_argument("--predict_every", type=positive(int), default=8, help="frames between two predictions")
     frames.add_argument("--memory", default="last", help="last: the last frames; all: the stream since its start")
-    add_shared(parser.add_argument_group("how to compute"), "device")
+    compute = parser.add_argument_group("how to compute")
+    for name in ("device", "engine", "dtype"):
+        add_shared(compute, name)
     return parser
 
 
@@ -77,8 +79,9 @@ def make_classifier(options: argparse.Namespace) -> StreamingClassifier:
         if options.output.suffix not in ResultFile.SUFFIXES:
             raise ValueError(f"--output must end in {', '.join(ResultFile.SUFFIXES)}, got {options.output}.")
         check_outputs([options.output], [options.source, *Path(options.model).glob("*")], options.overwrite)
+    model = VTNForVideoClassification.from_pretrained(options.model).to(choose_device(options.device))
     return StreamingClassifier(
-        VTNForVideoClassification.from_pretrained(options.model).to(choose_device(options.device)),
+        speed_up(model, options.engine, options.dtype),
         VTNVideoProcessor.from_pretrained(options.model),
         num_frames=options.num_frames,
         predict_every=options.predict_every,

@@ -60,6 +60,40 @@ def plan_looks(num_frames: int, min_frames: int) -> list[int]:
     return looks
 
 
+def measure_agreement(earlier: torch.Tensor, scores: torch.Tensor, is_multi_label: bool = False) -> float:
+    """How certain two looks are of the same answer, scores `(num_labels,)` each; 0 where their answers differ."""
+    both = torch.stack([earlier, scores])
+    if is_multi_label:
+        certainties, answers = torch.maximum(both, 1 - both), both > 0.5
+    else:
+        certainties, answers = both.max(dim=-1)
+    return certainties.min().item() if (answers[0] == answers[1]).all() else 0.0
+
+
+@torch.no_grad()
+def classify_looks(
+    model: VTNForVideoClassification, features: torch.Tensor, position_ids: torch.Tensor, min_frames: int = 8
+) -> list[tuple[int, torch.Tensor]]:
+    """
+    What a model says at each look, of a video whose features are all there.
+
+    Args:
+        model (`VTNForVideoClassification`): In eval mode.
+        features (`torch.Tensor` of shape `(frames, backbone features)`): Of all frames.
+        position_ids (`torch.Tensor` of shape `(frames,)`): Their numbers in the video.
+        min_frames (`int`, *optional*, defaults to 8): Frames of the first look.
+
+    Returns:
+        `list`: Of each look the number of frames, and the logits `(num_labels,)`; the last is of all frames.
+    """
+    order, looks = torch.from_numpy(order_coarse_to_fine(len(features))).to(features.device), []
+    for count in plan_looks(len(features), min_frames):
+        places = order[:count].sort().values
+        logits = model(inputs_embeds=features[None, places], position_ids=position_ids[None, places]).logits[0]
+        looks.append((count, logits))
+    return looks
+
+
 @dataclass(frozen=True)
 class StopRule:
     """
@@ -119,16 +153,10 @@ class StopRule:
         return self.may_be_certain or self.max_seconds is not None
 
     def is_settled(self, earlier: torch.Tensor | None, scores: torch.Tensor, is_multi_label: bool) -> bool:
-        """Whether two looks that follow each other, scores `(num_labels,)` each, agree and are certain."""
+        """Whether two looks that follow each other agree and are certain."""
         if earlier is None or not self.may_be_certain:
             return False
-        both = torch.stack([earlier, scores])
-        if is_multi_label:
-            is_certain, answers = torch.maximum(both, 1 - both) >= self.confidence, both > 0.5
-        else:
-            certainties, answers = both.max(dim=-1)
-            is_certain = certainties >= self.confidence
-        return bool(is_certain.all() and (answers[0] == answers[1]).all())
+        return measure_agreement(earlier, scores, is_multi_label) >= self.confidence
 
 
 class _Plan:

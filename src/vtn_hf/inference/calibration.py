@@ -1,0 +1,131 @@
+"""
+Scores that say how often they are right, and from which of them on a few frames will do: both found on videos that
+the model was not trained on, and kept in its configuration.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch import nn
+
+from ..outputs import writing
+from .anytime import measure_agreement
+
+
+# Of the temperature; beyond, logits are certain of everything or of nothing.
+_BOUNDS = (0.05, 20.0)
+_CONFIDENCES = (*np.arange(0.3, 0.99, 0.02).round(2).tolist(), 0.99, 0.995, 0.999, 0.9999, 0.99999, 1.0)
+
+
+@dataclass
+class Calibration:
+    """
+    What was found on held-out videos.
+
+    Args:
+        temperature (`float`): What logits are divided by.
+        confidence (`float`, *optional*): Score from which an answer is as good as that of all frames; 1.0 if none is.
+        accuracy (`float`, *optional*): Share of these videos that are right when it is applied.
+        accuracy_of_all_frames (`float`, *optional*): When it is not.
+        share_of_frames (`float`, *optional*): Mean over the videos of the frames looked at, in parts of all.
+    """
+
+    temperature: float
+    confidence: float | None = None
+    accuracy: float | None = None
+    accuracy_of_all_frames: float | None = None
+    share_of_frames: float | None = None
+
+    def store(self, folder: str | Path):
+        """Writes temperature and confidence into the configuration of the model in a folder."""
+        path = Path(folder, "config.json")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config |= {"calibration_temperature": self.temperature, "anytime_confidence": self.confidence}
+        with writing(path) as unfinished:
+            unfinished.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def to_dict(self) -> dict[str, float]:
+        """What is known, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """
+    The temperature with which logits explain the labels best (https://arxiv.org/abs/1706.04599).
+
+    Args:
+        logits (`torch.Tensor` of shape `(videos, num_labels)`): Of held-out videos.
+        labels (`torch.Tensor` of shape `(videos,)` or `(videos, num_labels)`): Classes; or zeros and ones, where a
+            video may have several.
+
+    Returns:
+        `float`: Between 0.05 and 20.
+    """
+    logits = logits.double()
+    if labels.ndim == 2:
+        labels, loss = labels.double(), nn.functional.binary_cross_entropy_with_logits
+    else:
+        loss = nn.functional.cross_entropy
+    found = minimize_scalar(
+        lambda exponent: loss(logits / np.exp(exponent), labels).item(), bounds=np.log(_BOUNDS), method="bounded"
+    )
+    return float(np.exp(found.x))
+
+
+def cross_fit(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Logits divided by temperatures that each half of the videos has from the other: what fitting does to others."""
+    fitted = torch.empty_like(logits)
+    for half in (0, 1):
+        fitted[half::2] = logits[half::2] / fit_temperature(logits[1 - half :: 2], labels[1 - half :: 2])
+    return fitted
+
+
+def calibrate(
+    looks: list[list[tuple[int, torch.Tensor]]], labels: torch.Tensor, max_loss: float = 0.005
+) -> Calibration:
+    """
+    Fits the temperature to all frames, and finds the least confidence that costs no more accuracy than allowed.
+
+    Args:
+        looks (`list`): Of each held-out video, what [`classify_looks`] gives.
+        labels (`torch.Tensor`): As in [`fit_temperature`]; the confidence is found for one class per video only.
+        max_loss (`float`, *optional*, defaults to 0.005): Accuracy that may be lost, between 0 and 1.
+
+    Raises:
+        ValueError: If there are fewer than two videos.
+    """
+    if len(looks) < 2:
+        raise ValueError(f"To calibrate needs two videos at least, and better some hundred; there are {len(looks)}.")
+    temperature = fit_temperature(torch.stack([video[-1][1] for video in looks]), labels)
+    if labels.ndim == 2:
+        return Calibration(temperature)
+    stops = [_Stops(video, temperature) for video in looks]
+    best = total = None
+    for confidence in reversed(_CONFIDENCES):
+        ends = [each.find_end(confidence) for each in stops]
+        hits = [each.answers[end] == label for each, end, label in zip(stops, ends, labels.tolist(), strict=True)]
+        share = np.mean([each.counts[end] / each.counts[-1] for each, end in zip(stops, ends, strict=True)])
+        total = np.mean(hits) if total is None else total  # nothing is as certain as the first, 1.0
+        if np.mean(hits) < total - max_loss:
+            break
+        best = Calibration(temperature, confidence, float(np.mean(hits)), float(total), float(share))
+    return best
+
+
+class _Stops:
+    """The looks at a video: frames, answers, and how certain each look and the one before are of the same one."""
+
+    def __init__(self, looks: list[tuple[int, torch.Tensor]], temperature: float):
+        scores = [(logits / temperature).softmax(dim=-1) for _, logits in looks]
+        self.counts = [count for count, _ in looks]
+        self.answers = [int(each.argmax()) for each in scores]
+        self.agreements = [0.0, *map(measure_agreement, scores[:-1], scores[1:])]
+
+    def find_end(self, confidence: float) -> int:
+        """The look after which there is no other."""
+        ends = (place for place, level in enumerate(self.agreements) if level >= confidence < 1)
+        return next(ends, len(self.counts) - 1)

@@ -1,0 +1,129 @@
+"""The temperature explains the labels, the confidence costs no more than is allowed, and both are kept."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_whole_video import make_model
+
+from vtn_hf import VTNConfig, VTNForVideoClassification
+from vtn_hf.inference.anytime import StopRule, classify_looks, order_coarse_to_fine
+from vtn_hf.inference.calibration import Calibration, calibrate, cross_fit, fit_temperature
+from vtn_hf.training.metrics import CalibrationError
+
+
+def draw(num_videos=4000, factor=1.0, num_labels=5, seed=0):
+    """Logits, `factor` times too large, and labels drawn from what they ought to be."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(num_videos, num_labels, generator=generator)
+    labels = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+    return factor * logits, labels
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_temperature_is_found(factor):
+    logits, labels = draw(factor=factor)
+    assert fit_temperature(logits, labels) == pytest.approx(factor, rel=0.06)
+
+
+def test_temperature_of_several_labels():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 3, generator=generator)
+    labels = torch.bernoulli(logits.sigmoid(), generator=generator)
+    assert fit_temperature(4 * logits, labels) == pytest.approx(4, rel=0.1)
+    looks = [[(8, row), (20, row)] for row in 4 * logits[:500]]
+    found = calibrate(looks, labels[:500])
+    assert found.temperature == pytest.approx(4, rel=0.3) and found.confidence is None
+
+
+def test_error_of_calibration_falls_on_others():
+    logits, labels = draw(factor=4.0)
+
+    def measure(logits):
+        scores = logits.softmax(dim=-1)
+        return CalibrationError().compute(predictions=scores, references=labels)["calibration_error"]
+
+    assert measure(cross_fit(logits, labels)) < 0.03 < 0.1 < measure(logits)
+
+
+def test_videos_that_are_all_right():
+    logits = 2 * torch.eye(4).repeat(5, 1)
+    assert 0.05 <= fit_temperature(logits, torch.arange(4).repeat(5)) < 0.2
+
+
+def make_looks(num_videos=400, noise=(3.0, 2.0, 1.5, 1.5), seed=0):
+    """Of each video, looks that know more and more."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 4, (num_videos,), generator=generator)
+    looks = []
+    for label in labels.tolist():
+        signal = 4.0 * torch.nn.functional.one_hot(torch.tensor(label), 4)
+        looks.append([(8 * 2**i, signal + each * torch.randn(4, generator=generator)) for i, each in enumerate(noise)])
+    return looks, labels
+
+
+@pytest.mark.parametrize("max_loss", [0.0, 0.005, 0.05])
+def test_confidence_costs_no_more_than_allowed(max_loss):
+    looks, labels = make_looks()
+    found = calibrate(looks, labels, max_loss)
+    rule = StopRule(confidence=found.confidence)
+    hits, shares = [], []
+    for video, label in zip(looks, labels.tolist(), strict=True):
+        earlier = None
+        for place, (_, logits) in enumerate(video):
+            scores = (logits / found.temperature).softmax(dim=-1)
+            if rule.is_settled(earlier, scores, False) or place == len(video) - 1:
+                break
+            earlier = scores
+        hits.append(int(scores.argmax()) == label)
+        shares.append(video[place][0] / video[-1][0])
+    assert found.accuracy == pytest.approx(np.mean(hits))
+    assert found.share_of_frames == pytest.approx(np.mean(shares)) and found.share_of_frames < 1
+    assert found.accuracy >= found.accuracy_of_all_frames - max_loss
+    assert calibrate(looks, labels, 0.5).share_of_frames <= found.share_of_frames
+
+
+def test_where_few_frames_are_never_enough():
+    """The first looks are sure of what is wrong."""
+    labels = torch.arange(4).repeat(10)
+    right = 10 * torch.nn.functional.one_hot(labels, 4).float()
+    looks = [[(8, 3 * row.flip(0)), (16, 3 * row.flip(0)), (32, row)] for row in right]
+    found = calibrate(looks, labels)
+    assert found.confidence == 1.0 and found.accuracy == found.accuracy_of_all_frames == 1
+    assert found.share_of_frames == 1
+
+
+def test_too_few_videos():
+    with pytest.raises(ValueError, match="there are 1"):
+        calibrate([[(8, torch.zeros(3))]], torch.tensor([0]))
+
+
+def test_what_is_stored(tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path)
+    before = json.loads((tmp_path / "config.json").read_text())
+    Calibration(temperature=1.5, confidence=0.85).store(tmp_path)
+    after = json.loads((tmp_path / "config.json").read_text())
+    assert {name for name in after if after[name] != before.get(name)} == {
+        "calibration_temperature",
+        "anytime_confidence",
+    }
+    config = VTNForVideoClassification.from_pretrained(tmp_path).config
+    assert (config.calibration_temperature, config.anytime_confidence) == (1.5, 0.85)
+    with pytest.raises(ValueError, match="calibration_temperature"):
+        VTNConfig(calibration_temperature=0.0)
+    with pytest.raises(ValueError, match="anytime_confidence"):
+        VTNConfig(anytime_confidence=2.0)
+
+
+def test_looks_are_those_of_the_frames_that_are_there():
+    model = make_model()
+    features, position_ids = torch.randn(40, 32), torch.arange(0, 80, 2)
+    looks = classify_looks(model, features, position_ids, min_frames=4)
+    assert [count for count, _ in looks] == [4, 8, 16, 40]
+    for count, logits in looks:
+        places = np.sort(order_coarse_to_fine(40)[:count])
+        with torch.no_grad():
+            expected = model(inputs_embeds=features[None, places], position_ids=position_ids[None, places]).logits[0]
+        torch.testing.assert_close(logits, expected)
