@@ -23,11 +23,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import extract_features
 import numpy as np
 import torch
 from filmed.collection import find_groups, make_folds
-from filmed.inputs import Pictures, Shuffled, load_pictures, make_processor, take_part
+from filmed.inputs import NUM_FRAMES, Pictures, Shuffled, load_pictures, make_processor, take_part
 from filmed.pixel_baseline import predict_from_pixels
 from filmed.report import write_report
 from filmed.variants import VARIANTS, Variant
@@ -38,6 +37,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from vtn_hf import VTNConfig, VTNVideoProcessor
 from vtn_hf.backbone_vtn import load_backbone, load_backbone_config
+from vtn_hf.commands import extract
 from vtn_hf.data.augmentation import ClipAugmentation
 from vtn_hf.data.clips import collate_videos
 from vtn_hf.data.collection import read_collection
@@ -48,7 +48,6 @@ from vtn_hf.training.trainer import SetEpoch, VTNTrainer
 
 
 NUM_FOLDS = 5
-NUM_FRAMES = 32
 # Test on sampled clips: so many parts of the video, each of this share of it.
 NUM_PARTS, PART_SHARE = 5, 0.5
 
@@ -88,12 +87,11 @@ def read_videos(options: argparse.Namespace) -> Videos:
     return Videos(paths, labels, collection.class_names, folds, options.output_dir, options.backbone_name_or_path)
 
 
-def extract(data_dir: str, videos: Videos):
+def extract_features(data_dir: str, videos: Videos):
     """Computes the features that are not there yet."""
     command = ["--data_dir", data_dir, "--backbone_name_or_path", videos.backbone_name_or_path, "--val_share", "0"]
     command += ["--output_dir", str(videos.features_dir), "--num_frames", str(NUM_FRAMES), "--num_workers", "1"]
-    if extract_features.main(command) != 0:
-        raise SystemExit(2)
+    extract.main(command)
     if (found := CachedClips(videos.features_dir, "train").paths) != videos.paths:
         raise ValueError(f"{videos.features_dir} holds features of {len(found)} videos, not of {len(videos.paths)}.")
 
@@ -121,7 +119,9 @@ class Cell:
 
     def make_processor(self) -> VTNVideoProcessor:
         if self.variant.is_end_to_end:
-            return make_processor(self.variant.pictures["size"], NUM_FRAMES)
+            size = self.variant.pictures["size"]
+            pictures = self.videos.load_pictures(size)
+            return make_processor(size, [pictures[index]["pixel_values"] for index in self.train])
         return VTNVideoProcessor.from_dict(FeatureCacheInfo.load(self.videos.features_dir).processor)
 
     def make_training_videos(self) -> tuple[Dataset, CachedClips | Pictures]:
@@ -131,8 +131,7 @@ class Cell:
         if variant.is_end_to_end:
             settings = dict(variant.pictures)
             size = settings.pop("size")
-            # Twice the size, of which parts are cut out.
-            pictures = self.videos.load_pictures(2 * size if settings else size)
+            pictures = self.videos.load_pictures(size)
             augmentation = ClipAugmentation(make_processor(size), **settings) if settings else None
             source = Pictures(pictures, torch.from_numpy(self.videos.labels), augmentation=augmentation, **changes)
         else:
@@ -246,7 +245,7 @@ def main(argv: list[str] | None = None):
     if not options.report_only:
         cells = list(list_cells(options))
         if any(VARIANTS[name] is not None and not VARIANTS[name].is_end_to_end for name, _, _ in cells):
-            extract(options.data_dir, videos)
+            extract_features(options.data_dir, videos)
         for name, seed, fold in tqdm(cells, unit="cell"):
             line = run_cell(name, seed, fold, videos, options.protocol)
             with open(options.output_dir / "results.jsonl", "a") as results:

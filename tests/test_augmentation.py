@@ -24,6 +24,7 @@ SETTINGS = [
     {"resize_range": (40, 60)},
     {"crop_scale": (0.1, 1.0)},
     {"flip_prob": 0.5},
+    {"warp": (0.2, 0.1, 10)},
     {"erasing_prob": 1.0},
     {"resize_range": (40, 60), "flip_prob": 0.5, "erasing_prob": 0.5},
 ]
@@ -109,6 +110,33 @@ def test_flip_and_centre_crop(clip):
     assert torch.equal(straight.float(), expected)
 
 
+def test_a_warp_stretches_shifts_and_turns_what_is_shown():
+    columns = 4 * torch.arange(32, dtype=torch.uint8).expand(2, 3, 32, 32)
+    rows = columns.mT.contiguous()
+    processor = VTNVideoProcessor(size=32, crop_size=32)
+
+    def warp(pictures, *settings):
+        draws = (
+            ClipAugmentation(processor, warp=settings)(pictures, np.random.default_rng(seed)) for seed in range(30)
+        )
+        # Away from the edges, which are continued.
+        return torch.stack([draw[0, 0, 12:20, 12:20].float() for draw in draws]), pictures[0, 0, 12:20, 12:20].float()
+
+    unchanged, before = warp(columns, 0, 0, 0)
+    assert unchanged.eq(before).all()
+    shifted, before = warp(columns, 0, 0.1, 0)
+    moves = (shifted - before).flatten(1)
+    assert (moves.amax(1) - moves.amin(1)).max() <= 1  # rounded to bytes
+    assert 8 < moves.abs().max() <= 4 * 0.1 * 32 + 1
+    stretched, _ = warp(columns, 0.25, 0, 0)
+    slopes = (stretched[..., -1] - stretched[..., 0]) / 7
+    assert slopes.min() < 3.4 and slopes.max() > 4.6 and (slopes - 4).abs().max() <= 1.15
+    turned = [warp(pictures, 0, 0, 20)[0] for pictures in (columns, rows)]
+    along, across = ((each[:, 3, -1] - each[:, 3, 0]) / 28 for each in turned)
+    assert along.square().add(across.square()).sub(1).abs().max() < 0.1
+    assert np.sin(np.radians(12)) < across.abs().max() < np.sin(np.radians(20)) + 0.05
+
+
 def test_erasing(clip):
     straight = ClipAugmentation(make_processor())(clip, np.random.default_rng(0))
     augmentation = ClipAugmentation(make_processor(), erasing_prob=1.0)
@@ -128,6 +156,8 @@ def test_erasing(clip):
     [
         ({}, {"resize_range": (40, 60), "crop_scale": (0.1, 1.0)}, ValueError, "Give `resize_range` or `crop_scale`"),
         ({}, {"resize_range": (31, 60)}, ValueError, "begins below the crop"),
+        ({}, {"warp": (1.5, 0, 0)}, ValueError, "a stretch below 1, a shift and an angle"),
+        ({}, {"warp": (0.1, 0.1)}, ValueError, "a stretch below 1, a shift and an angle"),
         *(
             [({"pixel_protocol": "pyslowfast"}, {"rand_augment": (2, 9)}, ValueError, "makes floats")]
             if is_torchvision_available()

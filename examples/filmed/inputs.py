@@ -14,13 +14,18 @@ from vtn_hf.data.augmentation import ClipAugmentation
 from vtn_hf.data.time_augmentation import mix_videos
 
 
+NUM_FRAMES = 32  # of a video, at most
 TimeChange = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 
-def make_processor(size: int, num_frames: int = 32) -> VTNVideoProcessor:
-    """Whole frames, squeezed to a square of `size` pixels; mean and deviation are the paper's."""
+def make_processor(size: int, pictures: list[torch.Tensor] | None = None) -> VTNVideoProcessor:
+    """Whole frames, squeezed to a square of `size` pixels; mean and deviation are those of the pictures given."""
     side = {"height": size, "width": size}
-    return VTNVideoProcessor(num_frames=num_frames, size=side, crop_size=side, image_mean=0.45, image_std=0.225)
+    processor = VTNVideoProcessor(num_frames=NUM_FRAMES, size=side, crop_size=side)
+    if pictures is not None:
+        values = torch.cat(pictures).float() / 255
+        processor.image_mean, processor.image_std = values.mean().item(), values.std().item()
+    return processor
 
 
 @lru_cache

@@ -112,7 +112,7 @@ END_TO_END = Variant(
         "label_smoothing_factor": 0.1,
     },
     time=TimeAugmentation(drop_prob=0.2),
-    pictures={"size": 16, "crop_scale": [0.6, 1.0], "flip_prob": 0.5},
+    pictures={"size": 16, "flip_prob": 0.5, "warp": (0.25, 0.05, 6)},
 )
 PIXELS = "kernel ridge on pixels"
 # The default of examples/configs/cached_features.yaml.

@@ -8,7 +8,7 @@ from ..data.augmentation import ClipAugmentation
 from .arguments import HELP
 
 
-AUGMENTATION = ("resize_range", "crop_scale", "flip_prob", "rand_augment", "erasing_prob")
+AUGMENTATION = ("resize_range", "crop_scale", "flip_prob", "warp", "rand_augment", "erasing_prob")
 
 
 @dataclass(kw_only=True)
@@ -36,6 +36,10 @@ class PixelArguments:
     )
     flip_prob: float = field(
         default=0.0, metadata={"help": "probability of mirroring; 0 where the classes tell left from right"}
+    )
+    warp: list[float] | None = field(
+        default=None,
+        metadata={"help": "stretches, shifts and turns the picture by up to these shares and degrees, as 0.2 0.05 5"},
     )
     rand_augment: list[int] | None = field(
         default=None, metadata={"help": "number and magnitude of RandAugment's operations; needs torchvision"}

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import nn
 from transformers.image_utils import SizeDict
 from transformers.utils import is_torchvision_available
 
@@ -31,6 +32,10 @@ class ClipAugmentation:
             and resized to the crop. Without either, the crop is the processor's, in the centre.
         flip_prob (`float`, *optional*, defaults to 0.0):
             Probability of mirroring left and right. Leave it at 0 where the classes tell left from right.
+        warp (`tuple[float, float, float]`, *optional*):
+            Stretches each side of what is shown by a factor that differs from 1 by up to the first number, shifts it
+            by up to the second as a share of the side, and turns it by up to the third in degrees. Pixels at the edge
+            continue beyond it.
         rand_augment (`tuple[int, int]`, *optional*):
             Number and magnitude (0 to 30) of RandAugment's operations; needs torchvision.
         erasing_prob (`float`, *optional*, defaults to 0.0):
@@ -47,6 +52,7 @@ class ClipAugmentation:
         resize_range: tuple[int, int] | None = None,
         crop_scale: tuple[float, float] | None = None,
         flip_prob: float = 0.0,
+        warp: tuple[float, float, float] | None = None,
         rand_augment: tuple[int, int] | None = None,
         erasing_prob: float = 0.0,
     ):
@@ -55,10 +61,13 @@ class ClipAugmentation:
         self.resize_range = resize_range
         self.crop_scale = crop_scale
         self.flip_prob = flip_prob
+        self.warp = warp
         self.rand_augment = rand_augment and _make_rand_augment(*rand_augment)
         self.erasing_prob = erasing_prob
         if resize_range is not None and crop_scale is not None:
             raise ValueError(f"Give `resize_range` or `crop_scale`, got {resize_range} and {crop_scale}.")
+        if warp is not None and not (len(warp) == 3 and 0 <= warp[0] < 1 and min(warp) >= 0):
+            raise ValueError(f"`warp` must be a stretch below 1, a shift and an angle, none negative, got {warp}.")
         if resize_range is not None and resize_range[0] < max(self.crop_size.height, self.crop_size.width):
             raise ValueError(f"`resize_range` {resize_range} begins below the crop, {processor.crop_size}.")
         if rand_augment is not None and not self.pixels.has_bytes:
@@ -102,6 +111,8 @@ class ClipAugmentation:
         """What else is done to the pictures `(frames, 3, crop height, crop width)` of a view, RGB, in [0, 255]."""
         if generator.random() < self.flip_prob:
             pictures = pictures.flip(-1)
+        if self.warp is not None:
+            pictures = self._warp(pictures, generator)
         if self.rand_augment is not None:
             # torchvision draws from torch's global generator, once per call and so once per clip.
             with torch.random.fork_rng(devices=[]):
@@ -110,6 +121,21 @@ class ClipAugmentation:
         if generator.random() < self.erasing_prob:
             pictures = self._erase(pictures, generator)
         return pictures.flip(-3) if self.pixels.do_flip_channel_order else pictures
+
+    def _warp(self, pictures: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+        stretch, shift, degrees = self.warp
+        angle = math.radians(generator.uniform(-degrees, degrees))
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        sides = generator.uniform(1 - stretch, 1 + stretch, size=(2, 1))
+        # From places in the result to places in the picture, which go from -1 to 1.
+        places = 2 * generator.uniform(-shift, shift, size=(2, 1))
+        matrix = torch.from_numpy(np.concatenate([sides * turn, places], axis=1)).float()
+        grid = nn.functional.affine_grid(matrix[None], (1, *pictures.shape[-3:]), align_corners=False)
+        # All frames as channels of one picture, which is several times as fast.
+        warped = nn.functional.grid_sample(
+            pictures.flatten(0, 1)[None].float(), grid, padding_mode="border", align_corners=False
+        )[0].view_as(pictures)
+        return warped if pictures.is_floating_point() else warped.round().to(pictures.dtype)
 
     def _erase(self, frames: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
         top, left, height, width = _draw_box(*frames.shape[-2:], (0.02, 1 / 3), (0.3, 1 / 0.3), generator)
