@@ -409,20 +409,22 @@ class FrameConverter:
         self._choose_region = choose_region
         # One for all frames, with one thread: setting it up costs more than converting a frame.
         self._reformatter = av.video.reformatter.VideoReformatter()
-        # What holds for all frames of one kind, and the kind that it was found for.
-        self._rotation, self._orientation = None, _Orientation()
-        self._format_name, self._may_be_transparent = None, False
-        self._graph_input, self._graph = None, None
-        self._box: Any = ...  # what to cut out of the RGB picture
+        # What holds for all frames of a kind, which is found out once.
+        self._kind: tuple | None = None
+        self._orientation, self._may_be_transparent = _Orientation(), False
+        # How the region is taken, of frames in this format: by filters, or from the RGB picture.
+        self._region_format: str | None = None
+        self._graph, self._box = None, ...
 
     def convert(self, frame: Any) -> np.ndarray:
         """Converts an `av.VideoFrame` to an upright uint8 RGB array (height, width, 3), which may share its memory."""
-        if frame.rotation != self._rotation:
+        kind = (frame.format.name, frame.colorspace, frame.color_range, frame.rotation)
+        if kind != self._kind:
             # Once, as PyAV makes a cycle of a frame and its side data: it would wait for the garbage collector.
-            self._orientation, self._rotation = _read_orientation(self._av, frame), frame.rotation
-        if frame.format.name != self._format_name:
+            self._orientation = _read_orientation(self._av, frame)
             has_alpha = any(component.is_alpha for component in frame.format.components)
-            self._format_name, self._may_be_transparent = frame.format.name, has_alpha or frame.format.has_palette
+            self._may_be_transparent = has_alpha or frame.format.has_palette
+            self._kind, self._region_format = kind, None
         turn = -1 if self._orientation.transpose else 1
         size = (frame.height, frame.width)
         if self.height is None:
@@ -447,11 +449,10 @@ class FrameConverter:
 
     def _take_region(self, frame: Any) -> Any:
         """Crops, which moves pointers only; where the size changes, resizes and converts in one pass."""
-        graph_input = (frame.format.name, frame.colorspace, frame.color_range, self._orientation)
-        if graph_input != self._graph_input:
+        if frame.format.name != self._region_format:
             region = self._choose_region(self.height, self.width)
             region = self._orientation.turn_back(region, self.height, self.width)
-            self._graph_input, self._graph, self._box = graph_input, None, ...
+            self._region_format, self._graph, self._box = frame.format.name, None, ...
             top, left, height, width = region[:4]
             keeps_size = region[2:4] == region[4:]
             if keeps_size and not _can_be_cut(frame.format):

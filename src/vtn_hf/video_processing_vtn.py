@@ -226,9 +226,9 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
 
         Returns:
             `BatchFeature`: `pixel_values` of shape `(batch, frames, 3, height, width)`, float32, or uint8 with
-            `do_rescale=False, do_normalize=False` (see `normalize_uint8`); `position_ids` of shape
-            `(batch, frames)`, int64, the index of each frame in its video; for videos of unequal length
-            `attention_mask` of shape `(batch, frames)`, 1 = frame, 0 = padding.
+            `do_rescale=False, do_normalize=False` (see `normalize_uint8`); `position_ids` of shape `(batch, frames)`,
+            the number of each frame in its video; for videos of unequal length `attention_mask` of this shape, with 0
+            for padding.
 
         Raises:
             VideoDecodeError: If a video cannot be opened or decoded; names the file and the reason.
