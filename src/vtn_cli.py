@@ -38,7 +38,7 @@ def describe() -> str:
             *lines,
             "",
             "`vtn COMMAND --help` lists its options. On several devices:",
-            "`accelerate launch -m vtn_hf.commands.COMMAND …` for extract, train and evaluate.",
+            "`accelerate launch -m vtn_hf.commands.COMMAND …` for extract, train, evaluate and classify.",
         ]
     )
 

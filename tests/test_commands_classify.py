@@ -35,7 +35,9 @@ def test_classify_folders_globs_and_broken_files(model_dir, tmp_path, capsys):  
     code = run("classify", *arguments, "--output", tmp_path / "out/scores.jsonl")
     rows = read(tmp_path / "out/scores.jsonl")
     assert code == 1 and re.search("1 of 4 videos failed:\n    .*broken.mp4: Invalid data", capsys.readouterr().err)
-    assert [Path(row["video"]).name for row in rows] == ["a.mp4", "b.mp4", "c1.mp4"]
+    # Each video stands there once, in their order, a broken one with the reason.
+    assert [Path(row["video"]).name for row in rows] == ["a.mp4", "b.mp4", "broken.mp4", "c1.mp4"]
+    assert "broken.mp4: Invalid data" in rows.pop(2)["error"] and not any("error" in row for row in rows)
     assert all(len(row["scores"]) == 2 and row["frames"] == 12 for row in rows)
     assert [(part["start_sec"], part["end_sec"]) for part in rows[0]["timeline"]] == [
         (0.0, 0.4),
@@ -43,9 +45,10 @@ def test_classify_folders_globs_and_broken_files(model_dir, tmp_path, capsys):  
         (0.7, 1.2),
     ]
     assert run("classify", *arguments, "--output", tmp_path / "scores.json") == 1
-    assert read(tmp_path / "scores.json") == rows
+    assert [row for row in read(tmp_path / "scores.json") if "error" not in row] == rows
     assert run("classify", *arguments, "--output", tmp_path / "scores.csv") == 1
     lines = read(tmp_path / "scores.csv")
+    assert "broken.mp4: Invalid data" in lines.pop(2)["error"] and not any(line["error"] for line in lines)
     assert [line["video"] for line in lines] == [row["video"] for row in rows]
     for line, row in zip(lines, rows, strict=True):
         best = [{"label": line[f"label{end}"], "score": float(line[f"score{end}"])} for end in ("", "_2")]
@@ -198,12 +201,13 @@ def test_classify_goes_on_where_it_was_stopped(model_dir, videos, monkeypatch, c
     assert f"{name} was made with top_k 5, not 1." in capsys.readouterr().err
     assert run("classify", *arguments) == 1
     assert "1 of 4 videos are done already" in capsys.readouterr().out
-    assert [row["video"] for row in read(Path(name))] == ["videos/a/x.mkv", "videos/a/x.mp4", "videos/b/x.mp4"]
+    good = ["videos/a/x.mkv", "videos/a/x.mp4", "videos/b/x.mp4"]
+    assert [row["video"] for row in read(Path(name)) if not row.get("error")] == good
     assert Path("copies/a/x.mkv.mp4").stat() == first[0] and Path(name).read_text().startswith(first[1])
 
     # What is missing of a copy is made again, and no score twice.
     Path("copies/b/x.mp4").unlink()
-    assert run("classify", *arguments) == 1 and len(read(Path(name))) == 3 and Path("copies/b/x.mp4").exists()
+    assert run("classify", *arguments) == 1 and len(read(Path(name))) == 4 and Path("copies/b/x.mp4").exists()
     assert run("classify", "--model", model_dir, "videos/a", "--output", name, "--top_k", 2, "--overwrite") == 0
     assert [row["video"] for row in read(Path(name))] == ["videos/a/x.mkv", "videos/a/x.mp4"]
 
@@ -225,3 +229,15 @@ def test_a_copy_that_cannot_be_written_costs_no_score(model_dir, videos, capsys)
     assert "copies/a/x.mp4 is not a file" in capsys.readouterr().err
     assert len(read(Path("scores.json"))) == 3
     assert Path("copies/a/x.mkv.mp4").is_file() and Path("copies/b/x.mp4").is_file()
+
+
+def test_segments_of_a_list(model_dir, tmp_path):  # noqa: F811
+    """Rows of a csv file are videos, parts of files too; what is beyond a file's end costs that row only."""
+    write_video(tmp_path / "long.mp4", make_pictures(20))
+    lines = ["video,start_sec,end_sec", "long.mp4,0.5,1", "long.mp4,1,", "long.mp4,1,9", "long.mp4,,"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    assert run("classify", "--model", model_dir, tmp_path / "list.csv", "--output", tmp_path / "scores.jsonl") == 1
+    first, second, beyond, whole = read(tmp_path / "scores.jsonl")
+    assert [row["frames"] for row in (first, second, whole)] == [5, 10, 20]
+    assert first["video"] == "long.mp4#t=0.5,1" and first["timeline"][0]["start_sec"] == 0
+    assert "from 1.0 s to 9.0 s goes beyond the end, which is at 2.000 s" in beyond["error"]

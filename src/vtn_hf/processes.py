@@ -3,9 +3,25 @@
 import contextlib
 import gc
 from collections.abc import Iterator
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
+
+
+# Of one process that waits for others, which may be at long videos.
+_MAX_WAIT = timedelta(days=30)
+
+
+def find_processes(device: torch.device) -> PartialState:
+    """
+    The processes that were launched together, this one alone if it was not launched.
+
+    Args:
+        device (`torch.device`): What kind of device they compute on; without an accelerator, several processes find
+            each other only if they are told that there is none.
+    """
+    return PartialState(cpu=device.type == "cpu", timeout=_MAX_WAIT)
 
 
 @contextlib.contextmanager

@@ -47,9 +47,7 @@ class ResultFile:
     SUFFIXES = (".jsonl", ".json", ".csv")
 
     def __init__(self, path: Path, columns: Sequence[str]):
-        if path.suffix not in self.SUFFIXES:
-            raise ValueError(f"{path} must end in {', '.join(self.SUFFIXES)}.")
-        self._format = {".jsonl": _JsonLines, ".json": _JsonList, ".csv": _Csv}[path.suffix](columns)
+        self._format = _choose_format(path, columns)
         self.is_table = path.suffix == ".csv"
         content = _decode(path.read_bytes()) if path.exists() else ""
         self.records = self._format.read(content)
@@ -153,6 +151,22 @@ class _Csv(_JsonLines):
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(values)
         return line.getvalue()
+
+
+def _choose_format(path: Path, columns: Sequence[str]) -> _JsonLines:
+    if path.suffix not in ResultFile.SUFFIXES:
+        raise ValueError(f"{path} must end in {', '.join(ResultFile.SUFFIXES)}.")
+    return {".jsonl": _JsonLines, ".json": _JsonList, ".csv": _Csv}[path.suffix](columns)
+
+
+def read_records(path: Path, columns: Sequence[str]) -> list[dict]:
+    """The whole records of a [`ResultFile`], which is left as it is; none if there is no such file."""
+    return _choose_format(path, columns).read(_decode(path.read_bytes())) if path.exists() else []
+
+
+def format_records(path: Path, columns: Sequence[str], records: list[dict]) -> bytes:
+    """The content of a [`ResultFile`] of this name with these records."""
+    return _encode(_choose_format(path, columns).make_whole(records))
 
 
 def begin_or_go_on(output: Path, settings: dict, overwrite: bool = False) -> bool:

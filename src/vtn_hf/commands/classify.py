@@ -3,6 +3,7 @@ Classifies videos of any length: files, folders or globs, from start to end.
 
     vtn classify --model RUN VIDEOS … --output scores.jsonl
     vtn classify --model RUN recording.mp4 --fps 5 --window 50 --save_video annotated.mp4
+    accelerate launch -m vtn_hf.commands.classify --model RUN VIDEOS --output scores.jsonl
 
 Prints the best classes of each video, and which class when. `--output` also writes them as they are made, as JSON
 lines, a JSON list or CSV by its ending; stopped and started again, the same command goes on. `--compile` and `--int8`
@@ -20,19 +21,23 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from accelerate import PartialState
 from PIL import Image, ImageDraw
 
 from .. import VTNForVideoClassification, VTNVideoProcessor
+from ..data.class_names import escape_bytes
 from ..data.feature_cache import hash_weights
 from ..inference.whole_video import Segment, VideoClassification, classify_video
 from ..optimization.quantization import measure_quantization
 from ..outputs import check_outputs, name_outputs, remove_unfinished, writing
+from ..processes import find_processes, together
 from ..results import ResultFile, begin_or_go_on, one_run
-from ..video_decoding_vtn import iter_video_frames
-from .arguments import add_shared, choose_device, positive, speed_up
+from ..shared_results import SharedResults
+from ..video_decoding_vtn import VideoSource, iter_video_frames
+from .arguments import add_shared, check_shared_device, choose_device, positive, speed_up
 from .console import CommandParser, command, show
 from .scores import flatten_scores, list_score_columns, rank
-from .sources import find_videos
+from .sources import find_sources
 
 
 # Of the first video, to tell what int8 does to it.
@@ -107,7 +112,9 @@ def to_table_row(row: dict) -> dict:
     return row | flatten_scores(row["scores"]) | {"timeline": json.dumps(list_stretches(row["timeline"]))}
 
 
-def save_annotated(path: Path, source: str, timeline: list[Segment], labels: dict[int, str], fps: float | None):
+def save_annotated(
+    path: Path, source: VideoSource, timeline: list[Segment], labels: dict[int, str], fps: float | None
+):
     """A copy of the video, without sound, with the class of the moment written into the picture."""
     moment = 0
     with writing(path) as unfinished, av.open(unfinished, "w", format=COPY_FORMATS[path.suffix.lower()]) as container:
@@ -182,20 +189,22 @@ def confidence(text: str) -> float | str:
 class Classifier:
     """The model as the options ask for it, and what it says of videos."""
 
-    def __init__(self, options: argparse.Namespace):
+    def __init__(self, options: argparse.Namespace, state: PartialState):
         self.options = options
-        self.model = VTNForVideoClassification.from_pretrained(options.model).to(choose_device(options.device))
+        device = choose_device(options.device) if state.num_processes == 1 else state.device
+        self.model = VTNForVideoClassification.from_pretrained(options.model).to(device)
         self.processor = VTNVideoProcessor.from_pretrained(options.model)
         self.settings = {name: getattr(options, name) for name in SETTINGS}
         self.settings |= {"model": options.model, "weights": hash_weights(self.model)}
         self._exact = self.model if options.int8 else None
         faster = {"int8": options.int8, "compile": options.compile}
         self.model = speed_up(self.model, options.engine, options.dtype, **faster)
+        self.is_alone = state.num_processes == 1
         self.labels = self.model.config.id2label
         classes = list_score_columns(min(options.top_k, len(self.labels)))
-        self.columns = ["video", *classes, "frames", "frames_encoded", "stopped", "duration_sec", "timeline"]
+        self.columns = ["video", *classes, "frames", "frames_encoded", "stopped", "duration_sec", "timeline", "error"]
 
-    def __call__(self, video: str) -> VideoClassification:
+    def __call__(self, video: VideoSource) -> VideoClassification:
         options = self.options
         if self._exact is not None:
             inputs = self.processor(video, num_frames=FRAMES_COMPARED, return_tensors="pt")
@@ -216,85 +225,144 @@ class Classifier:
             max_seconds=options.max_seconds,
             min_frames=options.min_frames,
             calibrated=options.calibrated,
-            progress=sys.stderr.isatty(),
+            progress=sys.stderr.isatty() and self.is_alone,
         )
 
 
-def classify_all(
-    classifier: Classifier,
-    videos: list[str],
-    copies: dict[str, Path],
-    results: ResultFile | None,
-    failures: list[str],
-):
-    """Classifies what is not done yet, and notes what failed."""
-    recorded = {row["video"] for row in results.records} if results else set()
-    to_do = [video for video in videos if video not in recorded or (video in copies and not copies[video].exists())]
-    if len(to_do) < len(videos):
-        show(f"{len(videos) - len(to_do)} of {len(videos)} videos are done already.")
-    for video in to_do:
+class Run:
+    """
+    The videos to classify, by this process and those that were launched with it.
+
+    Args:
+        classifier ([`Classifier`]): Says what there is to say of a video.
+        sources (`dict[str, VideoSource]`): The videos, by their names.
+        copies (`dict[str, Path]`): Where the annotated copies go.
+        results ([`SharedResults`], *optional*): Where what is said goes.
+        state (`PartialState`): The processes.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        sources: dict[str, VideoSource],
+        copies: dict[str, Path],
+        results: SharedResults | None,
+        state: PartialState,
+    ):
+        self.classifier, self.sources, self.copies, self.results = classifier, sources, copies, results
+        self.state = state
+        self.failures: list[str] = []
+
+    def is_done(self, record: dict) -> bool:
+        """Whether nothing is left to do. What failed is tried again: the reason may be gone."""
+        video = record["video"]
+        return not record.get("error") and (video not in self.copies or self.copies[video].exists())
+
+    def classify_all(self):
+        """Classifies this process's share of what is not done yet, and notes what failed."""
+        videos = list(self.sources)
+        if self.results is None:
+            to_do = videos[self.state.process_index :: self.state.num_processes]
+        else:
+            to_do = self.results.begin(videos, self.is_done)
+            num_done = len(videos) - self.results.num_left
+            if num_done and self.state.is_main_process:
+                show(f"{num_done} of {len(videos)} videos are done already.")
+        for video in to_do:
+            self._classify(video)
+
+    def _classify(self, video: str):
         try:
-            result = classifier(video)
+            result = self.classifier(self.sources[video])
         except (ValueError, OSError) as error:
-            failures.append(str(error) if video in str(error) else f"{video}: {error}")
-            continue
-        row = describe(video, result, classifier.labels, classifier.options.top_k)
+            self._fail(video, str(error) if video in str(error) else f"{video}: {error}")
+            return
+        row = describe(video, result, self.classifier.labels, self.classifier.options.top_k)
         print_summary(row)
-        if results is not None and video not in recorded:
-            results.append(to_table_row(row) if results.is_table else row)
-        if video in copies:
+        if video in self.copies:
+            fps = result.video.fps
             try:
-                save_annotated(copies[video], video, result.timeline, classifier.labels, result.video.fps)
+                save_annotated(self.copies[video], self.sources[video], result.timeline, self.classifier.labels, fps)
             except (ValueError, OSError, av.FFmpegError) as error:
-                failures.append(f"{copies[video]}, the copy of {video}: {error}")
+                self.failures.append(f"{self.copies[video]}, the copy of {video}: {error}")
+        if self.results is not None:
+            is_table = self.classifier.options.output.suffix == ".csv"
+            self.results.append(to_table_row(row) if is_table else row)
+
+    def _fail(self, video: str, reason: str):
+        self.failures.append(reason)
+        if self.results is not None:
+            self.results.append({"video": video, "error": escape_bytes(reason)})
+
+    def finish(self):
+        """Puts together what all processes have written, and which videos failed."""
+        if self.results is None:
+            return
+        records = self.results.finish()
+        others = (records[video].get("error") for video in self.sources if video in records)
+        self.failures += [error for error in others if error and error not in map(escape_bytes, self.failures)]
 
 
-def plan(options: argparse.Namespace) -> tuple[list[str], dict[str, Path]]:
+def plan(options: argparse.Namespace) -> tuple[dict[str, VideoSource], dict[str, Path]]:
     """The videos and where their copies go, if all that is wanted can be had without a loss."""
     if options.output is not None and options.output.suffix not in ResultFile.SUFFIXES:
         raise ValueError(f"--output must end in {', '.join(ResultFile.SUFFIXES)}, got {options.output}.")
-    videos, folders = find_videos(options.videos)
+    sources, folders = find_sources(options.videos)
+    videos = list(sources)
     copies = plan_copies(options.save_video, videos, folders)
     outputs = [*copies.values(), *([] if options.output is None else [options.output])]
     check_outputs(outputs, [*options.videos, *videos, *Path(options.model).glob("*")], overwrite=True)
     goes_on = options.output is not None and options.output.exists()
     check_outputs(copies.values(), overwrite=options.overwrite or goes_on)
-    return videos, copies
+    return sources, copies
 
 
-def open_results(classifier: Classifier, copies: dict[str, Path], stack: contextlib.ExitStack) -> ResultFile | None:
+def open_results(
+    classifier: Classifier, copies: dict[str, Path], state: PartialState, stack: contextlib.ExitStack
+) -> SharedResults | None:
     """The file to write, or to go on with."""
     output, overwrite = classifier.options.output, classifier.options.overwrite
     if output is None:
         return None
-    stack.enter_context(one_run(output))
-    if begin_or_go_on(output, classifier.settings, overwrite):
-        for copy in copies.values():
-            remove_unfinished(copy)
-    else:
-        output.unlink(missing_ok=True)
-    return stack.enter_context(ResultFile(output, classifier.columns))
+    results = SharedResults(output, classifier.columns, "video", state)
+    stack.callback(results.close)
+    if state.is_main_process:
+        stack.enter_context(one_run(output))
+        if begin_or_go_on(output, classifier.settings, overwrite):
+            for copy in copies.values():
+                remove_unfinished(copy)
+        else:
+            output.unlink(missing_ok=True)
+            results.clear_parts()
+    state.wait_for_everyone()
+    return results
 
 
 @command("classify")
 def main(argv: list[str] | None = None) -> int:
     """Classifies as the arguments say; returns the exit status."""
     options = make_parser().parse_args(argv)
-    failures = []
-    with contextlib.ExitStack() as stack:
-        videos, copies = plan(options)
-        classifier = Classifier(options)
-        results = open_results(classifier, copies, stack)
+    with together(), contextlib.ExitStack() as stack:
+        state = find_processes(choose_device(options.device))
+        if state.num_processes > 1 and options.device is not None:
+            check_shared_device(options.device)
+        sources, copies = plan(options)
+        state.wait_for_everyone()  # nobody writes while another one still looks
+        classifier = Classifier(options, state)
+        results = open_results(classifier, copies, state, stack)
+        run = Run(classifier, sources, copies, results, state)
         try:
-            classify_all(classifier, videos, copies, results, failures)
+            run.classify_all()
+            run.finish()
         except KeyboardInterrupt:
             show("Stopped; the same command goes on." if results else "Stopped.", file=sys.stderr)
             return 130
         finally:
-            if failures:
-                show(f"{len(failures)} of {len(videos)} videos failed:", file=sys.stderr)
-                show("\n".join(f"    {failure}" for failure in failures), file=sys.stderr)
-    return 1 if failures else 0
+            if run.failures and (results is None or state.is_main_process):
+                show(f"{len(run.failures)} of {len(sources)} videos failed:", file=sys.stderr)
+                show("\n".join(f"    {failure}" for failure in run.failures), file=sys.stderr)
+    # A launcher takes another status for a crash, and says so at length.
+    return 1 if run.failures and state.num_processes == 1 else 0
 
 
 if __name__ == "__main__":

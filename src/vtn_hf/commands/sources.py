@@ -7,7 +7,22 @@ from pathlib import Path
 
 from ..data.listing import VIDEO_EXTENSIONS, PassedOver
 from ..data.listing import find_videos as find_below
+from ..data.video_lists import read_sources
+from ..video_decoding_vtn import VideoSource
 from .console import show
+
+
+def find_sources(sources: list[str]) -> tuple[dict[str, VideoSource], list[str]]:
+    """
+    As [`find_videos`], and the videos of csv files, a column `video`, and `start_sec` and `end_sec` where parts of
+    them are meant; by their names.
+    """
+    lists = [source for source in sources if source.lower().endswith(".csv") and Path(source).is_file()]
+    videos, folders = find_videos([source for source in sources if source not in lists])
+    found = dict(zip(videos, videos, strict=True))
+    for file in lists:
+        found |= read_sources(Path(file))
+    return found, folders
 
 
 def find_videos(sources: list[str]) -> tuple[list[str], list[str]]:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..frame_sampling_vtn import VideoSegment
+from ..video_decoding_vtn import VideoSource
 from .class_names import clean_name, escape_bytes, read_text
 from .listing import Listing, PassedOver, Row, find_file, find_videos, make_path, name_some
+from .rows import find_source
 from .splits import find_split
 
 
@@ -234,6 +236,24 @@ def _read_line(file: Path, number: int, line: dict, kind: str, group_column: str
     segment = read_segment(*texts, f"{file}:{number}")
     path = make_path(video, file.parent) if segment == (None, None) else find(video)
     return Row(path, label, escape_bytes(video), where, group, *segment)
+
+
+def read_sources(file: Path) -> dict[str, VideoSource]:
+    """
+    The videos of a csv file as [`list_csv`] reads them, with or without labels: what to decode, by their names.
+
+    Raises:
+        ValueError: If a line cannot be understood.
+    """
+    table, find = _open_table(file), VideoFinder(file.parent)
+    if _is_segment(table.columns):
+        rows = _read_segments(file, find).rows
+    elif "video" in table.columns:
+        lines = ((number, line | {"labels": ""}) for number, line in table)
+        rows = [_read_line(file, number, line, "labels", None, find) for number, line in lines]
+    else:
+        raise ValueError(f"{file}:1: expected a column video, got {', '.join(table.columns)}.")
+    return {row.name: find_source(row.video, row.name, *row.segment) for row in rows}
 
 
 def read_segment(start: str | float, end: str | float, where: str) -> tuple[float | None, float | None]:
