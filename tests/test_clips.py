@@ -123,6 +123,42 @@ def test_training_on_a_short_video_repeats_frames(processor, short_clip):
     assert inputs["position_ids"][0].tolist() == [0, 2, 4, 4, 4]
 
 
+def test_clips_of_any_length_in_between(processor, clip, short_clip):
+    transform, lengths = ClipTransform(processor, num_frames=(4, 16)), []
+    for epoch in range(40):
+        transform.set_epoch(epoch)
+        examples = transform(make_rows(clip, short_clip))
+        lengths.append([len(positions) for positions in examples["position_ids"]])
+        for frames, positions in zip(examples["pixel_values"], examples["position_ids"], strict=True):
+            assert frame_numbers(frames) == positions.tolist()
+            assert len(positions.unique()) == len(positions) and positions[0] == 0
+        assert examples["position_ids"][0][-1] == NUM_FRAMES - 1  # spread over the whole video
+    lengths = np.array(lengths)
+    assert set(lengths[:, 0]) <= set(range(4, 17)) and len(set(lengths[:, 0])) > 5
+    assert 0.25 < (lengths[:, 0] < 8).mean() < 0.75  # as many short ones as long ones
+    assert set(lengths[:, 1]) == {4, 5}  # all frames of a video with fewer, none twice
+    transform.set_epoch(3)
+    again = transform(make_rows(clip, short_clip))
+    assert [len(positions) for positions in again["position_ids"]] == lengths[3].tolist()
+
+
+def test_clips_that_are_mixed_or_repeated_are_of_one_length(processor, clip):
+    mixing = ClipMixing(mixup_alpha=0.8)
+    transform = ClipTransform(processor, num_frames=(2, 20), num_labels=3, mixing=mixing, num_repeats=2)
+    lengths = set()
+    for epoch in range(6):
+        transform.set_epoch(epoch)
+        [length] = {len(positions) for positions in transform(make_rows(clip, clip))["position_ids"]}
+        lengths.add(length)
+    assert len(lengths) > 1
+
+
+@pytest.mark.parametrize("num_frames", [0, (0, 4), (5, 4)])
+def test_lengths_that_cannot_be(processor, num_frames):
+    with pytest.raises(ValueError, match="number above 0, or two that rise"):
+        ClipTransform(processor, num_frames)
+
+
 def test_draws_depend_on_seed_epoch_and_name(processor, clip):
     def draw(rows, seed=0, epoch=0):
         transform = ClipTransform(processor, num_frames=4, clip_duration_sec=1.0, seed=seed)

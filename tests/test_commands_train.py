@@ -92,6 +92,16 @@ def test_a_run_without_a_folder_is_refused(clips, tmp_path, capsys, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["clips"]
 
 
+def test_clips_of_any_length_in_between(clips, tmp_path, capsys):
+    train(clips, tmp_path / "run", max_steps=2, clip_num_frames=[2, 5])
+    assert train(clips, tmp_path / "run", max_steps=2, clip_num_frames=[2, 5]) is None
+    assert "is finished" in capsys.readouterr().out
+    message = fail(capsys, clips, tmp_path / "run", max_steps=2, clip_num_frames=[2, 6])
+    assert "clip_num_frames was [2, 5], not [2, 6]" in message
+    for mistake in ([5, 2], [1, 2, 3]):
+        assert "clip" in fail(capsys, clips, tmp_path / "other", max_steps=2, clip_num_frames=mistake)
+
+
 def test_a_used_folder_is_finished_gone_on_with_or_refused(clips, tmp_path, capsys):
     run = tmp_path / "run"
     train(clips, run, max_steps=2)

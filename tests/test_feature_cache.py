@@ -101,6 +101,19 @@ def test_clips_are_drawn_from_seed_epoch_and_index(cache: Path):
     assert draw(num_frames=6) == [[0, 10, 20, 30, 40, 50]] * 4
 
 
+def test_clips_of_any_length_in_between(cache: Path):
+    clips, lengths = CachedClips(cache, "train", num_frames=(2, 4)), set()
+    for epoch in range(20):
+        clips.set_epoch(epoch)
+        for index in range(len(clips)):
+            positions = clips[index]["position_ids"]
+            assert len(positions.unique()) == len(positions) == len(clips[index]["inputs_embeds"])
+            lengths.add(len(positions))
+    assert lengths == {2, 3, 4}
+    with pytest.raises(ValueError, match="two that rise"):
+        CachedClips(cache, "train", num_frames=(4, 2))
+
+
 def test_draws_change_with_seed_and_epoch(cache: Path):
     path = cache / "train/shard-00000.safetensors"
     ramp = (torch.arange(200.0)[:, None].expand(-1, 4), torch.arange(200))

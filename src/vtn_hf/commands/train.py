@@ -80,8 +80,12 @@ class DataArguments(PixelArguments, CollectionArguments):
         default=None,
         metadata={"help": "instead of data_dir: what vtn extract made of one; trains all but the backbone"},
     )
-    clip_num_frames: int | None = field(
-        default=None, metadata={"help": "frames of a training clip; default: 16 of a video, all of cached features"}
+    clip_num_frames: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "frames of a training clip, or the least and the greatest number of them; default: 16 of a video, "
+            "all of cached features"
+        },
     )
     clip_duration_sec: float | None = field(
         default=None, metadata={"help": "seconds that a training clip covers; default: the whole video"}
@@ -92,6 +96,13 @@ class DataArguments(PixelArguments, CollectionArguments):
         default=1, metadata={"help": "clips per video and step: a batch holds so many times its number of videos"}
     )
     min_coverage: float = field(default=0.5, metadata={"help": HELP["min_coverage"]})
+
+    def __post_init__(self):
+        if isinstance(self.clip_num_frames, list):
+            if len(self.clip_num_frames) not in (1, 2):
+                raise ValueError(f"--clip_num_frames takes one number or two, got {self.clip_num_frames}.")
+            least, *greatest = self.clip_num_frames
+            self.clip_num_frames = (least, *greatest) if greatest else least
 
 
 @dataclass

@@ -15,6 +15,7 @@ from ..pixels_vtn import PixelSettings
 from ..video_decoding_vtn import TimedVideoMetadata, VideoDecodeError, VideoSource
 from ..video_processing_vtn import ChooseView, VTNVideoProcessor, load_video
 from .augmentation import ClipAugmentation, ClipMixing
+from .clip_lengths import ClipLength, check_length, draw_length
 from .coverage import NO_LABEL, SkippedVideos
 from .file_pool import limit_memory
 from .listing import name_segment
@@ -23,6 +24,8 @@ from .rows import find_label, find_label_vector, find_sources
 
 # What a data worker may take to decode, beside the frames.
 _WORKER_GIB = 4
+# Draws the length of clips, in the place of the number of a repeat.
+_OF_LENGTHS = 2**32 - 1
 
 
 class ClipTransform:
@@ -38,9 +41,10 @@ class ClipTransform:
     Args:
         processor (`VTNVideoProcessor`):
             Gives the pixels.
-        num_frames (`int`, *optional*):
-            Frames of a training clip, at random places of the video, as in the paper. Without it the whole video is
-            used, as the processor samples it: the way to evaluate.
+        num_frames (`int` or `tuple[int, int]`, *optional*):
+            Frames of a training clip, at random places of the video, as in the paper; of two numbers, one in between
+            for each video, of a shorter one all frames, so that the model learns to do with few and with many. Without
+            it the whole video is used, as the processor samples it: the way to evaluate.
         clip_duration_sec (`float`, *optional*):
             Length of a training clip in seconds. Defaults to the whole video.
         seed (`int`, *optional*, defaults to 0):
@@ -60,13 +64,13 @@ class ClipTransform:
             Mixes the training clips of a batch.
 
     Raises:
-        ValueError: If `mixing` is to be without `num_labels`.
+        ValueError: If `mixing` is to be without `num_labels`, or there is no such number of frames.
     """
 
     def __init__(
         self,
         processor: VTNVideoProcessor,
-        num_frames: int | None = None,
+        num_frames: ClipLength | None = None,
         clip_duration_sec: float | None = None,
         seed: int = 0,
         num_labels: int | None = None,
@@ -77,6 +81,8 @@ class ClipTransform:
     ):
         if mixing is not None and num_labels is None:
             raise ValueError("Mixing needs `num_labels`.")
+        if num_frames is not None:
+            check_length(num_frames)
         self.processor = processor
         self.num_frames = num_frames
         self.clip_duration_sec = clip_duration_sec
@@ -102,17 +108,18 @@ class ClipTransform:
         self._limit_worker()
         sources = find_sources(rows)
         names = rows.get("name") or [_name(source) for source in sources]
+        batch_name = None if self.mixing is None else " ".join(names)  # clips that are mixed are of one length
         examples = []
         for source, label, name in zip(sources, rows["label"], names, strict=True):
             label = self._find_label(label, name)
-            loaded = self._load(source, name)
+            loaded = self._load(source, name, batch_name or name)
             if not loaded and self.num_frames is None:
                 loaded, label = [self._make_stand_in()], _hide(label)
             examples += [inputs | {"labels": label} for inputs in loaded]
         if not examples:
             examples = [self._make_stand_in() | {"labels": _hide(label)}]
         elif self.mixing is not None and self.num_frames is not None:
-            self._mix(examples, self._make_generator(" ".join(names)))
+            self._mix(examples, self._make_generator(batch_name))
         return {key: [example[key] for example in examples] for key in examples[0]}
 
     def _limit_worker(self):
@@ -124,10 +131,13 @@ class ClipTransform:
     def _make_generator(self, name: str, repeat: int = 0) -> np.random.Generator:
         return np.random.default_rng([self.seed, self._epoch.item(), zlib.crc32(name.encode()), repeat])
 
-    def _load(self, source: VideoSource, name: str) -> list[dict[str, torch.Tensor]]:
+    def _load(self, source: VideoSource, name: str, length_name: str) -> list[dict[str, torch.Tensor]]:
         """The inputs from a video: one for evaluation, `num_repeats` for training, none if it is skipped."""
         try:
-            return [self._load_whole(source)] if self.num_frames is None else self._load_clips(source, name)
+            if self.num_frames is None:
+                return [self._load_whole(source)]
+            num_frames = draw_length(self.num_frames, self._make_generator(length_name, _OF_LENGTHS))
+            return self._load_clips(source, name, num_frames)
         except VideoDecodeError as error:
             if self.skipped is None:
                 raise
@@ -138,22 +148,23 @@ class ClipTransform:
         inputs = self.processor(source, return_tensors="pt")
         return {"pixel_values": inputs["pixel_values"][0], "position_ids": inputs["position_ids"][0]}
 
-    def _load_clips(self, source: VideoSource, name: str) -> list[dict[str, torch.Tensor]]:
+    def _load_clips(self, source: VideoSource, name: str, num_frames: int) -> list[dict[str, torch.Tensor]]:
         generators = [self._make_generator(name, repeat) for repeat in range(self.num_repeats)]
         pixels = self.processor.pixel_settings
         if self.augmentation is None:
-            return self._load_together(source, generators, pixels)
+            return self._load_together(source, num_frames, generators, pixels)
         bare = replace(pixels, do_rescale=False, do_normalize=False, do_flip_channel_order=False)
         if self.num_repeats > 1 and pixels.pixel_protocol != "libswscale":
             # Whole frames, so that the video is decoded once.
-            clips = self._load_together(source, generators, replace(bare, do_resize=False, do_center_crop=False))
+            whole = replace(bare, do_resize=False, do_center_crop=False)
+            clips = self._load_together(source, num_frames, generators, whole)
             take = self.augmentation
         else:
             # Only the part of each frame that a clip is to show.
             clips = []
             for generator in generators:
                 choose_view = partial(self.augmentation.choose_view, generator=generator)
-                clips += self._load_together(source, [generator], bare, choose_view)
+                clips += self._load_together(source, num_frames, [generator], bare, choose_view)
             take = self.augmentation.change
         for clip, generator in zip(clips, generators, strict=True):
             clip["pixel_values"] = pixels.normalize(take(clip["pixel_values"], generator))
@@ -162,6 +173,7 @@ class ClipTransform:
     def _load_together(
         self,
         source: VideoSource,
+        num_frames: int,
         generators: list[np.random.Generator],
         pixels: PixelSettings,
         choose_view: ChooseView | None = None,
@@ -169,7 +181,7 @@ class ClipTransform:
         """A clip for each generator, all of one pass through the video."""
 
         def choose(metadata: TimedVideoMetadata) -> np.ndarray:
-            return np.concatenate([self._sample_clip(metadata, generator) for generator in generators])
+            return np.concatenate([self._sample_clip(metadata, num_frames, generator) for generator in generators])
 
         pixel_values, metadata = load_video(source, choose, pixels, self.processor.limits, choose_view=choose_view)
         numbers = torch.as_tensor(np.asarray(metadata.frames_indices)).chunk(len(generators))
@@ -179,17 +191,22 @@ class ClipTransform:
             for clip, indices in zip(pixel_values.chunk(len(generators)), numbers, strict=True)
         ]
 
-    def _sample_clip(self, metadata: TimedVideoMetadata, generator: np.random.Generator) -> np.ndarray:
+    def _sample_clip(
+        self, metadata: TimedVideoMetadata, num_frames: int, generator: np.random.Generator
+    ) -> np.ndarray:
+        total = metadata.total_num_frames
+        if isinstance(self.num_frames, tuple) and self.mixing is None:
+            num_frames = min(num_frames, total)
         if self.clip_duration_sec is None:
-            return sample_clip(metadata.total_num_frames, self.num_frames, generator=generator)
+            return sample_clip(total, num_frames, generator=generator)
         if metadata.fps is None:
             raise VideoDecodeError("A clip of some seconds needs the frame rate of the video, which it does not tell.")
         span = self.clip_duration_sec * metadata.fps
-        return sample_clip(metadata.total_num_frames, self.num_frames, span, generator, metadata.frame_times)
+        return sample_clip(total, num_frames, span, generator, metadata.frame_times)
 
     def _make_stand_in(self) -> dict[str, torch.Tensor]:
         """Black frames in the place of a video that cannot be decoded."""
-        num_frames = self.num_frames or 1
+        num_frames = self.num_frames if isinstance(self.num_frames, int) else 1
         frames = np.zeros((num_frames, 8, 8, 3), dtype=np.uint8)
         inputs = self.processor(frames, do_sample_frames=False, return_tensors="pt")
         return {"pixel_values": inputs["pixel_values"][0], "position_ids": torch.arange(num_frames)}

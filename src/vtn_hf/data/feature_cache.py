@@ -36,6 +36,7 @@ from torch.utils.data import Dataset
 from ..frame_sampling_vtn import sample_clip
 from ..outputs import writing
 from ..video_decoding_vtn import VideoSource
+from .clip_lengths import ClipLength, check_length, draw_length
 from .listing import name_segment
 from .rows import find_source
 from .time_augmentation import TimeAugmentation, mix_videos
@@ -284,7 +285,7 @@ class CachedClips(Dataset):
             The cache.
         split (`str`):
             Name of a split.
-        num_frames (`int`, *optional*):
+        num_frames (`int` or `tuple[int, int]`, *optional*):
             Frames of a training clip, out of the cached ones, at random places as [`ClipTransform`] takes them.
             Without it all frames are used: the way to evaluate, and cheap enough to train.
         clip_duration_sec (`float`, *optional*):
@@ -310,7 +311,7 @@ class CachedClips(Dataset):
         self,
         root: str | Path,
         split: str,
-        num_frames: int | None = None,
+        num_frames: ClipLength | None = None,
         clip_duration_sec: float | None = None,
         seed: int = 0,
         view: int | None = None,
@@ -318,6 +319,8 @@ class CachedClips(Dataset):
         feature_drop_prob: float = 0.0,
         mixup_alpha: float = 0.0,
     ):
+        if num_frames is not None:
+            check_length(num_frames)
         self.num_frames = num_frames
         self.clip_duration_sec = clip_duration_sec
         self.seed = seed
@@ -401,7 +404,10 @@ class CachedClips(Dataset):
             if np.isnan(fps):
                 raise ValueError("A clip of some seconds needs the frame rate of the video, which it does not tell.")
             span = self.clip_duration_sec * fps
-        wanted = sample_clip(int(position_ids[-1]) + 1, self.num_frames, span, generator)
+        num_frames = draw_length(self.num_frames, generator)
+        if isinstance(self.num_frames, tuple):
+            num_frames = min(num_frames, len(position_ids))
+        wanted = sample_clip(int(position_ids[-1]) + 1, num_frames, span, generator)
         return np.searchsorted(position_ids, wanted)
 
 
