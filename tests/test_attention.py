@@ -74,3 +74,17 @@ def test_cached_features_are_looked_at_without_the_backbone(processor, video, tm
     np.testing.assert_allclose(seen.attention, whole.attention, atol=1e-6)
     with pytest.raises(ValueError, match="There are 20 frames, but features of 19"):
         look_at(model, processor, video, whole.video.features[1:])
+
+
+@pytest.mark.parametrize("fields", [{}, {"frame_pooling": "attention"}], ids=["grid", "pooling"])
+def test_places_attended_to(processor, video, fields):
+    model = make_vit_vtn(num_labels=4, frame_grid=2, **fields)
+    look = look_at(model, processor, video)
+    outputs = model(**processor(video, return_tensors="pt"), output_attentions=True)
+    weights = torch.stack(outputs.global_attentions)[:, 0, :, 1:].detach()
+    if fields:
+        weights = weights[..., None] * outputs.pooling_attentions[0][0].detach().mean(dim=1)
+    weights = weights.unflatten(2, (20, -1)) if not fields else weights
+    np.testing.assert_allclose(look.attention, weights.sum(dim=-1), atol=1e-6)
+    np.testing.assert_allclose(look.places, weights.mean(dim=(0, 1))[:, 1:].reshape(20, 2, 2), atol=1e-6)
+    assert look_at(make_vit_vtn(num_labels=4), processor, video).places is None

@@ -66,6 +66,18 @@ def test_maps_tell_what_the_class_depends_on(model, processor, video):
     assert (model.vtn.backbone.config.to_dict(), model.vtn.backbone.config._attn_implementation) == before
 
 
+def test_maps_of_a_grid_are_the_places_attended_to(processor, video):
+    torch.manual_seed(0)
+    config = VTNConfig(backbone_config=BACKBONES["resnet"], num_attention_heads=2, frame_grid=4, initializer_range=0.5)
+    model = VTNForVideoClassification(config).eval()
+    look = look_at(model, processor, video)
+    maps = attention_figures.map_frames(model, look, np.array([0, 7]))
+    assert maps.shape == (2, 32, 32)
+    for number, places in zip((0, 7), maps, strict=True):
+        row, column = np.unravel_index(look.places[number].argmax(), (4, 4))
+        assert places[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8].max() == 1
+
+
 def test_rollout_of_one_layer_is_its_attention(processor, video):
     backbone = BACKBONES["vit"] | {"num_hidden_layers": 1}
     model = VTNForVideoClassification(VTNConfig(backbone_config=backbone, num_attention_heads=2)).eval()

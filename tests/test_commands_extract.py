@@ -21,6 +21,10 @@ from vtn_hf.data.feature_cache import CachedClips, read_shard
 from vtn_hf.results import one_run
 
 
+# Settings that are no concern of training on features.
+OF_PIXELS = ("resize_to", "crop_size", "clip_num_frames", "num_frames")
+
+
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny ViT with the settings of its pictures, as on the Hub."""
@@ -76,6 +80,32 @@ def test_what_is_said(clips: Path, backbone: Path, features: Path, tmp_path: Pat
         assert "29 videos are in" in printed and f"Skipped {damaged}: " in printed
     assert list(CachedClips(features, "train").skipped) == [damaged]
     assert take_stock(clips) == before
+
+
+@pytest.mark.parametrize("fields", [{}, {"frame_pooling": "attention"}], ids=["grid", "pooling"])
+def test_a_grid_from_videos_to_a_model_and_back(
+    clips: Path, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture, fields: dict
+):
+    cache, again = tmp_path / "cache", tmp_path / "again"
+    assert extract(clips, backbone, cache, frame_grid=2, feature_dtype="int8") == 0
+    assert re.search(r"int8 changes features of up to \S+ by at most \S+\.", capsys.readouterr().out)
+    assert CachedClips(cache, "train")[0]["inputs_embeds"].shape == (8, 5, 24)
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16} | fields
+    ours = {"features": cache, "output_dir": tmp_path / "run", "model_config": json.dumps(small)}
+    settings = {name: value for name, value in SETTINGS.items() if name not in OF_PIXELS} | ours
+    assert run("train", *as_flags(settings)) == 0
+    model = VTNForVideoClassification.from_pretrained(tmp_path / "run")
+    assert (model.config.frame_grid, model.config.frame_pooling) == (2, fields.get("frame_pooling"))
+
+    # The grid of a VTN is its own, and so are its logits.
+    capsys.readouterr()
+    assert extract(clips, tmp_path / "run", again) == 0
+    assert re.search(r"float16 changes logits of up to \S+ by at most \S+\.", capsys.readouterr().out)
+    torch.testing.assert_close(
+        CachedClips(again, "val")[0]["inputs_embeds"], CachedClips(cache, "val")[0]["inputs_embeds"], atol=0.05, rtol=0
+    )
+    assert extract(clips, tmp_path / "run", tmp_path / "other", frame_grid=3) == 2
+    assert "frame_grid=3" in capsys.readouterr().err
 
 
 def test_it_goes_on_where_it_was_stopped_with_any_number_of_processes(
@@ -234,11 +264,7 @@ def test_it_refuses_to_mix_features(clips: Path, backbone: Path, features: Path,
 
 
 def test_the_model_trained_on_features_classifies_videos(clips: Path, features: Path, tmp_path: Path):
-    settings = {
-        name: value
-        for name, value in SETTINGS.items()
-        if name not in ("resize_to", "crop_size", "clip_num_frames", "num_frames")
-    }
+    settings = {name: value for name, value in SETTINGS.items() if name not in OF_PIXELS}
     heads = '{"num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 16}'
     settings |= {"model_config": heads, "features": features, "output_dir": tmp_path / "model", "max_steps": 6}
     assert run("train", *as_flags(settings | {"clip_num_frames": 4})) == 0

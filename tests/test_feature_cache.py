@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -184,14 +185,41 @@ def test_features_that_do_not_fit_are_an_error_and_leave_no_file(tmp_path: Path)
         read_shard(path)
 
 
+def make_model(frame_grid: int | None = None):
+    """What the check reads of a model."""
+    return SimpleNamespace(backbone=torch.nn.Linear(2, 2), config=SimpleNamespace(frame_grid=frame_grid))
+
+
 def test_the_check_tells_backbones_apart():
-    backbone = torch.nn.Linear(2, 2)
-    info = replace(INFO, backbone_sha256=hash_weights(backbone))
-    info.check(backbone.double().float())
+    model = make_model()
+    info = replace(INFO, backbone_sha256=hash_weights(model.backbone))
+    model.backbone.double().float()
+    info.check(model)
     with torch.no_grad():
-        backbone.weight[0, 0] = torch.from_numpy(np.nextafter(backbone.weight[0, :1].numpy(), 9))[0]
+        weight = model.backbone.weight
+        weight[0, 0] = torch.from_numpy(np.nextafter(weight[0, :1].numpy(), 9))[0]
     with pytest.raises(ValueError, match="computed by some/model with weights"):
-        info.check(backbone)
+        info.check(model)
+    with pytest.raises(ValueError, match="The features have frame_grid=None, but the model frame_grid=2"):
+        info.check(make_model(2))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 5, 4)], ids=["vector", "grid"])
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 0.0), ("float16", 1e-3), ("int8", 1 / 254)])
+def test_a_grid_and_every_dtype_are_read_back(tmp_path: Path, dtype: str, tolerance: float, shape: tuple[int, ...]):
+    """Every vector has a scale of its own in int8."""
+    features = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    features *= torch.logspace(-3, 3, 6).view(-1, *[1] * (len(shape) - 1))
+    features[0] = 0.0
+    path = tmp_path / "train/shard-00000.safetensors"
+    videos = [make_video(number, 1) | {"clips": [(features + number, torch.arange(6))]} for number in range(2)]
+    write_shard(path, videos, dtype)
+    save_index(tmp_path, {"train": read_shard(path)})
+    for number, example in enumerate(CachedClips(tmp_path, "train")):
+        expected = features + number
+        assert example["inputs_embeds"].shape == shape and example["inputs_embeds"].dtype == torch.float32
+        difference = (example["inputs_embeds"] - expected).abs()
+        assert (difference <= tolerance * 1.01 * expected.abs().amax(dim=-1, keepdim=True)).all()
 
 
 def test_processor_survives_the_json(tmp_path: Path):

@@ -9,7 +9,9 @@ import torch
 from video_files import write_video
 
 from vtn_hf import VideoDecodeError, VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.inference.multi_view import MultiView, score_views
 from vtn_hf.inference.repeats import encode_distinct
+from vtn_hf.inference.streaming import StreamingClassifier
 from vtn_hf.inference.whole_video import classify_video, encode_video, make_timeline
 
 
@@ -86,6 +88,32 @@ def test_three_ways_agree_on_2500_frames_in_a_ragged_batch():
     assert_close(classify_in_one_call(model, videos), expected)
     for video, row in zip(videos, expected, strict=True):
         assert_close(classify_video(model, PROCESSOR, video).logits, row)
+
+
+@pytest.mark.parametrize("fields", [{}, {"frame_pooling": "attention"}], ids=["grid", "pooling"])
+def test_a_grid_goes_every_way(videos_dir, fields):
+    """In one call, from a file in chunks, from a stream, in windows and in views."""
+    model, path = make_model(frame_grid=2, **fields), videos_dir / "mm_test.mp4"
+    expected = classify_in_one_call(model, [path], num_frames=30)[0]
+    video = encode_video(model, PROCESSOR, path, num_frames=30, frames_per_chunk=7)
+    assert video.features.shape == (30, 5, 32)
+    assert_close(video.classify(model), expected)
+    assert_close(classify_video(model, PROCESSOR, path, num_frames=30).logits, expected)
+    assert make_timeline(model, video, window=30, stride=30)[0].scores.argmax() == expected.argmax()
+
+    pictures = make_pictures(12)
+    stream = StreamingClassifier(model, PROCESSOR, num_frames=6, predict_every=12)
+    for picture in pictures[:11]:
+        stream.push([picture])
+    again = StreamingClassifier(model, PROCESSOR, num_frames=6, predict_every=12)
+    again.load_state_dict(stream.state_dict())
+    [prediction] = again.push([pictures[11]])
+    assert_close(prediction.logits, classify_in_one_call(model, [pictures[6:]], num_frames=6)[0])
+
+    views = MultiView(num_clips=1, num_crops=1, num_frames=30, clip_duration_sec=None).load(path, PROCESSOR)
+    frames = views["pixel_values"][:, views["frames"][0]]
+    logits = model(frames, position_ids=views["position_ids"]).logits
+    assert_close(score_views(model, views), logits.softmax(-1)[0])
 
 
 def test_every_kind_of_source(tmp_path):

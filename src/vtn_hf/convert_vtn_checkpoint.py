@@ -296,6 +296,10 @@ def revert_checkpoint(model_dir: str | Path, checkpoint_path: str | Path, overwr
             "The original knows ViT backbones and learned positions only, got "
             f"{config.backbone_config.model_type!r} and {config.position_embedding_type!r}."
         )
+    if config.frame_grid is not None:
+        raise ConversionError(
+            f"The original reads one vector per frame, but this model has `frame_grid` {config.frame_grid}."
+        )
     if config.backbone_config.layer_norm_eps != 1e-6:
         raise ConversionError(
             "The original's ViT has layer norms of epsilon 1e-06, and its checkpoints do not record another; got "

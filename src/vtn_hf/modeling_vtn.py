@@ -228,6 +228,12 @@ class VTNModel(VTNPreTrainedModel):
         """Frames per call of the backbone at inference; `None` is all at once."""
         return choose_frames_per_chunk(self.config.frames_per_chunk, self.backbone)
 
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Of what the backbone gives per frame: `(features,)`, with a `frame_grid` `(tokens, features)`."""
+        tokens = () if self.config.frame_grid is None else (self.config.tokens_per_frame,)
+        return (*tokens, self.feature_size)
+
     def get_frame_features(
         self, pixel_values: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -331,10 +337,9 @@ class VTNModel(VTNPreTrainedModel):
                     f"{type(self.backbone).__name__} gives {inputs_embeds.shape[-1]} features per frame, but its "
                     f"configuration promises {self.feature_size}."
                 )
-        shape, num_tokens = tuple(inputs_embeds.shape), self.config.tokens_per_frame
-        per_frame = (self.feature_size,) if self.config.frame_grid is None else (num_tokens, self.feature_size)
-        if len(shape) != 2 + len(per_frame) or 0 in shape or shape[2:] != per_frame:
-            axes = ", ".join(["batch", "frames", *map(str, per_frame)])
+        shape = tuple(inputs_embeds.shape)
+        if shape[2:] != self.feature_shape or len(shape) < 3 or 0 in shape:
+            axes = ", ".join(["batch", "frames", *map(str, self.feature_shape)])
             raise ValueError(f"`inputs_embeds` must have the shape ({axes}) with at least one frame, got {shape}.")
         _check_frames(inputs_embeds.shape[:2], attention_mask, position_ids)
         if attention_mask is not None:

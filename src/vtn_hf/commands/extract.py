@@ -27,13 +27,21 @@ from tqdm import tqdm
 from transformers import AutoConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from .. import VTNModel, VTNVideoProcessor
+from .. import VTNForVideoClassification, VTNModel, VTNVideoProcessor
 from ..backbone_vtn import choose_frames_per_chunk, encode_frames, load_backbone
 from ..data.arguments import CollectionArguments
 from ..data.augmentation import ClipAugmentation
 from ..data.class_names import read_class_names
 from ..data.extraction_plan import ExtractionPlan, Wanted, clear_cache
-from ..data.feature_cache import CachedVideo, CacheIndex, FeatureCacheInfo, hash_weights, write_shard
+from ..data.feature_cache import (
+    CachedVideo,
+    CacheIndex,
+    FeatureCacheInfo,
+    hash_weights,
+    pack_features,
+    unpack_features,
+    write_shard,
+)
 from ..data.file_pool import map_files
 from ..data.listing import hash_video
 from ..data.scan import is_about_content
@@ -62,7 +70,10 @@ class ExtractionArguments(PixelArguments, CollectionArguments):
         default=1,
         metadata={"help": "views of each training video: the centre crop, and others that are augmented"},
     )
-    feature_dtype: Literal["float16", "float32"] = field(
+    frame_grid: int | None = field(
+        default=None, metadata={"help": "side of a grid of features beside the vector of a frame; a VTN has its own"}
+    )
+    feature_dtype: Literal["float16", "float32", "int8"] = field(
         default="float16", metadata={"help": "of the features on disk"}
     )
     frames_per_chunk: str = field(
@@ -154,11 +165,17 @@ def load_videos(load: WholeVideo, videos: list[Wanted], args: ExtractionArgument
 
 
 def load_parts(args: ExtractionArguments) -> tuple[PreTrainedModel, VTNVideoProcessor]:
-    """The backbone, of an image model or of a VTN, and the processor that goes with it."""
+    """An image model, or a VTN for its backbone, and the processor that goes with it; it settles the grid."""
     name = args.backbone_name_or_path
-    if AutoConfig.from_pretrained(name).model_type == "vtn":
-        return VTNModel.from_pretrained(name).backbone, args.make_processor(name, None)
-    return load_backbone(name).float(), args.make_processor(None, name)
+    config = AutoConfig.from_pretrained(name)
+    if config.model_type != "vtn":
+        return load_backbone(name).float(), args.make_processor(None, name)
+    if args.frame_grid not in (None, config.frame_grid):
+        raise ValueError(f"frame_grid={args.frame_grid}: {name} has {config.frame_grid}; leave it out.")
+    args.frame_grid = config.frame_grid
+    is_classifier = config.architectures == ["VTNForVideoClassification"]
+    model_class = VTNForVideoClassification if is_classifier else VTNModel
+    return model_class.from_pretrained(name), args.make_processor(name, None)
 
 
 def begin_cache(args: ExtractionArguments, backbone: PreTrainedModel, processor: VTNVideoProcessor):
@@ -170,10 +187,16 @@ def begin_cache(args: ExtractionArguments, backbone: PreTrainedModel, processor:
         num_views=args.num_views,
         augmentation={name: getattr(args, name) for name in AUGMENTATION} if args.num_views > 1 else None,
         dtype=args.feature_dtype,
+        frame_grid=args.frame_grid,
     )
     if args.overwrite:
         clear_cache(Path(args.output_dir))
     info.save(args.output_dir)
+
+
+def find_backbone(model: PreTrainedModel) -> PreTrainedModel:
+    """That of a VTN; an image model is one."""
+    return model.base_model.backbone if model.config.model_type == "vtn" else model
 
 
 class VideoEncoder:
@@ -182,19 +205,22 @@ class VideoEncoder:
     def __init__(
         self,
         accelerator: Accelerator,
-        backbone: PreTrainedModel,
+        model: PreTrainedModel,
         processor: VTNVideoProcessor,
         args: ExtractionArguments,
     ):
         self.accelerator = accelerator
-        self.backbone = backbone.to(accelerator.device).eval()
+        self.model = model.to(accelerator.device).eval()
+        self.backbone = find_backbone(model)
+        self.frame_grid, self.feature_dtype, self.is_compared = args.frame_grid, args.feature_dtype, False
         self.pixels = processor.pixel_settings
         chunk_size = args.frames_per_chunk if args.frames_per_chunk == "auto" else int(args.frames_per_chunk)
         self.chunk_size = choose_frames_per_chunk(chunk_size, self.backbone)
         if args.has_engine and not args.optimize:
             raise ValueError(f"--engine {args.engine} is part of what --no_optimize leaves out.")
         if args.optimize:
-            self.backbone = optimize_backbone(self.backbone, args.engine, args.dtype if args.has_engine else None)
+            dtype = args.dtype if args.has_engine else None
+            self.backbone = optimize_backbone(self.backbone, args.engine, dtype, self.frame_grid)
 
     @torch.no_grad()
     def __call__(self, video: dict) -> dict:
@@ -205,9 +231,26 @@ class VideoEncoder:
             pictures = torch.from_numpy(pictures).to(self.accelerator.device)
             pixels = self.pixels.normalize(pictures) if self.pixels.has_bytes else pictures
             with self.accelerator.autocast():
-                features = encode_frames(self.backbone, pixels, chunk_size=self.chunk_size)
+                features = encode_frames(self.backbone, pixels, chunk_size=self.chunk_size, frame_grid=self.frame_grid)
             clips.append((features.cpu(), torch.from_numpy(position_ids)))
+        if not self.is_compared and self.feature_dtype != "float32":
+            self.is_compared = True  # of the first video
+            self.accelerator.print(self.describe_rounding(*clips[0]))
         return video | {"clips": clips}
+
+    def describe_rounding(self, features: torch.Tensor, position_ids: torch.Tensor) -> str:
+        """What the dtype on disk changes in a video: the logits of a classifier, else the features."""
+        features = features.float()
+        rounded, name = unpack_features(*pack_features(features, self.feature_dtype)), "features"
+        if isinstance(self.model, VTNForVideoClassification):
+            inputs = {"position_ids": position_ids[None].long().to(self.model.device)}
+            features, rounded = (
+                self.model(inputs_embeds=each[None].to(self.model.device, self.model.dtype), **inputs).logits.float()
+                for each in (features, rounded)
+            )
+            name = "logits"
+        difference, largest = (rounded - features).abs().max(), features.abs().max()
+        return f"{self.feature_dtype} changes {name} of up to {largest:.3g} by at most {difference:.2g}."
 
 
 def extract_split(
@@ -243,16 +286,16 @@ def extract(args: ExtractionArguments):
     collection = args.read(args.class_names and read_class_names(args.class_names))
     accelerator.print(collection.describe())
     collection.check_training(needs_val=args.val_share is None)
-    backbone, processor = load_parts(args)
+    model, processor = load_parts(args)
     augmentation = args.make_augmentation(processor)
     if (args.num_views > 1) != (augmentation is not None):
         raise ValueError(f"num_views={args.num_views}: more than one view needs an augmentation, and the other way.")
     load = WholeVideo(processor, augmentation)
-    encode = VideoEncoder(accelerator, backbone, processor, args)
+    encode = VideoEncoder(accelerator, model, processor, args)
     output_dir.mkdir(parents=True, exist_ok=True)
     with one_run(output_dir) if accelerator.is_main_process else contextlib.nullcontext():
         if accelerator.is_main_process:
-            begin_cache(args, backbone, processor)
+            begin_cache(args, find_backbone(model), processor)
         accelerator.wait_for_everyone()
         plan = ExtractionPlan(output_dir, collection, args.num_views)
         accelerator.print("\n".join(plan.notes))

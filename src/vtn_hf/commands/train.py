@@ -181,6 +181,8 @@ def make_model(model_args: ModelArguments, data_args: DataArguments, labels: lis
     settings = model_args.model_config or "{}"
     if not settings.lstrip().startswith("{"):
         settings = find_config("models", settings).read_text(encoding="utf-8")
+    if data_args.features is not None and (grid := FeatureCacheInfo.load(data_args.features).frame_grid):
+        settings = json.dumps({"frame_grid": grid} | json.loads(settings))
     settings = json.loads(settings) | {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
@@ -452,7 +454,7 @@ def train(
         data.check_coverage(data_args.min_coverage)
         model = make_model(model_args, data_args, data.class_names)
         if data_args.features is not None:
-            FeatureCacheInfo.load(data_args.features).check(model.vtn.backbone)
+            FeatureCacheInfo.load(data_args.features).check(model.vtn)
         if model_args.freeze_backbone:
             model.freeze_backbone()
         trainer = make_trainer(model, processor, data, training_args, data_args.min_coverage)

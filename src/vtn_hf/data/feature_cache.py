@@ -10,7 +10,10 @@ Frame features computed once and kept: the format on disk, its writer and its re
 Shards are only added: what a video's features are is looked up in `videos.json`, which is written last. A shard is a
 safetensors file. A clip is one view of a video; the views of a video follow each other.
 
-    features        (frames, num_features)  float16 or float32: the frames of all the shard's clips, clip after clip
+    features        (frames, num_features)  float16, float32 or int8: the frames of all the shard's clips, clip after
+                                            clip; with a grid (frames, tokens, num_features)
+    scales          (frames, 1)             float32, with int8 only: what its features are multiples of; with a grid
+                                            (frames, tokens, 1)
     position_ids    (frames,)               int32: index of each frame in its video
     ends            (clips,)                int64: where in `features` the frames of each clip end
     fps             (clips,)                float64: frames per second of the video, NaN where it does not tell
@@ -34,6 +37,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..frame_sampling_vtn import sample_clip
+from ..modeling_vtn import VTNModel
 from ..outputs import writing
 from ..video_decoding_vtn import VideoSource
 from .clip_lengths import ClipLength, check_length, draw_length
@@ -43,7 +47,7 @@ from .time_augmentation import TimeAugmentation, mix_videos
 
 
 FORMAT_VERSION = 2
-DTYPES = {"float16": torch.float16, "float32": torch.float32}
+DTYPES = {"float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
 _INFO_NAME, _INDEX_NAME = "feature_cache.json", "videos.json"
 
 
@@ -68,7 +72,8 @@ class FeatureCacheInfo:
         processor (`dict`): `VTNVideoProcessor.to_json_string()`, read as JSON.
         num_views (`int`): Clips per training video. The first is what the processor gives; the others are augmented.
         augmentation (`dict`, *optional*): How: the arguments of `ClipAugmentation`.
-        dtype (`str`): Of the features, `"float16"` or `"float32"`.
+        dtype (`str`): Of the features, `"float16"`, `"float32"` or `"int8"`.
+        frame_grid (`int`, *optional*): As in [`VTNConfig`].
         format_version (`int`): Of the files.
     """
 
@@ -78,6 +83,7 @@ class FeatureCacheInfo:
     num_views: int = 1
     augmentation: dict[str, Any] | None = None
     dtype: str = "float16"
+    frame_grid: int | None = None
     format_version: int = FORMAT_VERSION
 
     @classmethod
@@ -119,14 +125,18 @@ class FeatureCacheInfo:
                 "and begin anew (--overwrite)."
             )
 
-    def check(self, backbone: nn.Module):
+    def check(self, model: VTNModel):
         """
-        Makes sure that the backbone of a model is the one that computed the features.
+        Makes sure that a model has the backbone that computed the features, and reads as many per frame.
 
         Raises:
-            ValueError: If it is not.
+            ValueError: If it does not.
         """
-        found = hash_weights(backbone)
+        if model.config.frame_grid != self.frame_grid:
+            raise ValueError(
+                f"The features have frame_grid={self.frame_grid}, but the model frame_grid={model.config.frame_grid}."
+            )
+        found = hash_weights(model.backbone)
         if found != self.backbone_sha256:
             raise ValueError(
                 f"The features were computed by {self.backbone_name_or_path} with weights "
@@ -219,6 +229,19 @@ class CacheIndex:
             unfinished.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
 
 
+def pack_features(features: torch.Tensor, dtype: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Features `(…, num_features)` as they are on disk, and for int8 the scale of each vector `(…, 1)`."""
+    if dtype != "int8":
+        return features.to(DTYPES[dtype]), None
+    scales = features.float().abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    return (features / scales).round().to(torch.int8), scales
+
+
+def unpack_features(packed: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
+    """Takes back [`pack_features`], as float32."""
+    return packed.float() if scales is None else packed.float() * scales
+
+
 def write_shard(path: Path, videos: list[dict[str, Any]], dtype: str = "float16"):
     """
     Writes a shard; it appears under its name when it is complete.
@@ -226,8 +249,8 @@ def write_shard(path: Path, videos: list[dict[str, Any]], dtype: str = "float16"
     Args:
         path (`Path`): `ROOT/SPLIT/shard-NUMBER.safetensors`.
         videos (`list[dict]`): One per video, with fields of [`CachedVideo`]; and if there is no `error` among them,
-            with `fps` (float or `None`) and `clips`: pairs of features `(frames, features)` and position ids
-            `(frames,)`.
+            with `fps` (float or `None`) and `clips`: pairs of features `(frames, features)`, or with a grid `(frames,
+            tokens, features)`, and position ids `(frames,)`.
         dtype (`str`, *optional*, defaults to `"float16"`): Of the features on disk.
 
     Raises:
@@ -235,19 +258,22 @@ def write_shard(path: Path, videos: list[dict[str, Any]], dtype: str = "float16"
     """
     for video in videos:
         for features, _ in video.get("clips", ()):
-            if not features.to(DTYPES[dtype]).isfinite().all():
+            if not unpack_features(*pack_features(features, dtype)).isfinite().all():
                 raise ValueError(
                     f"The features of {video['path']} reach {features.abs().max():g}, which {dtype} cannot hold; "
                     "use another dtype."
                 )
     clips = [clip for video in videos for clip in video.get("clips", ())]
+    packed = [pack_features(features, dtype) for features, _ in clips]
     fps = [video["fps"] or np.nan for video in videos for _ in video.get("clips", ())]
     tensors = {
-        "features": torch.cat([features.to(DTYPES[dtype]) for features, _ in clips]) if clips else torch.empty(0, 0),
+        "features": torch.cat([features for features, _ in packed]) if clips else torch.empty(0, 0),
         "position_ids": torch.cat([position_ids.int() for _, position_ids in clips]) if clips else torch.empty(0),
         "ends": torch.tensor([len(features) for features, _ in clips], dtype=torch.int64).cumsum(0),
         "fps": torch.tensor(fps, dtype=torch.float64),
     }
+    if dtype == "int8" and clips:
+        tensors["scales"] = torch.cat([scales for _, scales in packed])
     entries = [
         {name: video[name] for name in _IN_SHARD if name in video} | {"num_clips": len(video.get("clips", ()))}
         for video in videos
@@ -364,7 +390,8 @@ class CachedClips(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """
         Returns:
-            `dict`: `inputs_embeds` (frames, features) float32, `position_ids` (frames,) int64 and `labels`.
+            `dict`: `inputs_embeds` (frames, features) float32, with a grid (frames, tokens, features), `position_ids`
+            (frames,) int64 and `labels`.
         """
         video = self._videos[index]
         epoch = self._epoch.item()
@@ -374,7 +401,7 @@ class CachedClips(Dataset):
         path = self._root / video.shard
         shard = _Shard.open(path, path.stat().st_mtime_ns)
         begin, end = shard.ends[clip : clip + 2]
-        features = shard.file.get_slice("features")[begin:end].float()
+        features = shard.read_features(begin, end)
         position_ids = shard.file.get_slice("position_ids")[begin:end].long()
         generator = np.random.default_rng([self.seed, epoch, index])
         if self.num_frames is not None:
@@ -428,6 +455,14 @@ class _Shard:
         self.file = safe_open(path, framework="pt")
         self.ends = [0, *self.file.get_tensor("ends").tolist()]
         self.fps = self.file.get_tensor("fps").tolist()
+        self._names = set(self.file.keys())
+
+    def read_features(self, begin: int, end: int) -> torch.Tensor:
+        """Of these frames, as float32."""
+        packed, scales = (
+            self.file.get_slice(name)[begin:end] if name in self._names else None for name in ("features", "scales")
+        )
+        return unpack_features(packed, scales)
 
     # Few at a time, as the system limits how many files a process may have open; opening one reads little.
     @staticmethod

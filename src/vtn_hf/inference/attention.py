@@ -25,6 +25,8 @@ class Look:
         times (`np.ndarray` of shape `(frames,)`): In seconds; in frames, where the video does not tell its rate.
         probabilities (`torch.Tensor` of shape `(classes,)`): Of each class.
         attention (`np.ndarray` of shape `(layers, heads, frames)`): The class token's, without that to itself.
+        places (`np.ndarray` of shape `(frames, rows, columns)`, *optional*): Of a model with a grid, how much of that
+            falls on each place, averaged over layers and heads.
         inputs (`dict`): What the model got: `pixel_values`, `position_ids`.
         video (`VideoFeatures`): What the backbone made of the frames.
     """
@@ -33,6 +35,7 @@ class Look:
     times: np.ndarray
     probabilities: torch.Tensor
     attention: np.ndarray
+    places: np.ndarray | None
     inputs: dict[str, torch.Tensor]
     video: VideoFeatures
 
@@ -78,16 +81,30 @@ def look_at(
         raise ValueError(f"There are {num_frames} frames, but features of {len(features)}.")
     features = features.to(model.device, model.dtype)
     outputs = model(inputs_embeds=features[None], position_ids=inputs["position_ids"], output_attentions=True)
-    attention = torch.stack(outputs.global_attentions)[:, 0, :, 1:].float().cpu()
+    # (layers, heads, frames, tokens of a frame)
+    attention = torch.stack(outputs.global_attentions)[:, 0, :, 1:].float().cpu().unflatten(-1, (num_frames, -1))
     return Look(
         pictures=_to_pictures(processor, batch["pixel_values"][0]),
         times=np.asarray(metadata.timestamps if metadata.fps else metadata.frames_indices, dtype=float),
         probabilities=to_scores(model, outputs.logits[0].float()).cpu(),
-        # A frame may be several tokens.
-        attention=attention.unflatten(-1, (num_frames, -1)).sum(dim=-1).numpy(),
+        attention=attention.sum(dim=-1).numpy(),
+        places=_find_places(attention, outputs.pooling_attentions, model.config.frame_grid),
         inputs=inputs,
         video=gather_features(features, list(range(num_frames)), metadata),
     )
+
+
+def _find_places(
+    attention: torch.Tensor, pooling: tuple[torch.Tensor, ...] | None, frame_grid: int | None
+) -> np.ndarray | None:
+    """From attention `(layers, heads, frames, tokens)`, and that of the pooling, if any, to the tokens of a frame."""
+    if frame_grid is None:
+        return None
+    tokens = attention.mean(dim=(0, 1))
+    if pooling is not None:
+        tokens = tokens * pooling[0][0].float().cpu().mean(dim=1)
+    # The first token is the pooled vector, which is of no place.
+    return tokens[:, 1:].unflatten(1, (frame_grid, frame_grid)).numpy()
 
 
 def look_at_example(

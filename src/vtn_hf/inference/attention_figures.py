@@ -1,8 +1,9 @@
 """
 Pictures of what a Video Transformer Network looked at; needs matplotlib.
 
-Within frames: attention rollout (https://arxiv.org/abs/2005.00928) for a backbone with a class token, and Grad-CAM
-(https://arxiv.org/abs/1610.02391) for a convolutional one.
+Within frames: the class token's attention to places, where the model has a grid of them; else attention rollout
+(https://arxiv.org/abs/2005.00928) for a backbone with a class token, and Grad-CAM (https://arxiv.org/abs/1610.02391)
+for a convolutional one.
 """
 
 from pathlib import Path
@@ -27,7 +28,11 @@ MIN_MAP_SIDE = 7
 
 def map_frames(model: VTNForVideoClassification, look: Look, numbers: np.ndarray) -> np.ndarray:
     """What counts within some frames, as large as the pictures, (numbers, height, width) from 0 to 1 in each."""
-    maps = roll_out(model, look, numbers) if has_class_token(model.vtn.backbone) else grad_cam(model, look, numbers)
+    if look.places is not None:
+        maps = torch.from_numpy(look.places[numbers])
+    else:
+        find_maps = roll_out if has_class_token(model.vtn.backbone) else grad_cam
+        maps = find_maps(model, look, numbers)
     maps = nn.functional.interpolate(maps[:, None], size=look.pictures.shape[1:3], mode="bilinear")[:, 0].cpu().numpy()
     maps = maps - maps.min(axis=(1, 2), keepdims=True)
     return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)

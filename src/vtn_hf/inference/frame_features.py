@@ -29,7 +29,8 @@ class VideoFeatures:
     The frames of a video after the backbone.
 
     Args:
-        features (`torch.Tensor` of shape `(frames, backbone features)`): One vector per frame: `inputs_embeds`.
+        features (`torch.Tensor` of shape `(frames, backbone features)`, or with a grid `(frames, tokens, backbone
+            features)`): What the backbone gives per frame: `inputs_embeds`.
         frame_numbers (`torch.LongTensor` of shape `(frames,)`): Index of each frame in its video: `position_ids`.
         num_encoded (`int`): Frames that went through the backbone; the others were repeats.
         fps (`float`, *optional*): Frames per second of the video, if known.

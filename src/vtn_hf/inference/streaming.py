@@ -198,7 +198,7 @@ class StreamingClassifier:
 
     @property
     def _feature_shape(self) -> tuple[int, ...]:
-        return (self.model.vtn.feature_size,)
+        return self.model.vtn.feature_shape
 
     def _make_stream(self) -> _Stream:
         return _Stream(torch.empty(0, *self._feature_shape, device=self.model.device, dtype=self.model.dtype))
