@@ -1,5 +1,5 @@
 """
-Random changes of training clips: of one clip, the same for all of its frames, and between the clips of a batch.
+Augmentation of training clips: of one clip, the same for all of its frames, and mixing of the clips of a batch.
 
 Everything is drawn from the generator that is passed in. Pixels are in [0, 255] here, before the normalisation.
 """
@@ -108,7 +108,7 @@ class ClipAugmentation:
         )
 
     def change(self, pictures: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-        """What else is done to the pictures `(frames, 3, crop height, crop width)` of a view, RGB, in [0, 255]."""
+        """Flips, recolours and erases pictures `(frames, 3, crop height, crop width)` of a view, RGB, in [0, 255]."""
         if generator.random() < self.flip_prob:
             pictures = pictures.flip(-1)
         if self.warp is not None:

@@ -22,7 +22,7 @@ from .listing import name_segment
 from .rows import find_label, find_label_vector, find_sources
 
 
-# What a data worker may take to decode, beside the frames.
+# Memory that a data worker may use for decoding, beside the frames.
 _WORKER_GIB = 4
 # Draws the length of clips, in the place of the number of a repeat.
 _OF_LENGTHS = 2**32 - 1
@@ -123,7 +123,7 @@ class ClipTransform:
         return {key: [example[key] for example in examples] for key in examples[0]}
 
     def _limit_worker(self):
-        """In a process of its own: what a hostile file makes FFmpeg ask for costs that file, not the training."""
+        """Limits the memory of a worker process, so that a file that makes FFmpeg ask for more fails alone."""
         if not self._is_limited and get_worker_info() is not None:
             limit_memory(self.processor.limits.max_bytes / 2**30 + _WORKER_GIB)
             self._is_limited = True
@@ -178,7 +178,7 @@ class ClipTransform:
         pixels: PixelSettings,
         choose_view: ChooseView | None = None,
     ) -> list[dict[str, torch.Tensor]]:
-        """A clip for each generator, all of one pass through the video."""
+        """Loads a clip for each generator, all in one pass through the video."""
 
         def choose(metadata: TimedVideoMetadata) -> np.ndarray:
             return np.concatenate([self._sample_clip(metadata, num_frames, generator) for generator in generators])
@@ -226,7 +226,7 @@ def _hide(label: int | torch.Tensor) -> int | torch.Tensor:
 
 
 def _name(source: VideoSource) -> str:
-    """What to call a video whose row has no name."""
+    """A name for a video whose row has none."""
     if isinstance(source, VideoSegment):
         return name_segment(_name(source.source), source.start_sec, source.end_sec)
     if isinstance(source, (bytes, bytearray, memoryview)):

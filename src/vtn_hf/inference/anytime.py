@@ -1,8 +1,9 @@
 """
-The answer when it is certain: a few frames spread over the video first, then those between them.
+Stopping early: a few frames spread over the video are looked at first, then those between them, until the answer is
+certain or the time is up.
 
-The features of a frame do not depend on other frames, so that each look costs the backbone on the new frames only, and
-the temporal encoder, which is cheap, on all that there are.
+The features of a frame do not depend on other frames, so each look costs the backbone on the new frames only, and the
+temporal encoder, which is cheap, on all frames seen so far.
 """
 
 import copy
@@ -52,7 +53,10 @@ def order_coarse_to_fine(num_frames: int) -> np.ndarray:
 
 
 def plan_looks(num_frames: int, min_frames: int) -> list[int]:
-    """After how many frames to look: `min_frames`, twice as many each time, all; the last two are not close."""
+    """
+    Says after how many frames to look: `min_frames`, then twice as many each time, and in the end all. A look shortly
+    before the last one is left out.
+    """
     looks = [min(min_frames, num_frames)]
     while looks[-1] < num_frames:
         doubled = 2 * looks[-1]
@@ -97,15 +101,15 @@ def classify_looks(
 @dataclass(frozen=True)
 class StopRule:
     """
-    When enough frames are seen.
+    Decides when enough frames have been seen.
 
     Args:
-        confidence (`float`, *optional*): Score from which a look is certain; at 1.0, or without it, it never is.
-        max_seconds (`float`, *optional*): Time after which no further chunk is begun.
+        confidence (`float`, *optional*): Score from which a look counts as certain; at 1.0, or without it, none does.
+        max_seconds (`float`, *optional*): Seconds after which no further chunk is started.
         min_frames (`int`, *optional*, defaults to 8): Frames of the first look.
 
     Raises:
-        ValueError: If one of them cannot be.
+        ValueError: If one of them is out of its range.
     """
 
     confidence: float | None = None
@@ -128,7 +132,7 @@ class StopRule:
         max_seconds: float | None,
         min_frames: int,
     ) -> "StopRule":
-        """The rule with `confidence="stored"` looked up in the configuration of a model."""
+        """Makes the rule for a model, in whose configuration `confidence="stored"` is looked up."""
         if isinstance(confidence, str):
             if confidence != "stored":
                 raise ValueError(f'`confidence` must be a number or "stored", got {confidence!r}.')
@@ -144,12 +148,12 @@ class StopRule:
 
     @property
     def may_be_certain(self) -> bool:
-        """Whether any score is enough."""
+        """Whether a score can be high enough to stop."""
         return self.confidence is not None and self.confidence < 1
 
     @property
     def may_stop(self) -> bool:
-        """Whether frames may be left out at all."""
+        """Whether it may stop before the last frame."""
         return self.may_be_certain or self.max_seconds is not None
 
     def is_settled(self, earlier: torch.Tensor | None, scores: torch.Tensor, is_multi_label: bool) -> bool:
@@ -161,23 +165,23 @@ class StopRule:
 
 class _Plan:
     """
-    The frames of a video from coarse to fine.
+    In which order the frames of a video are decoded and looked at, from coarse to fine.
 
     Args:
-        numbers (`list[int]`): Those that would be taken at most, rising.
-        rule (`StopRule`): Says after how many to look.
+        numbers (`list[int]`): Numbers of the frames that are taken at most, ascending.
+        rule (`StopRule`): Says after how many frames to look.
 
     Attributes:
-        looks (`list[list[int]]`): The frames of each look, rising.
-        rounds (`list[list[int]]`): Those to decode one after the other, rising in each.
-        ends (`dict[int, int]`): With which frame a round ends, and how many looks are then possible.
+        looks (`list[list[int]]`): Frame numbers of each look, ascending.
+        rounds (`list[list[int]]`): Frame numbers that are decoded in one go, ascending in each round.
+        ends (`dict[int, int]`): From the last frame of each round to the number of looks that are possible by then.
     """
 
     def __init__(self, numbers: list[int], rule: StopRule):
         order = np.array(numbers)[order_coarse_to_fine(len(numbers))]
         counts = plan_looks(len(numbers), rule.min_frames)
         self.looks = [np.sort(order[:count]).tolist() for count in counts]
-        # No single look is enough, so that two are decoded at once where time does not matter.
+        # A single look never suffices, so the frames of two are decoded in one go where time is no concern.
         first = 0 if rule.max_seconds is not None or len(counts) == 1 else 1
         edges = [0, *counts[first:]]
         self.rounds = [np.sort(order[start:end]).tolist() for start, end in zip(edges[:-1], edges[1:], strict=True)]
@@ -186,8 +190,7 @@ class _Plan:
 
 class _Looker:
     """
-    Looks at the frames that there are, each time that a round of them is complete. The time that a rule gives runs
-    from when it is made.
+    Classifies the frames seen so far whenever a round is complete. The clock for `max_seconds` starts when it is made.
     """
 
     def __init__(self, model: VTNForVideoClassification, rule: StopRule):
@@ -198,7 +201,7 @@ class _Looker:
         self._scores: torch.Tensor | None = None
 
     def find_reason(self, plan: _Plan, number: int, seen: "_Seen") -> str | None:
-        """Why no frame after this one is needed: `"certain"` or `"time"`; `None` if one is."""
+        """Says why no frame after this one is needed, `"certain"` or `"time"`; `None` if more are."""
         if number == plan.rounds[-1][-1]:  # whether the file ends well is still to be seen
             return None
         if number in plan.ends:
@@ -208,7 +211,7 @@ class _Looker:
         return "time" if self._num_looks and time.monotonic() > self._deadline else None
 
     def _is_settled(self, looks: list[list[int]], seen: "_Seen") -> bool:
-        """Takes those of the looks that are still to be taken; whether the last two agree and are certain."""
+        """Takes the looks that are due, and says whether the last two agree and are certain."""
         is_settled = False
         for numbers in looks[self._num_looks :]:
             scores = to_scores(self._model, seen.gather(numbers).classify(self._model).float(), calibrated=True)
@@ -219,31 +222,31 @@ class _Looker:
 
 
 class _Seen:
-    """The frames of a video that were looked at so far."""
+    """The frames of a video that have been decoded so far, and their features."""
 
     def __init__(self, pictures: PictureSource, encoder: ChunkEncoder):
         self._pictures, self.encoder = pictures, encoder
         self._places: dict[int, int] = {}  # of each frame, among the different pictures
 
     def add(self, number: int, picture: torch.Tensor, place: int, is_new: bool):
-        """Takes a frame, whose picture may be that of another one."""
+        """Takes a frame, whose picture may repeat that of another one."""
         self._places[number] = place
         if is_new:
             self.encoder.add(picture)
 
     def list_encoded(self) -> list[int]:
-        """The numbers of those that the backbone has seen, rising."""
+        """The numbers of the frames whose features are there, ascending."""
         return sorted(number for number, place in self._places.items() if place < self.encoder.num_encoded)
 
     def gather(self, numbers: list[int]) -> VideoFeatures:
-        """The features of some of them."""
+        """The features of the frames with these numbers."""
         metadata = copy.copy(self._pictures.metadata)
         metadata.frames_indices = numbers
         return gather_features(self.encoder.features, [self._places[number] for number in numbers], metadata)
 
 
 def _number_pictures(pictures: PictureSource, rule: StopRule, finder: RepeatFinder) -> Generator[tuple]:
-    """The plan, the number of a frame, its picture, the place of this among the different ones, whether it is new."""
+    """Yields the plan, the number of a frame, its picture, the number of the picture, and whether that is new."""
     plan: _Plan | None = None
 
     def plan_rounds(numbers: list[int]) -> list[list[int]]:
@@ -277,7 +280,7 @@ def encode_until_certain(
         rule (`StopRule`): When to stop.
 
     Returns:
-        What was looked at, and why no more: `"certain"`, `"time"` or `"all frames"`.
+        The features of the frames looked at, and why there are no more: `"certain"`, `"time"` or `"all frames"`.
 
     Raises:
         VideoDecodeError, ValueError: As [`encode_video`].

@@ -28,7 +28,7 @@ class Look:
         places (`np.ndarray` of shape `(frames, rows, columns)`, *optional*): Of a model with a grid, how much of that
             falls on each place, averaged over layers and heads.
         inputs (`dict`): What the model got: `pixel_values`, `position_ids`.
-        video (`VideoFeatures`): What the backbone made of the frames.
+        video (`VideoFeatures`): The features of the frames.
     """
 
     pictures: np.ndarray

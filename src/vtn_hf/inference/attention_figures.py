@@ -27,7 +27,7 @@ MIN_MAP_SIDE = 7
 
 
 def map_frames(model: VTNForVideoClassification, look: Look, numbers: np.ndarray) -> np.ndarray:
-    """What counts within some frames, as large as the pictures, (numbers, height, width) from 0 to 1 in each."""
+    """Maps of what counts within frames, in the size of the pictures: (numbers, height, width), each from 0 to 1."""
     if look.places is not None:
         maps = torch.from_numpy(look.places[numbers])
     else:

@@ -1,4 +1,4 @@
-"""The frames of a video after the backbone: every picture is encoded once, while a thread decodes the next ones."""
+"""From a video to features: each different picture goes through the backbone once, while a thread decodes the next."""
 
 import itertools
 import queue
@@ -26,7 +26,7 @@ from .repeats import RepeatFinder
 @dataclass
 class VideoFeatures:
     """
-    The frames of a video after the backbone.
+    What the backbone makes of the frames of a video.
 
     Args:
         features (`torch.Tensor` of shape `(frames, backbone features)`, or with a grid `(frames, tokens, backbone
@@ -57,7 +57,7 @@ class VideoFeatures:
 
     @torch.no_grad()
     def classify(self, model: VTNForVideoClassification) -> torch.Tensor:
-        """What a model says of all of them in one pass: logits `(num_labels,)`."""
+        """Classifies the frames in one pass: logits `(num_labels,)`."""
         position_ids = self.frame_numbers.to(model.device)[None]
         return model(inputs_embeds=self.features[None], position_ids=position_ids).logits[0]
 
@@ -82,11 +82,11 @@ def encode_video(
 
     Args:
         model (`PreTrainedModel`): A [`VTNModel`] or [`VTNForVideoClassification`] in eval mode.
-        processor (`VTNVideoProcessor`): Makes its pixels, within its limits; its own sampling is not used.
+        processor (`VTNVideoProcessor`): Gives the pixels and the limits; its sampling settings are not used.
         video: Path, URL, bytes or binary file; or an iterable of frames, uint8 RGB of shape `(height, width, 3)`,
             which is read as it goes along.
-        num_frames (`int`, *optional*): Spread so many frames over the video; defaults to all frames.
-        fps (`float`, *optional*): Take so many frames per second, `num_frames` remaining the upper limit.
+        num_frames (`int`, *optional*): Frames to take, spread over the video; defaults to all.
+        fps (`float`, *optional*): Frames to take per second, `num_frames` remaining the upper limit.
         frames_per_chunk (`int`, *optional*): Frames that the backbone gets at once, and that are decoded ahead of it;
             defaults to the model's.
         repeat_threshold (`float`, *optional*): Also take a frame for a repeat of the last one that was encoded if
@@ -124,7 +124,10 @@ def encode_video(
 
 
 def gather_features(features: torch.Tensor, places: list[int], metadata: TimedVideoMetadata) -> VideoFeatures:
-    """The features of the frames that the metadata name: each has those of the different picture at its place."""
+    """
+    Puts together the features of the frames that `metadata.frames_indices` names; `places` says which of the different
+    pictures, whose features are given, each of them shows.
+    """
     is_timed = metadata.frame_times is not None or metadata.fps is not None
     return VideoFeatures(
         features=features if places == list(range(len(features))) else features[places],
@@ -137,7 +140,7 @@ def gather_features(features: torch.Tensor, places: list[int], metadata: TimedVi
 
 
 def choose_chunk_size(model: PreTrainedModel, frames_per_chunk: int | None) -> int:
-    """Frames to pass at once: the number asked for, else the model's, and never all of a long video."""
+    """Frames to pass at once: `frames_per_chunk`, or else the model's number, but never a whole long video."""
     if frames_per_chunk is not None and frames_per_chunk < 1:
         raise ValueError(f"`frames_per_chunk` must be at least 1, got {frames_per_chunk}.")
     model = model.base_model
@@ -146,10 +149,10 @@ def choose_chunk_size(model: PreTrainedModel, frames_per_chunk: int | None) -> i
 
 class ChunkEncoder:
     """
-    Runs the backbone over pictures, so many at a time.
+    Runs the backbone over pictures, `chunk_size` at a time.
 
     Attributes:
-        num_encoded (`int`): Pictures whose features are there.
+        num_encoded (`int`): Pictures encoded so far.
     """
 
     def __init__(self, model: PreTrainedModel, pixels: PixelSettings, chunk_size: int):
@@ -165,7 +168,7 @@ class ChunkEncoder:
             self.flush()
 
     def flush(self):
-        """Encodes what is left."""
+        """Encodes the pictures that still wait for a full chunk."""
         if self._chunk:
             self._features.append(encode_pictures(self._model, self._pixels, self._chunk))
             self.num_encoded += len(self._chunk)
@@ -173,7 +176,7 @@ class ChunkEncoder:
 
     @property
     def features(self) -> torch.Tensor:
-        """`(num_encoded, backbone features)`."""
+        """Of all pictures encoded so far: `(num_encoded, backbone features)`."""
         self._features = [torch.cat(self._features)]
         return self._features[0]
 
@@ -213,7 +216,7 @@ class PictureSource:
         metadata (`TimedVideoMetadata`): Filled in when the first picture is taken.
 
     Raises:
-        ValueError: If frames that are decoded already do not tell what is asked for.
+        ValueError: If the video is given as frames, and they do not tell the rate or the length that is needed.
     """
 
     def __init__(
@@ -236,7 +239,7 @@ class PictureSource:
             self.metadata.frames_indices = sample_uniform(len(video), num_frames).tolist()
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        """In the order of the video."""
+        """Yields the pictures in the order of the video."""
         if self._is_file:
             frames = iter_video_frames(self._video, self._choose, **self._make_arguments())
             yield from map(torch.from_numpy, frames)
@@ -247,14 +250,11 @@ class PictureSource:
 
     def iter_rounds(self, plan_rounds: Callable[[list[int]], list[list[int]]]) -> Iterator[tuple[int, torch.Tensor]]:
         """
-        In rounds.
+        Yields frame numbers and pictures in rounds.
 
         Args:
-            plan_rounds (`Callable`): Called with the numbers of the frames that would be taken; gives them in rounds,
-                rising in each. It is called again if they turn out to be others.
-
-        Returns:
-            `Iterator`: Numbers of frames and pictures.
+            plan_rounds (`Callable`): Called with the numbers of the frames to take; returns them in rounds, ascending
+                in each. Called again if the video turns out to have another number of frames.
         """
         if self._is_file:
             frames = iter_frame_rounds(
@@ -309,7 +309,7 @@ class Prefetcher:
         except Exception as error:
             self._put((None, error))
         finally:
-            # In this thread, at once: it may hold a decoder.
+            # Here, in the thread that ran it, and at once: it may hold a decoder.
             self._items.close()
 
     def _put(self, entry: tuple) -> bool:

@@ -20,7 +20,12 @@ class LiveSource:
         name: Path, URL or device.
         input_format: FFmpeg's name of the device's kind: `v4l2`, `avfoundation`, `dshow`; `None` for files, which are
             read at their own pace.
-        size: Frames that may wait.
+        size: Frames that are kept until they are read; older ones are dropped.
+
+    Attributes:
+        num_read, num_dropped: Frames that have come, and those of them that nobody has read in time.
+        error: What has ended the source, if it was no regular end.
+        has_ended: Set when there is nothing more to come.
     """
 
     def __init__(self, name: str, input_format: str | None = None, size: int = 2):
@@ -68,6 +73,7 @@ class LiveSource:
             return None
 
     def close(self):
+        """Stops reading."""
         self.has_ended.set()
         self._thread.join(timeout=5)
 
@@ -85,7 +91,7 @@ class Clock:
         self._timestamp = self._seconds = 0.0
 
     def read(self, timestamp: float | None) -> float:
-        """Seconds of the next frame, from its timestamp in seconds."""
+        """The time of the next frame, in seconds from the first one, by its timestamp in seconds."""
         if timestamp is None:
             timestamp = self._timestamp + self._step
         gap = timestamp - self._timestamp

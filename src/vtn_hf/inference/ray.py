@@ -24,8 +24,8 @@ from .whole_video import classify_video
 
 class VideoScorer:
     """
-    Adds to rows with videos what a model says of them. A video that cannot be read costs its own row only: there
-    `error` says why, and what is added besides is empty.
+    Classifies the videos of a batch of rows, and adds the results as columns. A video that cannot be read costs its
+    own row only: its `error` says why, and the other new columns are empty there.
 
     Args:
         model (`str`): A VTN with its processor: a folder that all machines can read, or a repository on the Hub.
@@ -123,7 +123,10 @@ class VideoScorer:
 
 
 def _to_array(values: list) -> np.ndarray:
-    """One entry for each row, which NumPy makes no array of more dimensions of, and takes no zeros from."""
+    """
+    An array with one entry per row. Lists, arrays and bytes stay objects: NumPy would stack the former and strip zeros
+    from the end of the latter.
+    """
     if all(isinstance(value, (str, float, int)) for value in values):
         return np.array(values)
     column = np.empty(len(values), dtype=object)

@@ -1,4 +1,4 @@
-"""Pictures that were there before go through the backbone once: frozen pictures, slides, repeats of the sampling."""
+"""Finding repeats (still pictures, slides, frames sampled twice), so that each goes through the backbone once."""
 
 import hashlib
 
@@ -14,7 +14,7 @@ class RepeatFinder:
     Args:
         threshold (`float`, *optional*): Also take a picture for a repeat of the last different one if their pixels
             differ by no more than this on average, in levels of 255. Off by default, as it is not exact.
-        last (`torch.Tensor` of shape `(3, height, width)`, *optional*): A picture that was there before.
+        last (`torch.Tensor` of shape `(3, height, width)`, *optional*): The picture before the first one to be found.
 
     Raises:
         ValueError: If `threshold` is negative or no number.
@@ -31,7 +31,10 @@ class RepeatFinder:
             self.find(last)
 
     def find(self, picture: torch.Tensor) -> tuple[int, bool]:
-        """The number of a picture `(3, height, width)`, or of its equal, and whether it is new."""
+        """
+        Returns the number of a picture `(3, height, width)` among the different ones, which repeats share, and whether
+        it is new.
+        """
         # Equal pictures have equal digests; two different pictures with equal ones are not known to exist.
         digest = hashlib.blake2b(repr(picture.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(picture.numpy()))
@@ -54,8 +57,8 @@ class RepeatFinder:
 
 def encode_distinct(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
-    Replaces the pixels of a batch by their features; of frames that follow each other with one number, such as the
-    repeats of `frame_sampling="pyslowfast"`, only the first goes through the backbone.
+    Replaces the pixels of a batch by their features; of consecutive frames with the same number, such as the repeats
+    of `frame_sampling="pyslowfast"`, only the first goes through the backbone.
 
     Args:
         model (`PreTrainedModel`): A [`VTNModel`] or [`VTNForVideoClassification`] in eval mode.

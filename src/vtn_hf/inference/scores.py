@@ -7,8 +7,9 @@ from ..modeling_vtn import VTNForVideoClassification
 
 def to_scores(model: VTNForVideoClassification, logits: torch.Tensor, calibrated: bool = False) -> torch.Tensor:
     """
-    Logits to scores as `pipeline()` does: one class per video, or any number of them; `calibrated` ones by the
-    temperature of the model, which `vtn evaluate --calibrate` fits, so that they say how often they are right.
+    Turns logits into scores as `pipeline()` does: by softmax, or by sigmoid for several labels per video. `calibrated`
+    ones go by the temperature of the model, which `vtn evaluate --calibrate` fits, so that a score says how often it
+    is right.
     """
     logits = logits.float()
     if calibrated:

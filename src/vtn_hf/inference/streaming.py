@@ -27,7 +27,7 @@ logger = logging.get_logger(__name__)
 
 MEMORIES = ("last", "all")
 
-# Three thousand years: a time beyond is in milliseconds or another unit, and no frame could follow it.
+# Three thousand years: a later time is in another unit, such as milliseconds, and no frame could follow it.
 _MAX_SECONDS = 1e11
 
 
@@ -54,7 +54,7 @@ class StreamPrediction:
 @dataclass
 class _Stream:
     """
-    The frames that one stream holds; never changed, but replaced.
+    What one stream holds. It is never changed, only replaced, so that an error leaves the stream as it was.
 
     Args:
         features (`torch.Tensor` of shape `(frames, features)`): Of the frames held.
@@ -122,7 +122,7 @@ class StreamingClassifier:
 
     Args:
         model (`VTNForVideoClassification`): In eval mode.
-        processor (`VTNVideoProcessor`): Its.
+        processor (`VTNVideoProcessor`): The model's.
         num_streams (`int`, *optional*, defaults to 1): Streams that are pushed together.
         num_frames (`int`, *optional*): Frames that a stream holds at most; defaults to `model.config.num_frames`.
         predict_every (`int`, *optional*, defaults to 8): Frames of a stream between two predictions.
@@ -314,7 +314,7 @@ class StreamingClassifier:
                 raise ValueError(f"Time runs backwards in stream {index}: {time} s after {stream.last_time} s.")
 
     def _look(self, frames: Sequence[np.ndarray | None]) -> list[_Stream]:
-        """The streams with their last picture and its feature; new pictures share a call of the backbone."""
+        """Returns the streams with their newest picture and its feature; new pictures share a call of the backbone."""
         pixels = self.processor.pixel_settings
         streams = list(self._streams)
         new: dict[torch.Size, list[tuple[int, torch.Tensor]]] = {}
@@ -343,7 +343,7 @@ class StreamingClassifier:
         return streams
 
     def _hold(self, stream: _Stream, time: float | None) -> _Stream:
-        """The stream with its last frame among those it holds, and without those that are too many."""
+        """Returns the stream with its newest frame among those it holds, and without those that are too many."""
         number = stream.num_seen
         first_time = time if stream.num_seen == 0 else stream.first_time
         seen = replace(stream, num_seen=number + 1, first_time=first_time, last_time=time)

@@ -28,11 +28,11 @@ _WINDOWS_PER_BATCH = 8
 @dataclass
 class Segment:
     """
-    A part of a video and its classes.
+    A part of a video and its scores.
 
     Args:
         first_frame, last_frame (`int`): Numbers in the video, both included.
-        start_sec, end_sec (`float`, *optional*): By the timestamps of the frames, if known.
+        start_sec, end_sec (`float`, *optional*): When it begins and ends, by the timestamps of the frames, if known.
         scores (`torch.Tensor` of shape `(num_labels,)`): Of the window of frames with this part in its middle.
     """
 
@@ -87,12 +87,12 @@ def classify_video(
     Classifies a video of any length, as a whole and over time.
 
     With `confidence` or `max_seconds`, it looks at a few frames spread over the video first, then at those between
-    them, twice as many at each look, and keeps what it has seen. It stops as soon as two looks that follow each other
-    agree and are certain, or the time is up.
+    them, twice as many at each look, and keeps what it has seen. It stops as soon as two consecutive looks agree and
+    are certain, or the time is up.
 
     Args:
         model (`VTNForVideoClassification`): In eval mode.
-        processor (`VTNVideoProcessor`): Its.
+        processor (`VTNVideoProcessor`): The model's.
         video: As in [`encode_video`]; frames must be a sequence to be looked at in another order.
         confidence (`float` or `str`, *optional*): Score, by the model's calibrated temperature, from which a look is
             certain; at 1.0 it never is. `"stored"` is the one that `vtn evaluate --calibrate` found for this model.
@@ -165,7 +165,7 @@ def make_timeline(
 def _classify_windows(
     model: VTNForVideoClassification, video: VideoFeatures, starts: list[int], window: int
 ) -> torch.Tensor:
-    """Logits `(windows, num_labels)` of the windows of so many frames that begin at these places."""
+    """Logits `(windows, num_labels)` of the windows of `window` frames that begin at `starts`."""
     logits = []
     for first in range(0, len(starts), _WINDOWS_PER_BATCH):
         index = torch.tensor(starts[first : first + _WINDOWS_PER_BATCH])[:, None] + torch.arange(window)

@@ -1,4 +1,4 @@
-"""What a recipe of the paper or of today needs beyond transformers' `TrainingArguments`."""
+"""What recipes, the paper's and today's, need beyond transformers' `TrainingArguments`."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from .class_balance import CLASS_BALANCES
 
 
-# Fields of `TrainingArguments` that change neither the weights nor what they are evaluated on, by the start of a name.
+# Prefixes of the fields of `TrainingArguments` that change neither the weights nor what they are evaluated on.
 _FREE = (
     *("dataloader_num_workers", "dataloader_p", "dataloader_multiprocessing_context"),  # p: pin, persist, prefetch
     *(
@@ -27,7 +27,7 @@ _FREE = (
     *("use_cpu", "activation_checkpointing", "gradient_checkpointing", "torch_compile", "torch_empty_cache_steps"),
     *("ddp_", "do_"),
 )
-# Those that say where a run is, and how this call of the command deals with it.
+# Fields that say where a run is, and how this call of the command deals with it.
 _PLACES = ("output_dir", "overwrite", "resume_from_checkpoint", "local_rank")
 
 
@@ -91,7 +91,7 @@ class VTNTrainingArguments(TrainingArguments):
             )
 
     def split_settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The fields that the result of a run depends on, and those that may change while it lasts."""
+        """The fields that the result of a run depends on, and those that may change when it is continued."""
         fields = {name: value for name, value in self.to_dict().items() if name not in _PLACES}
         free = {name: value for name, value in fields.items() if name.startswith(_FREE)}
         return {name: value for name, value in fields.items() if name not in free}, free

@@ -1,4 +1,4 @@
-"""Charts as SVG: text that stands in a page by itself, without a library that draws. Names are escaped."""
+"""Charts as SVG, to be put into an HTML page as they are; no plotting library is needed. Names are escaped."""
 
 import base64
 import io
@@ -15,15 +15,15 @@ Points = Sequence[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 34
-# Of Okabe and Ito: told apart by people who do not see all colours.
+# Okabe and Ito's palette, which colour-blind people can tell apart.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-# From few to all videos of a class.
+# The colours of none and of all videos of a class.
 _LOW, _HIGH = np.array([247, 251, 255]), np.array([8, 48, 107])
 
 
 def draw_curves(title: str, x_label: str, curves: Mapping[str, Points], y_max: float | None = None) -> Markup:
     """
-    Curves over a common axis, each point with its values as a tooltip.
+    Draws curves over a common axis, each point with its values as a tooltip.
 
     Args:
         title (`str`), x_label (`str`): What is drawn, and over what.
@@ -54,7 +54,7 @@ def draw_curves(title: str, x_label: str, curves: Mapping[str, Points], y_max: f
 
 @dataclass
 class _Axes:
-    """From values to places in the picture."""
+    """The axes of a chart: map values to coordinates in the picture."""
 
     left: float
     right: float
@@ -82,7 +82,7 @@ class _Axes:
 def _draw_curve(name: str, points: Points, colour: str, axes: _Axes) -> Markup:
     places = [axes.place(*point) for point in points]
     line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    # The points of a short curve are seen, those of a long one are felt.
+    # The points of a long curve are just large enough for their tooltips.
     radius = 3 if len(points) <= 60 else 1
     dots = [
         Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}: {:.4g} at {:.4g}</title></circle>').format(
@@ -104,7 +104,8 @@ def _choose_ticks(low: float, high: float) -> list[float]:
 
 def draw_matrix(counts: np.ndarray, names: list[str]) -> Markup:
     """
-    A confusion matrix as a table with a cell per pair of classes: rows are the true classes, colours their shares.
+    Draws a confusion matrix as a table with a cell per pair of classes: rows are the true classes, and the colour of a
+    cell is its share of the row.
 
     Args:
         counts (`np.ndarray` of shape `(classes, classes)`): Videos.
@@ -130,7 +131,7 @@ def draw_matrix(counts: np.ndarray, names: list[str]) -> Markup:
 
 
 def draw_large_matrix(counts: np.ndarray) -> Markup:
-    """The same for classes that are too many to be named: a pixel per pair of classes, `counts` as there."""
+    """As [`draw_matrix`], for classes that are too many to be named: a picture with a pixel per pair of classes."""
     shares = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))[..., None]
     picture = embed_picture((_LOW + (_HIGH - _LOW) * shares**0.5).round().astype(np.uint8), "png")
     return Markup('<img class="pixels" src="{}" alt="confusion matrix">').format(picture)
@@ -138,10 +139,10 @@ def draw_large_matrix(counts: np.ndarray) -> Markup:
 
 def draw_attention(attention: np.ndarray, shown: np.ndarray) -> Markup:
     """
-    A bar per frame, as wide as a strip of `shown` frames above it.
+    Draws a bar per frame, all together as wide as the strip of `shown` frames above them.
 
     Args:
-        attention (`np.ndarray` of shape `(frames,)`): Not negative.
+        attention (`np.ndarray` of shape `(frames,)`): How much of it each frame gets; not negative.
         shown (`np.ndarray`): Numbers of the frames whose pictures are shown; their bars stand out.
     """
     heights = 40 * attention / max(attention.max(), 1e-12)
@@ -157,7 +158,7 @@ def draw_attention(attention: np.ndarray, shown: np.ndarray) -> Markup:
 
 
 def embed_picture(picture: np.ndarray, format: str = "jpeg") -> str:
-    """A picture, uint8 `(height, width, 3)`, as an address that holds it."""
+    """Encodes a picture, uint8 `(height, width, 3)`, as a `data:` URL."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, format, quality=80)
     return f"data:image/{format};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""`Trainer` that goes on from a checkpoint exactly or not at all."""
+"""A `Trainer` that continues from a checkpoint exactly or not at all."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ from .recipe_trainer import AVERAGE_NAME, RecipeTrainer
 
 # Where a checkpoint is while it is written, below the output directory. Trainer's pushes to the Hub pass over `_*`.
 _UNFINISHED = "_unfinished"
-# Under which name the state of the trainer holds the losses that are not logged yet.
+# Name in the trainer's state of the losses that are not logged yet.
 _LOSSES = "VTNTrainer"
 
 
@@ -85,7 +85,7 @@ class CheckpointTrainer(RecipeTrainer):
         raise ValueError(f"There is no going on from {checkpoint}: {'; '.join(problems)}; {offer}")
 
     def _list_checkpoint_files(self) -> list[str]:
-        """Those without which there is no going on."""
+        """The files that are needed to continue."""
         files = []
         if self.is_fsdp_enabled:
             is_whole = "FULL" in str(self.accelerator.state.fsdp_plugin.state_dict_type)
@@ -149,7 +149,7 @@ class CheckpointTrainer(RecipeTrainer):
         super().save_model(output_dir, _internal_call)
 
     def _note_losses(self):
-        """Keeps in the state of the trainer what is not logged yet, for the curve to go on as if nothing had been."""
+        """Keeps the losses that are not logged yet in the trainer's state, so that the curve has no gap."""
         self.state.stateful_callbacks[_LOSSES] = {
             "args": {},
             "attributes": {
@@ -160,7 +160,7 @@ class CheckpointTrainer(RecipeTrainer):
         }
 
     def _go_on(self):
-        """What `Trainer` leaves out when it goes on from a checkpoint: the curve, and a folder that was moved."""
+        """Restores what `Trainer` does not: losses not logged yet, the best checkpoint of a folder that was moved."""
         if _LOSSES in self.state.stateful_callbacks:
             noted = self.state.stateful_callbacks[_LOSSES]["attributes"]
             self._tr_loss += noted["losses"][self.args.process_index]
@@ -183,7 +183,7 @@ class CheckpointTrainer(RecipeTrainer):
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         unfinished, checkpoint = output_dir / _UNFINISHED / name, output_dir / name
         if self.args.should_save:
-            # What a killed run left.
+            # Left behind by a run that was killed.
             shutil.rmtree(unfinished.parent, ignore_errors=True)
         self._check_finite_weights()
         self._note_losses()

@@ -1,4 +1,4 @@
-"""Checkpoints: whether they are whole, and their weights back in a model, all of them or an error."""
+"""Checks that checkpoints are whole, and loads their weights: all of them, or there is an error."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ _CLASSES = ("classifier.out_proj.weight", "classifier.out_proj.bias")
 
 def find_weights(folder: str | os.PathLike) -> list[Path]:
     """
-    The files with the weights that `save_pretrained` or `Trainer` wrote, one or several, safetensors or pickled.
+    Finds the files with the weights that `save_pretrained` or `Trainer` wrote, one or several, safetensors or pickled.
 
     Raises:
         FileNotFoundError: If there are none, or a file is missing that the index lists.
@@ -68,7 +68,8 @@ def read_weights(folder: str | os.PathLike) -> dict[str, torch.Tensor]:
 
 def list_problems(checkpoint: str | os.PathLike, files: Iterable[str]) -> list[str]:
     """
-    What a checkpoint of `Trainer` lacks for a training to go on as if it had not been stopped, in words.
+    Says in words what is missing or damaged in a checkpoint of `Trainer`, so that training could not continue as if it
+    had not been stopped.
 
     Args:
         checkpoint (`str` or `os.PathLike`): The folder.
@@ -113,7 +114,7 @@ def _check_weights(path: Path):
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Lets errors name the file that they are about."""
+    """Makes errors name the file that they are about."""
     try:
         yield
     except FileNotFoundError as error:
@@ -151,7 +152,8 @@ def load_weights(model: nn.Module, folder: str | os.PathLike):
 
 def load_to_fine_tune(name_or_path: str | os.PathLike, **config_fields) -> VTNForVideoClassification:
     """
-    Loads a VTN whose classes may become others: then the last layer is new, and everything else is as it was.
+    Loads a VTN for training on other classes, or on the same: the last layer is new if their number differs, and
+    everything else is loaded.
 
     Args:
         name_or_path (`str` or `os.PathLike`): A directory or a repository on the Hub.
@@ -181,7 +183,7 @@ def load_to_fine_tune(name_or_path: str | os.PathLike, **config_fields) -> VTNFo
 
 
 def _load_adapters(model: nn.Module, folder: str | os.PathLike):
-    """Those of a `PeftModel`, or of a model with `add_adapter`."""
+    """Loads the adapters of a `PeftModel`, or of a model with `add_adapter`."""
     from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
     for name in model.peft_config:

@@ -1,4 +1,4 @@
-"""Rare classes: seen as often as the others, or weighing more where they are seen."""
+"""What can be done for rare classes: show them as often as the others, or give them more weight in the loss."""
 
 from collections.abc import Iterator, Sequence
 
@@ -41,13 +41,13 @@ def compute_class_weights(labels: Sequence[Sequence[int]], num_classes: int) -> 
 
 class BalancedSampler(Sampler[int]):
     """
-    Draws videos so that all classes are seen equally often: in an epoch as many as there are, some of the frequent
-    classes never, those of the rare ones again and again. Each process draws the same.
+    Draws videos, with replacement, so that all classes are seen equally often: as many draws per epoch as there are
+    videos. All processes draw the same.
 
     Args:
         labels (`Sequence[Sequence[int]]`): The classes of each video; one of several counts by its rarest.
-        num_classes (`int`): How many there are.
-        seed (`int`): Of the draws, with the epoch.
+        num_classes (`int`): Number of classes.
+        seed (`int`): Seed of the draws; the epoch is added to it.
     """
 
     def __init__(self, labels: Sequence[Sequence[int]], num_classes: int, seed: int):

@@ -29,7 +29,7 @@ def keep_logits(outputs: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Te
     fill the memory during an evaluation.
 
     Raises:
-        FloatingPointError: If they are not finite, of which none is the best.
+        FloatingPointError: If they are not finite, so that no class is the best.
     """
     logits = outputs[0] if isinstance(outputs, tuple) else outputs
     if not logits.isfinite().all():
@@ -42,8 +42,8 @@ def compute_top_accuracy(
 ) -> dict[str, float]:
     """
     For `Trainer(compute_metrics=…)` with [`keep_logits`]: `top1`, `top5` and `mean_class_accuracy` of the videos that
-    could be read, and `coverage`, the share of videos that those are; between 0 and 1. The product of `top1` and it is
-    the accuracy if what could not be read counts as wrong.
+    could be read, and `coverage`, the share of videos that could; all are between 0 and 1. `top1 * coverage` is the
+    accuracy if a video that could not be read counts as wrong.
 
     Args:
         prediction (`EvalPrediction`): With the label -100 for a video that could not be read.
@@ -51,7 +51,7 @@ def compute_top_accuracy(
         min_coverage (`float`, *optional*, defaults to 0.0): Share of the videos that must be readable.
 
     Raises:
-        ValueError: If fewer are, or none.
+        ValueError: If fewer could be read, or none.
     """
     labels = np.asarray(prediction.label_ids)
     is_covered = labels != NO_LABEL
@@ -78,9 +78,9 @@ def compute_average_precision(
 
 
 def compute_top_accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """`top1` and `top5` of scores `(videos, classes)` and labels `(videos,)`; of a tie with another class, a miss."""
+    """`top1` and `top5` of scores `(videos, classes)` and labels `(videos,)`; a tie with another class is a miss."""
     own = labels[:, None]
-    # A model that knows nothing gets nothing.
+    # Else a model with equal scores for all classes would always be right.
     scores = scores.astype(np.float64)
     np.put_along_axis(scores, own, np.nextafter(np.take_along_axis(scores, own, axis=1), -np.inf), axis=1)
     # scikit-learn wants more than two classes, and more than k.
@@ -106,7 +106,7 @@ def confusion_matrix(predictions: np.ndarray, references: np.ndarray) -> np.ndar
 
 
 class _ScoreMetric(evaluate.Metric):
-    """A metric of scores `(videos, classes)`; everything is kept in memory, as several may run beside each other."""
+    """A metric of scores `(videos, classes)`; inputs are kept in memory, so that several can run side by side."""
 
     description: str
     reference: datasets.features.Features | datasets.Value = datasets.Value("int64")

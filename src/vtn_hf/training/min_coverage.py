@@ -1,4 +1,4 @@
-"""A run in which too few videos can be read is stopped, instead of a model learning from black frames."""
+"""Stops runs in which too few videos can be read, instead of training on black frames."""
 
 import math
 
@@ -9,6 +9,8 @@ from ..data.coverage import SkippedVideos
 
 def check_coverage(num_read: int, num_videos: int, min_coverage: float, what: str):
     """
+    Checks how many of the videos could be read; `what` they are is said in the error.
+
     Raises:
         ValueError: If less than `min_coverage` of the videos could be read, or none at all.
     """
@@ -19,7 +21,7 @@ def check_coverage(num_read: int, num_videos: int, min_coverage: float, what: st
 
 
 def is_hopeless(num_failed: int, num_tried: int, min_coverage: float) -> bool:
-    """Whether more of the first videos failed than chance explains: five standard deviations."""
+    """Whether more videos failed than chance explains (five standard deviations), if `min_coverage` can be read."""
     allowed = 1 - min_coverage
     return num_failed > num_tried * allowed + 5 * math.sqrt((num_tried + 4) * allowed * min_coverage)
 

@@ -1,4 +1,4 @@
-"""What a training run says about itself while it lasts: speed, waiting for data, memory, time left."""
+"""What a training run logs about itself: speed, waiting for data, memory, time left."""
 
 import time
 from collections.abc import Iterator
@@ -31,13 +31,13 @@ class ProgressMeter(TrainerCallback):
 
     @contextmanager
     def wait_for_data(self) -> Iterator[None]:
-        """Put around the request for the batches of the next step."""
+        """To be put around the request for the batches of the next step."""
         self._step_begin = time.perf_counter()
         yield
         self._waiting_seconds += time.perf_counter() - self._step_begin
 
     def count(self, num_videos: int):
-        """Says how many videos the batches of this step hold, over all processes."""
+        """Counts the videos in the batches of this step, over all processes."""
         self._num_videos += num_videos
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
@@ -45,7 +45,7 @@ class ProgressMeter(TrainerCallback):
 
     def read(self, state: TrainerState) -> dict[str, float]:
         """
-        What the steps since the last call were like.
+        Measures the steps since the last call.
 
         Returns:
             `dict[str, float]`: `videos_per_sec` over all processes; `data_wait`, the share of the time in which this

@@ -22,8 +22,8 @@ class VideoClassificationLoss:
         config ([`VTNConfig`]): Says by its `problem_type` what the labels are; where that is `None`, the first labels
             decide, as in the model.
         label_smoothing (`float`, *optional*, defaults to 0.0): Share of the targets that goes to all classes alike.
-        class_weights (`torch.Tensor` of shape `(classes,)`, *optional*): The loss of a video, of which there is one
-            label, or shares of several, counts so many times in training.
+        class_weights (`torch.Tensor` of shape `(classes,)`, *optional*): What the loss of a video is multiplied by in
+            training, by its class; where its label is shares of classes, by their weighted mean.
     """
 
     def __init__(self, config: VTNConfig, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None):
@@ -39,8 +39,8 @@ class VideoClassificationLoss:
             outputs (`dict`): With `logits` of shape `(batch, classes)`.
             labels (`torch.Tensor` of shape `(batch,)` or `(batch, classes)`): As in
                 [`VTNForVideoClassification.forward`].
-            num_items_in_batch (`int`, *optional*): Number of entries of all `labels` over which the mean goes, without
-                those that take no part. Defaults to those of this batch.
+            num_items_in_batch (`int`, *optional*): Number of label entries other than -100 to average over, those of
+                other devices and accumulated batches included. Defaults to those of this batch.
         """
         losses, is_labelled = self.compute_each(outputs["logits"], labels)
         if self.class_weights is not None:
@@ -70,8 +70,8 @@ class WeightAverage(AveragedModel):
 
     Args:
         model (`nn.Module`): It is copied.
-        decay (`float`): Share of the average that a step leaves. At first it is less, `(1 + steps) / (10 + steps)`, so
-            that the random weights of the start are soon forgotten.
+        decay (`float`): Share of the average that each step keeps. At first it is less, `(1 + steps) / (10 + steps)`,
+            so that the random weights of the start are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -89,16 +89,16 @@ class WeightAverage(AveragedModel):
                 average.copy_(tensor)
 
     def update(self):
-        """Takes the model's weights into the average."""
+        """Updates the average with the model's weights."""
         self.update_parameters(self._source[0])
 
     def write(self):
-        """Gives the model the average for weights."""
+        """Copies the average into the model."""
         self._source[0].load_state_dict(self.module.state_dict())
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the average for weights inside of the `with` block."""
+        """Within the `with` block, the model has the averaged weights."""
         own = {name: tensor.clone() for name, tensor in self._source[0].state_dict().items()}
         self.write()
         try:
@@ -108,7 +108,10 @@ class WeightAverage(AveragedModel):
 
 
 def list_parameters_without_batch_norm(model: nn.Module) -> list[str]:
-    """The names of all parameters but those of batch (and instance) normalisations, which the original spares."""
+    """
+    The names of all parameters but those of batch (and instance) normalisations, to which the original applies no
+    weight decay.
+    """
     spared = {
         id(parameter)
         for module in model.modules()
@@ -187,7 +190,7 @@ def _find_depths(backbone: nn.Module, blocks: list[nn.Module]) -> dict[int, int]
     }
     depths, depth = {}, 0
     for parameter in backbone.parameters():
-        # What is outside of the blocks belongs to the one before it.
+        # Parameters between the blocks belong to the block before them.
         depth = block_of.get(id(parameter), depth)
         depths[id(parameter)] = depth
     return depths

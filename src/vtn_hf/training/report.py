@@ -1,6 +1,5 @@
 """
-What is left to look at after an evaluation: one page, `index.html`, that needs neither a server nor a network, and its
-figures as CSV.
+The report of an evaluation: one page, `index.html`, that needs neither a server nor a network, and its figures as CSV.
 """
 
 import csv
@@ -22,7 +21,7 @@ from .charts import draw_attention, draw_curves, draw_large_matrix, draw_matrix,
 from .metrics import mean_average_precision
 
 
-# A matrix of more classes than this is drawn without their names, which would cover each other.
+# A matrix of more classes than this is drawn without their names, which would overlap.
 _MAX_NAMED_CLASSES = 40
 # Videos in each of the two lists of strips, and pictures in a strip.
 _MAX_STRIPS = 8
@@ -42,11 +41,11 @@ _CURVES = {
 @dataclass
 class Evaluation:
     """
-    What a model made of a collection of videos.
+    The labels of a collection of videos, and what a model predicts.
 
     Args:
-        class_names (`list[str]`): In the order of the labels.
-        video_names (`Sequence[str]`): Of the videos.
+        class_names (`list[str]`): Names of the classes, in the order of the labels.
+        video_names (`Sequence[str]`): Names of the videos.
         labels (`np.ndarray` of shape `(videos,)` or `(videos, classes)`): The class of each video; with several labels
             per video 0 or 1 for each class; -100 for a video that could not be read.
         scores (`np.ndarray` of shape `(videos, classes)`): Probabilities.
@@ -116,7 +115,7 @@ class Evaluation:
         return counts
 
     def name_classes(self, is_chosen: np.ndarray) -> str:
-        """The names of some classes, `(classes,)` of bool, in one string."""
+        """The names of the classes that a mask `(classes,)` chooses, in one string."""
         return "; ".join(np.array(self.class_names, dtype=object)[is_chosen])
 
 
@@ -133,10 +132,10 @@ def write_report(
     one label, `confusion_matrix.csv`, rows being the true classes.
 
     Args:
-        folder (`str` or `os.PathLike`): Is made if it is not there.
+        folder (`str` or `os.PathLike`): Where to write it; it is made if it is not there.
         evaluation (`Evaluation`): Labels and predictions.
         log_history (`Iterable[dict]`, *optional*): `trainer.state.log_history`, for the curves.
-        metrics (`dict[str, float]`, *optional*): What else to show: accuracies, times.
+        metrics (`dict[str, float]`, *optional*): Other figures to show, such as accuracies and times, by their names.
         coverage (`dict[str, dict]`, *optional*): Of each split, what [`report_coverage`] gives.
         look (`Callable`, *optional*): Gives the [`Look`] at the video of a number, for strips of the wrong and the
             least certain videos, as [`look_at_example`] does.

@@ -1,5 +1,5 @@
 """
-The folder of a training run remembers what the run was made with: the same command goes on, another one is refused.
+The folder of a training run remembers its settings: the same command continues the run, other settings are refused.
 
     run = Run(folder)
     with run.locked():                          # a second process is refused
@@ -32,13 +32,13 @@ from ..results import one_run
 DataSplit = Dataset | IterableDataset | CachedClips
 
 _NAME = "run.json"
-# Fields of a configuration that do not say what the model computes, or that are remembered otherwise.
+# Fields of a configuration that do not say what the model computes, or that are remembered elsewhere.
 _VOLATILE = {"_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version"}
 _VOLATILE |= {"vtn_hf_version"}
-# Arguments that name what is remembered itself: videos, classes, model and processor.
+# Arguments that name things which are remembered themselves: videos, classes, model and processor.
 _DESCRIBED = {"data_dir", "features", "class_names", "scan_table", "model_config", "processor_config", "min_coverage"}
 _CODE = {path.name for path in Path(__file__).parents[1].glob("*_vtn.py")}
-# What a training run leaves in its folder, but for the model card.
+# Names of what a training run leaves in its folder, except the model card.
 _OWN = re.compile(
     r"checkpoint-\d+|_unfinished|run\.json|coverage\.json|skipped_\w+\.jsonl|(all|train|eval)_results\.json"
     r"|config\.json|(video_)?preprocessor_config\.json|adapter_config\.json|training_args\.bin|trainer_state\.json"
@@ -49,7 +49,7 @@ _OWN = re.compile(
 
 class Run:
     """
-    A folder with a training run in it, or for one.
+    A folder that holds a training run, or is to hold one.
 
     Args:
         folder (`str` or `Path`): Files in it that are not a run's own are never touched.
@@ -60,7 +60,7 @@ class Run:
 
     def check_sources(self, sources: dict[str, str | None]):
         """
-        Makes sure that the run does not take the place of what it is made from.
+        Makes sure that the run does not overwrite what it is made from.
 
         Args:
             sources (`dict`): From the names of arguments to files, folders and names of repositories.
@@ -76,15 +76,15 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """As [`one_run`]: no other process is at the run inside of the `with` block."""
+        """As [`one_run`]: within the `with` block, no other process works on the run."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with one_run(self.folder):
             yield
 
     def find_checkpoint(self, asked: str | None = None) -> str | None:
         """
-        The checkpoint to go on from: the one that is asked for, if it is the run's own; else the run's last one; and
-        where it has none yet, any that is asked for.
+        Finds the checkpoint to continue from: the one that is asked for, if it is the run's own; else the run's last
+        one; and where it has none yet, any that is asked for.
         """
         if asked is not None and self.folder.resolve() in Path(asked).resolve().parents:
             return asked
@@ -92,11 +92,11 @@ class Run:
 
     def begin(self, settings: dict[str, Any], notes: dict[str, Any], overwrite: bool = False) -> list[str]:
         """
-        Begins a run, or goes on with it.
+        Begins a run, or continues it.
 
         Args:
-            settings (`dict`): What the result depends on, as JSON can hold it.
-            notes (`dict`): What may change while the run lasts.
+            settings (`dict`): What the result depends on, in types that JSON has.
+            notes (`dict`): What may change when the run is continued.
             overwrite (`bool`, *optional*, defaults to `False`): Delete a run that is there first.
 
         Returns:
@@ -135,7 +135,7 @@ class Run:
         return run is not None and run["is_finished"]
 
     def finish(self):
-        """Says that everything has been done and written."""
+        """Marks the run as finished."""
         run = self._read()
         self._write(run["settings"], run["notes"], is_finished=True)
 
@@ -183,7 +183,8 @@ def describe_run(
     trainer: Trainer, class_names: list[str], splits: dict[str, DataSplit], arguments: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """
-    What the result of a training depends on, and what else is worth remembering, for [`Run.begin`].
+    The `settings` and `notes` of a training for [`Run.begin`]: what its result depends on, and what else is worth
+    remembering.
 
     Args:
         trainer (`Trainer`): Of a VTN, with [`VTNTrainingArguments`].

@@ -1,4 +1,4 @@
-"""`Trainer` for VTN: it says how fast it is, and what it saves and pushes is complete, so that `pipeline` loads it."""
+"""The `Trainer` for VTN: it logs its speed, and what it saves and pushes is complete, so that `pipeline` loads it."""
 
 import shutil
 from pathlib import Path
@@ -18,13 +18,13 @@ _CARD_METRICS = ("top1", "top5", "map")
 
 
 class SetEpoch(TrainerCallback):
-    """Tells a [`ClipTransform`] or [`CachedClips`] which epoch begins, or goes on after a stop."""
+    """Tells a [`ClipTransform`] or [`CachedClips`] which epoch begins or is continued."""
 
     def __init__(self, transform: ClipTransform | CachedClips):
         self.transform = transform
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # A run that goes on in the middle of an epoch begins with a fraction.
+        # A run that is continued in the middle of an epoch starts with a fraction.
         self.transform.set_epoch(int(state.epoch))
 
 
