@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 COMMANDS = {
+    "new": "from a folder of videos to a working classifier",
     "scan": "check every video of a folder: which are damaged, and why",
     "split": "cut a collection into train, val and test, by group and with equal shares of the classes",
     "prepare": "transcode videos once, so that random clips of them decode fast",

@@ -28,6 +28,7 @@ HELP = {
     "class_names": "kinetics400, kinetics600, kinetics700 or a file with a class per line: the order of the labels; "
     "default: as found",
     "min_coverage": "share of the videos that must be readable; else there is no result",
+    "seed": "of everything that is random",
     "split": "which part of the collection",
     "time_limit_sec": "seconds for one video",
     "memory_limit_gib": "memory for one video",
@@ -54,6 +55,7 @@ _SETTINGS = {
     "overwrite": {"action": "store_true"},
     "engine": {"choices": get_args(EngineName)},
     "dtype": {"choices": get_args(DTypeName)},
+    "seed": {"type": int},
     "num_workers": {"type": positive(int)},
     "num_frames": {"type": positive(int)},
     "fps": {"type": positive(float)},

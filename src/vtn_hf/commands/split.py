@@ -2,11 +2,12 @@
 Cuts a collection into train, val and test: lists in OUTPUT_DIR, which --data_dir of the other commands takes.
 
     vtn split --data_dir VIDEOS --output_dir LISTS --val_share 0.1 --test_share 0.1
-    vtn split --data_dir VIDEOS --output_dir LISTS --group 'person\\d+' --scan_table scan.csv
+    vtn split --data_dir VIDEOS --output_dir LISTS --val_group 'person\\d+' --scan_table scan.csv
 
 Each class has the same shares in all splits, as far as the groups allow: no group is in two splits. A group is what
---group says, a column of the csv files or a part of the videos' names; with --scan_table, copies of a video are in one
-group, too, and damaged ones are left out. The parts of a file always stay together. Splits that are there are joined.
+--val_group says, a column of the csv files or a part of the videos' names; with --scan_table, copies of a video are in
+one group, too, and damaged ones are left out. The parts of a file always stay together. Splits that are there are
+joined.
 """
 
 import csv
@@ -70,10 +71,12 @@ def make_parser() -> CommandParser:
     share = positive(float)
     parser.add_argument("--val_share", type=share, default=0.1, help="share of the videos for val")
     parser.add_argument("--test_share", type=share, help="share of the videos for test; default: no test")
-    parser.add_argument("--group", help="what stays together: a column, or a regular expression for a part of names")
+    parser.add_argument(
+        "--val_group", help="what stays together: a column, or a regular expression for a part of names"
+    )
     parser.add_argument("--scan_table", help="table of vtn scan: copies stay together, damaged videos are left out")
     add_shared(parser, "class_names")
-    parser.add_argument("--seed", type=int, default=0, help="another one makes other splits")
+    add_shared(parser, "seed", default=0, help="another one makes other splits")
     return parser
 
 
@@ -86,10 +89,10 @@ def main(argv: list[str] | None = None) -> int:
     outputs = [options.output_dir / f"{name}.csv" for name in shares] + [options.output_dir / CLASS_NAMES_FILE]
     check_outputs(outputs, [options.data_dir], options.overwrite)
     names = options.class_names and read_class_names(options.class_names)
-    listing, class_names, _ = read_listing(options.data_dir, names, options.scan_table, options.group)
+    listing, class_names, _ = read_listing(options.data_dir, names, options.scan_table, options.val_group)
     check_listing(listing)
     scanned = read_scan(options.scan_table).values() if options.scan_table else ()
-    splits = split_listing(listing, shares, options.group, find_scanned_duplicates(scanned), options.seed)
+    splits = split_listing(listing, shares, options.val_group, find_scanned_duplicates(scanned), options.seed)
     for name, path in zip(splits, outputs, strict=False):
         with writing(path) as unfinished:
             unfinished.write_text(make_list(splits[name], class_names), encoding="utf-8")

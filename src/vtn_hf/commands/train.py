@@ -39,6 +39,7 @@ from ..outputs import check_outputs
 from ..processes import together
 from ..training.arguments import VTNTrainingArguments
 from ..training.checkpoints import load_to_fine_tune
+from ..training.early_stopping import StopEarly
 from ..training.metrics import compute_average_precision, compute_top_accuracy, keep_logits
 from ..training.min_coverage import CheckCoverage, check_coverage
 from ..training.report import Evaluation, write_report
@@ -381,6 +382,8 @@ def make_trainer(
     if "train" in data.skipped:
         num_videos = data.count_videos("train")
         callbacks.append(CheckCoverage(data.skipped["train"], num_videos, data.count_left_out("train"), min_coverage))
+    if training_args.early_stopping is not None:
+        callbacks.append(StopEarly(training_args.early_stopping))
     return VTNTrainer(
         model=model,
         args=training_args,

@@ -59,6 +59,10 @@ class VTNTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Decay per step of a running average of the weights, which is evaluated and saved."},
     )
+    early_stopping: int | None = field(
+        default=None,
+        metadata={"help": "End after so many evaluations that are not the best; needs load_best_model_at_end."},
+    )
     class_balance: str = field(
         default="none",
         metadata={
@@ -81,6 +85,11 @@ class VTNTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
+        if self.early_stopping is not None and not (self.early_stopping > 0 and self.load_best_model_at_end):
+            raise ValueError(
+                f"`early_stopping` must be a number of evaluations, got {self.early_stopping}, and needs "
+                "`load_best_model_at_end`."
+            )
         if self.class_balance not in CLASS_BALANCES:
             raise ValueError(
                 f"`class_balance` must be one of {', '.join(CLASS_BALANCES)}, got {self.class_balance!r}."
