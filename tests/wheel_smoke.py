@@ -1,10 +1,13 @@
 """
-What `make wheel` runs where nothing but the wheel is installed: from videos on disk to a report, without the sources.
+What `make wheel` runs where nothing but the wheel is installed: from videos on disk to a report, by hand and with
+`vtn new`, without the sources.
 
     python tests/wheel_smoke.py
 """
 
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -18,7 +21,7 @@ sys.path += [str(TESTS), str(TESTS.parent / "examples")]
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from tiny_models import make_vit_vtn  # noqa: E402
-from transformers import pipeline  # noqa: E402
+from transformers import Dinov2Config, Dinov2Model, pipeline  # noqa: E402
 
 import vtn_hf  # noqa: E402
 from drawn_videos.motion_clips import write_motion_clips  # noqa: E402 - the paths come first
@@ -56,6 +59,24 @@ def main():
         evaluation = Evaluation(class_names, videos["name"][:], labels, scores)
         page = write_report("report", evaluation, look=partial(look_at_example, model, processor, videos))
         print(f"{len(videos)} videos, {best}, {page} of {page.stat().st_size:,} bytes.")
+        make_classifier(processor)
+
+
+def make_classifier(processor: vtn_hf.VTNVideoProcessor):
+    """`vtn new` on ten clips of two classes, with a tiny image model."""
+    drawn = write_motion_clips("drawn", num_train=50, num_val=0)
+    for name in ("moving up", "growing"):
+        shutil.copytree(drawn / "train" / name, Path("TEN", name))
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    Dinov2Model(Dinov2Config(**sizes)).save_pretrained("BACKBONE")
+    processor.save_pretrained("BACKBONE")
+    command = Path(sys.executable).with_name("vtn")
+    flags = ["--data_dir", "TEN", "--output_dir", "MINE", "--backbone_name_or_path", "BACKBONE", "--num_workers", "1"]
+    subprocess.run([command, "new", *flags], check=True)
+    subprocess.run([command, "classify", "--model", "MINE", "TEN", "--output", "scores.csv"], check=True)
+    names = {each["label"] for each in pipeline("video-classification", model="MINE")("TEN/growing/train_000006.mp4")}
+    if names != {"moving up", "growing"} or not Path("MINE/report/index.html").is_file():
+        raise SystemExit(f"MINE tells {names}.")
 
 
 if __name__ == "__main__":

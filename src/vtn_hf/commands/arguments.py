@@ -15,7 +15,7 @@ EngineName = Literal["torch", "openvino", "auto"]
 DEVICE = "cpu, cuda, cuda:1, mps, …; default: an accelerator if there is one"
 HELP = {
     "model": "a VTN with its processor: a folder, or a repository on the Hub",
-    "data_dir": "folder of videos, in a layout of vtn_hf.data.layouts, such as {train,val}/CLASS/VIDEO",
+    "data_dir": "folder of videos: in a layout of vtn_hf.data.layouts, such as {train,val}/CLASS/VIDEO",
     "output_dir": "folder to write: a new one, or one to go on with",
     "output": "file to write, or to go on with",
     "overwrite": "replace what is there",

@@ -125,7 +125,10 @@ class VideoLoader:
 @torch.no_grad()
 def score(model: VTNForVideoClassification, inputs: dict, views: MultiView | None) -> torch.Tensor:
     """Class probabilities of a video, (num_labels,)."""
-    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    inputs = {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in inputs.items()
+    }
     scores = (
         to_scores(model, model(**inputs).logits[0]) if views is None else score_views(model, inputs, optimize=False)
     )
@@ -176,9 +179,10 @@ def describe_protocol(processor: VTNVideoProcessor, views: MultiView | None) -> 
     """How the figures were measured, in words."""
     crop = f"{processor.crop_size['height']} x {processor.crop_size['width']}"
     if views is None:
+        sampling = processor.frame_sampling if processor.fps is None else f"{processor.fps:g} per second"
         return (
-            f"whole videos in one pass, up to {processor.num_frames} frames ({processor.frame_sampling}), one centre "
-            f"crop of {crop}, {processor.pixel_protocol} pixels"
+            f"whole videos in one pass, up to {processor.num_frames} frames ({sampling}), one centre crop of {crop}, "
+            f"{processor.pixel_protocol} pixels"
         )
     return (
         f"{views.num_clips} clips x {views.num_crops} crops of {crop}, {views.num_frames} frames over "

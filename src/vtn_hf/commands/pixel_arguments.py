@@ -16,7 +16,7 @@ class PixelArguments:
     """Frames, sizes and augmentation."""
 
     num_frames: int | None = field(
-        default=None, metadata={"help": "frames of a whole video, at most, spread over all of it; default: 250"}
+        default=None, metadata={"help": "frames of a video, at most, spread over all of it; default: 250"}
     )
     fps: float | None = field(default=None, metadata={"help": HELP["fps"]})
     resize_to: list[int] | None = field(

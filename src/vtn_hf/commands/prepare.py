@@ -157,7 +157,7 @@ def _list_failures(results: Iterable, path: Path) -> dict[Path, str]:
 
 def make_parser() -> CommandParser:
     parser = CommandParser("prepare", __doc__)
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder with videos at any depth")
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder of videos: at any depth")
     add_shared(parser, "output_dir", required=True)
     add_shared(parser, "overwrite")
     parser.add_argument("--short_side", type=positive(int), default=256, help="pixels of the shorter side")

@@ -45,7 +45,7 @@ def scan(root: Path, table: Path, num_workers: int, time_limit_sec: float, memor
 
 def make_parser() -> CommandParser:
     parser = CommandParser("scan", __doc__)
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder with videos at any depth")
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder of videos: at any depth")
     add_shared(parser, "output", required=True, help="the table, .csv")
     add_shared(parser, "num_workers", default_is="one per CPU", default=os.cpu_count())
     add_shared(parser, "time_limit_sec", default=300)

@@ -11,7 +11,7 @@ class CollectionArguments:
 
     data_dir: str | None = field(
         default=None,
-        metadata={"help": "folder of videos, in a layout of vtn_hf.data.layouts, such as {train,val}/CLASS/VIDEO"},
+        metadata={"help": "folder of videos: in a layout of vtn_hf.data.layouts, such as {train,val}/CLASS/VIDEO"},
     )
     scan_table: str | None = field(
         default=None,

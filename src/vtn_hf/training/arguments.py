@@ -35,39 +35,37 @@ _PLACES = ("output_dir", "overwrite", "resume_from_checkpoint", "local_rank")
 class VTNTrainingArguments(TrainingArguments):
     """`TrainingArguments`, and the parts of a recipe that it lacks; it has no default for `output_dir`."""
 
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the run: a new one, or that of a run to go on with."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Delete the run that is in output_dir, and begin anew."})
+    output_dir: str | None = field(default=None, metadata={"help": "folder to write: a new one, or one to go on with"})
+    overwrite: bool = field(default=False, metadata={"help": "delete the run that is in output_dir, and begin anew"})
     lr_epochs: list[float] | None = field(
         default=None,
-        metadata={"help": "Epochs, the first of them 0, at which the factors of lr_factors begin to hold."},
+        metadata={"help": "epochs, the first of them 0, at which the factors of lr_factors begin to hold"},
     )
     lr_factors: list[float] | None = field(
         default=None,
-        metadata={"help": "Factors of the learning rate, one per lr_epochs; instead of lr_scheduler_type."},
+        metadata={"help": "factors of the learning rate, one per lr_epochs; instead of lr_scheduler_type"},
     )
     decay_biases_and_norms: bool = field(
         default=False,
-        metadata={"help": "Weight decay on biases and normalisations too, batch normalisation excepted."},
+        metadata={"help": "weight decay on biases and normalisations too, batch normalisation excepted"},
     )
     layer_decay: float | None = field(
         default=None,
-        metadata={"help": "Factor of the learning rate from each block of the backbone to the one before it."},
+        metadata={"help": "factor of the learning rate from each block of the backbone to the one before it"},
     )
     ema_decay: float | None = field(
         default=None,
-        metadata={"help": "Decay per step of a running average of the weights, which is evaluated and saved."},
+        metadata={"help": "decay per step of a running average of the weights, which is evaluated and saved"},
     )
     early_stopping: int | None = field(
         default=None,
-        metadata={"help": "End after so many evaluations that are not the best; needs load_best_model_at_end."},
+        metadata={"help": "end after so many evaluations that are not the best; needs load_best_model_at_end"},
     )
     class_balance: str = field(
         default="none",
         metadata={
-            "help": "For rare classes: sampler shows all classes equally often, loss weighs the loss of each video by "
-            "the rarity of its class; none does neither."
+            "help": "for rare classes: sampler shows all classes equally often, loss weighs the loss of each video by "
+            "the rarity of its class; none does neither"
         },
     )
 
