@@ -138,11 +138,9 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
             published figures, the former for everything else.
         decode_limits (`dict`, *optional*):
             What a file may cost, as fields of [`DecodeLimits`]: `max_pixels` of a frame, before and after resizing,
-            `max_duration_sec`, `max_bytes` of the pixels of a call, `max_decode_sec`. What is not named has the
-            default.
-        do_resize, size, resample, do_center_crop, crop_size, do_rescale, rescale_factor, do_normalize, image_mean,
-        image_std, pixel_protocol, do_flip_channel_order:
-            As in [`VTNImageProcessor`].
+            `max_bytes` of the pixels of a call, `max_decode_sec`, … What is not named has the default.
+        kwargs:
+            Settings of the pixels, as in [`VTNImageProcessor`].
 
     Raises:
         ValueError: If a setting is unknown or impossible.
@@ -266,12 +264,9 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         **kwargs,
     ) -> np.ndarray:
         """
-        Says which frames of a video to take: their numbers, never decreasing.
-
-        Args:
-            metadata (`VideoMetadata`): Frame count and, for `fps` and `"pyslowfast"`, frame rate of the video; where
-                it has `frame_times`, `fps` goes by them.
-            num_frames, fps, frame_sampling: As in the class.
+        The numbers of the frames to take of a video, never decreasing. `metadata` tells its number of frames and, for
+        `fps` and `"pyslowfast"`, its frame rate; where it has `frame_times`, `fps` goes by them. The other arguments
+        are those of the class.
 
         Raises:
             ValueError: If an argument is wrong or the frame rate is needed but not known.
