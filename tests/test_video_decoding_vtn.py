@@ -992,6 +992,130 @@ class TestOddFiles:
         finally:
             gc.enable()
 
+    @pytest.mark.parametrize(
+        ("name", "codec", "step", "before"),
+        [("wrap.ts", "libx264", 33, 0.3), ("wrap.ts", "libx264", 5000, 80), ("wrap.vob", "mpeg2video", None, 0.3)],
+    )
+    def test_timestamps_of_33_bits_begin_again(self, tmp_path, name, codec, step, before):
+        """These formats count 26 and a half hours; a recording goes on after that."""
+        source, path = str(tmp_path / "source.mp4"), str(tmp_path / name)
+        encode(source, codec, num_frames=20, pts=step and (lambda number: step * number))
+
+        def shift(packet):
+            offset = round((2**33 / 90_000 - before) / packet.time_base)
+            packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
+
+        remux(source, path, change=shift, muxdelay="0", muxpreload="0")
+        frames, metadata = decode_video(path)
+        np.testing.assert_array_equal(frames, decode_sequentially(source))
+        np.testing.assert_allclose(metadata.frame_times, np.arange(20) * (step or 1000 / 30) / 1000, atol=1e-3)
+        assert not metadata.is_joined
+
+    @pytest.mark.parametrize("empty", [0, 5, 19])
+    def test_empty_sample(self, tmp_path, empty):
+        """It is no frame, and the others keep their times; its bytes are behind or before those of a neighbour."""
+        path = tmp_path / "clip.mov"
+        encode(str(path), "mjpeg", num_frames=20, pix_fmt="yuvj420p")
+        expected = np.delete(decode_sequentially(str(path)), max(empty, 1), axis=0)
+        data = bytearray(path.read_bytes())
+        sizes = np.frombuffer(data, ">u4", 20, offset=data.index(b"stsz") + 16)
+        sizes[empty - 1 if empty else 1] += sizes[empty]
+        sizes[empty] = 0
+        frames, metadata = decode_video(bytes(data))
+        np.testing.assert_array_equal(frames, expected)
+        times = np.delete(np.arange(20), empty) / 30
+        np.testing.assert_allclose(metadata.frame_times, times - times[0], atol=1e-3)
+
+
+class TestStillPictures:
+    """HEIC and AVIF: items in the place of tracks."""
+
+    PICTURE = np.stack([*np.mgrid[:128, :192], np.full((128, 192), 90)], axis=-1).astype(np.uint8)
+
+    @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+    def test_avif(self, orientation):
+        exif, file = Image.Exif(), io.BytesIO()
+        exif[ExifTags.Base.Orientation] = orientation
+        Image.fromarray(self.PICTURE).save(file, "AVIF", exif=exif, quality=95)
+        frames, metadata = decode_video(file.getvalue())
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+        assert frames.shape == (1, *upright.shape) and metadata.total_num_frames == 1
+        assert np.abs(frames[0].astype(int) - upright).mean() < 2
+
+    def test_animated_avif(self):
+        file = io.BytesIO()
+        pictures = [Image.fromarray(np.roll(self.PICTURE, 20 * number, 1)) for number in range(6)]
+        pictures[0].save(file, "AVIF", save_all=True, append_images=pictures[1:], duration=100, quality=95)
+        frames, metadata = decode_video(file.getvalue())
+        assert np.abs(frames.astype(int) - np.stack([np.asarray(each) for each in pictures])).mean() < 2
+        np.testing.assert_allclose(metadata.frame_times, np.arange(6) / 10)
+
+    def test_heic(self):
+        [frame], _ = decode_video(make_heic([self.PICTURE], turn=1))
+        assert np.abs(frame.astype(int) - np.rot90(self.PICTURE)).mean() < 2
+
+    def test_heic_in_tiles(self):
+        """As phones write them; a tile is not taken for the picture."""
+        tiles = [part for rows in np.split(self.PICTURE, 2) for part in np.split(rows, 2, axis=1)]
+        with pytest.raises(VideoDecodeError, match="a picture in tiles .* cannot be put together"):
+            decode_video(make_heic(tiles, grid=self.PICTURE.shape[:2]))
+
+
+def make_heic(pictures, grid=None, turn=0):
+    """A HEIC file of one picture, turned anticlockwise by quarter turns, or of the four tiles of one."""
+
+    def box(kind, *parts):
+        body = b"".join(parts)
+        return (8 + len(body)).to_bytes(4, "big") + kind + body
+
+    def numbers(*values, size=2):
+        return b"".join(value.to_bytes(size, "big") for value in values)
+
+    items, headers = [], []
+    for picture in pictures:
+        file = io.BytesIO()
+        with av.open(file, "w", format="mp4") as container:
+            stream = container.add_stream(
+                "libx265", rate=1, options={"x265-params": "log-level=none:keyint=1", "crf": "5"}
+            )
+            stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+            container.mux(stream.encode())
+        with av.open(io.BytesIO(file.getvalue())) as container:
+            items.append(bytes(next(container.demux(video=0))))
+            headers.append(container.streams.video[0].codec_context.extradata)
+    height, width = pictures[0].shape[:2]
+    properties = [box(b"hvcC", headers[0]), box(b"ispe", bytes(4), numbers(width, height, size=4))]
+    properties += [box(b"irot", bytes([turn]))]
+    used, kinds, references = [[1, 2, 3]] * len(items), [b"hvc1"] * len(items), b""
+    if grid:
+        items, kinds, used = [*items, bytes([0, 0, 1, 1]) + numbers(*grid[::-1])], [*kinds, b"grid"], [*used, [4]]
+        properties.append(box(b"ispe", bytes(4), numbers(*grid[::-1], size=4)))
+        references = box(b"iref", bytes(4), box(b"dimg", numbers(5, 4, 1, 2, 3, 4)))
+
+    def write_meta(start):
+        places, entries, associations = [], [], []
+        for number, (item, kind, indices) in enumerate(zip(items, kinds, used, strict=True), 1):
+            places.append(numbers(number, 0, 1) + numbers(start, len(item), size=4))
+            entries.append(box(b"infe", b"\2\0\0\0", numbers(number, 0), kind, b"\0"))
+            associations.append(numbers(number) + bytes([len(indices), *indices]))
+            start += len(item)
+        return box(
+            b"meta",
+            bytes(4),
+            box(b"hdlr", bytes(8), b"pict", bytes(13)),
+            box(b"pitm", bytes(4), numbers(len(items))),
+            box(b"iloc", bytes(4), b"\x44\0", numbers(len(items)), *places),
+            box(b"iinf", bytes(4), numbers(len(items)), *entries),
+            references,
+            box(
+                b"iprp", box(b"ipco", *properties), box(b"ipma", bytes(4), numbers(len(items), size=4), *associations)
+            ),
+        )
+
+    head = box(b"ftyp", b"heic", bytes(4), b"mif1heic")
+    return head + write_meta(len(head) + len(write_meta(0)) + 8) + box(b"mdat", *items)
+
 
 class TestConversion:
     def test_convert_frame(self, clip):

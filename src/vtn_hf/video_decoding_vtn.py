@@ -792,6 +792,8 @@ class _VideoReader:
         self._stream = self._container.streams.best("video")
         if self._stream is None or self._stream.codec_context is None:
             raise source.error("there is no video stream that can be decoded")
+        if self._stream.disposition & self._av.stream.Disposition.dependent:
+            raise source.error("a picture in tiles (HEIC, AVIF) cannot be put together; convert it to JPEG")
         self._codec = codec = self._stream.codec_context
         library = _DECODERS_WITH_ALPHA.get(codec.name) if self._stream.metadata.get("alpha_mode") == "1" else None
         if library in self._av.codecs_available:
