@@ -325,7 +325,7 @@ class _Source:
         source = source if self.segment is None else self.segment.source
         self.av, self.limits, self._source = av, limits, source
         self._deadline = time.monotonic() + (limits.max_decode_sec or math.inf)
-        self._start = self._end = self.num_tags = 0
+        self._start = self._end = self._place = self.num_tags = 0
         self.head, self.hint = b"", ""  # the first bytes; what may be behind an error
         self.opening_since = None  # CPU time of this thread, while FFmpeg learns about the file
         self.position = self.num_frames = None  # how far decoding has come
@@ -353,7 +353,8 @@ class _Source:
         self.hint = ""
 
     def read(self, size: int) -> bytes:
-        chunk = self._file.read(max(0, min(size, self._end - self._file.tell())))
+        chunk = self._file.read(max(0, min(size, self._end - self._place)))
+        self._place += len(chunk)
         self.check_time()
         if self.opening_since is not None:
             self.add_tags(sum(map(chunk.count, _TAG_MARKS.get(self.head[:4], ()))))
@@ -362,13 +363,15 @@ class _Source:
         return chunk
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        place = offset + {os.SEEK_SET: self._start, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._end}[whence]
+        place = offset + {os.SEEK_SET: self._start, os.SEEK_CUR: self._place, os.SEEK_END: self._end}[whence]
         if place < self._start:
             raise ValueError(f"negative seek position {place - self._start}")
-        return self._file.seek(place) - self._start
+        self._file.seek(place)
+        self._place = place
+        return self.tell()
 
     def tell(self) -> int:
-        return self._file.tell() - self._start
+        return self._place - self._start
 
     def read_at(self, start: int, size: int) -> bytes:
         self.seek(start)
@@ -611,8 +614,9 @@ class _Packets:
                 self.first = _identify(packet)
             if packet.is_keyframe and packet.has_sidedata("new_extradata"):
                 self.changes_setup = True
-            pts.append(_NO_TIME if packet.pts is None else packet.pts)
-            dts.append(_NO_TIME if packet.dts is None else packet.dts)
+            packet_pts, packet_dts = packet.pts, packet.dts
+            pts.append(_NO_TIME if packet_pts is None else packet_pts)
+            dts.append(_NO_TIME if packet_dts is None else packet_dts)
             durations.append(packet.duration or 0)
             flags.append(packet.is_keyframe + 2 * packet.is_corrupt + 4 * packet.is_discard)
         has_pts, has_dts = _NO_TIME not in pts, _NO_TIME not in dts
@@ -631,10 +635,9 @@ class _Packets:
             are_whole[are_wanted] |= _find_joints(self.ticks, ~are_whole[are_wanted], self.are_keys[are_wanted])
         if self.ticks is not None:
             self.ticks = self.ticks[are_whole[are_wanted]]
-        self.num_whole = int(are_whole.sum())
         self.num_before_loss = len(pts) if are_whole.all() else int(are_whole.argmin())
         self.are_shown = are_whole & are_wanted
-        self.num_shown = int(self.are_shown.sum())
+        self.num_whole, self.num_shown = int(are_whole.sum()), int(self.are_shown.sum())
         self.are_unique = has_pts and len(np.unique(self.pts)) == len(pts)
         self.are_reordered = bool((np.diff(self.pts) < 0).any())
 
@@ -778,8 +781,7 @@ class _VideoReader:
         source.seek(0)
         source.num_tags, source.opening_since = 0, time.thread_time()
         # The limit holds for the frame that FFmpeg decodes to learn about the stream, too.
-        max_pixels = source.limits.max_pixels
-        options = {"max_pixels": str(max_pixels)}
+        options = {"max_pixels": str(source.limits.max_pixels)}
         self._container = self._av.open(
             source,
             options=options,
@@ -803,7 +805,7 @@ class _VideoReader:
         self._codec.options = options
         self._opened_size = width, height = codec.width, codec.height
         source.check("max_pixels", width * height, f"a frame of {width}x{height} has more than max_pixels=")
-        source.hint = "" if width else f" (a picture of more than max_pixels={max_pixels:,} is refused)"
+        source.hint = "" if width else f" (a picture of more than max_pixels={source.limits.max_pixels:,} is refused)"
         # Damaged hevc can make FFmpeg's frame threads wait for each other for ever. And PyAV drops errors met while it
         # empties frame threads: the number of frames has to tell a loss from a proper end.
         name = codec.codec.canonical_name
