@@ -21,8 +21,8 @@ BACKBONE = {
 }
 
 
-@pytest.fixture
-def model_dir(tmp_path):
+@pytest.fixture(params=[None, 2], ids=["vector", "grid"])
+def model_dir(tmp_path, request):
     torch.manual_seed(0)
     config = VTNConfig(
         backbone_config=BACKBONE,
@@ -31,6 +31,7 @@ def model_dir(tmp_path):
         intermediate_size=24,
         initializer_range=0.3,
         num_labels=5,
+        frame_grid=request.param,
     )
     VTNForVideoClassification(config).save_pretrained(tmp_path / "model")
     processor = VTNVideoProcessor(size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16})

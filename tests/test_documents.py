@@ -108,7 +108,7 @@ def run(command: list[str], monkeypatch: pytest.MonkeyPatch):
     if not command or command[0] in ("pip", "git", "export"):
         return
     if command[0] == "vtn":
-        command = ["python", "-m", f"vtn_hf.commands.{command[1]}", *command[2:]]
+        command = ["python", "-m", "vtn_hf.commands", *command[1:]]
     words = command[2:] if command[0] == "accelerate" else command[1:]
     while words[0].startswith("--"):  # an option of the launcher, with its value
         words = words[2:]
@@ -118,7 +118,7 @@ def run(command: list[str], monkeypatch: pytest.MonkeyPatch):
         run_module, (name, *arguments) = runpy.run_module, words[1:]
     else:
         run_module, (name, *arguments) = runpy.run_path, words
-    if name.rpartition(".")[2] == "train":
+    if name.rpartition(".")[2] == "train" or arguments[0] == "train":
         arguments += ["--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     try:
