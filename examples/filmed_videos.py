@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filmed.collection import find_groups, make_folds
-from filmed.inputs import NUM_FRAMES, Pictures, Shuffled, load_pictures, make_processor, take_part
+from filmed.inputs import Pictures, Shuffled, TimeChange, load_pictures, make_processor, take_part
 from filmed.pixel_baseline import predict_from_pixels
 from filmed.report import write_report
 from filmed.variants import VARIANTS, Variant
@@ -54,7 +54,7 @@ NUM_PARTS, PART_SHARE = 5, 0.5
 
 @dataclass
 class Videos:
-    """A collection: paths, classes and folds, and where what is computed of it is kept."""
+    """A collection: paths, classes and folds; where what is computed of it is kept; and what becomes features."""
 
     paths: list[str]
     labels: np.ndarray
@@ -62,6 +62,9 @@ class Videos:
     folds: list[np.ndarray]
     output_dir: Path
     backbone_name_or_path: str | None = None
+    frame_size: int = 224
+    num_frames: int = 16
+    num_workers: int = 1
 
     @property
     def features_dir(self) -> Path:
@@ -84,13 +87,19 @@ def read_videos(options: argparse.Namespace) -> Videos:
     names, labels = rows["name"][:], np.array(rows["label"][:])
     folds = make_folds(find_groups(Path(options.data_dir), names), labels, NUM_FOLDS)
     paths = [video["path"] for video in rows["video"][:]]
-    return Videos(paths, labels, collection.class_names, folds, options.output_dir, options.backbone_name_or_path)
+    names = ("output_dir", "backbone_name_or_path", "frame_size", "num_frames", "num_workers")
+    settings = {name: getattr(options, name) for name in names}
+    return Videos(paths, labels, collection.class_names, folds, **settings)
 
 
 def extract_features(data_dir: str, videos: Videos):
     """Computes the features that are not there yet."""
     command = ["--data_dir", data_dir, "--backbone_name_or_path", videos.backbone_name_or_path, "--val_share", "0"]
-    command += ["--output_dir", str(videos.features_dir), "--num_frames", str(NUM_FRAMES), "--num_workers", "1"]
+    command += ["--output_dir", str(videos.features_dir), "--num_frames", str(videos.num_frames)]
+    # Whole pictures, squeezed to a square, and their mirror images.
+    side = str(videos.frame_size)
+    command += ["--resize_to", side, side, "--crop_size", side, "--num_views", "2", "--flip_prob", "1"]
+    command += ["--num_workers", str(videos.num_workers)]
     extract.main(command)
     if (found := CachedClips(videos.features_dir, "train").paths) != videos.paths:
         raise ValueError(f"{videos.features_dir} holds features of {len(found)} videos, not of {len(videos.paths)}.")
@@ -106,7 +115,7 @@ class Cell:
         self.train, self.test = videos.split(fold, protocol)
 
     def make_model(self) -> PreTrainedModel:
-        fields = {"id2label": dict(enumerate(self.videos.class_names)), "num_frames": NUM_FRAMES}
+        fields = {"id2label": dict(enumerate(self.videos.class_names)), "num_frames": self.make_processor().num_frames}
         fields |= {"label2id": {name: label for label, name in enumerate(self.videos.class_names)}}
         fields |= {"problem_type": "single_label_classification"} | self.variant.fields
         if self.variant.is_end_to_end:
@@ -136,16 +145,19 @@ class Cell:
             source = Pictures(pictures, torch.from_numpy(self.videos.labels), augmentation=augmentation, **changes)
         else:
             changes["feature_drop_prob"] = variant.feature_drop_prob
+            changes["view"] = None if variant.is_mirrored else 0
             source = CachedClips(self.videos.features_dir, "train", **changes)
         return self._choose(source, self.train), source
 
-    def make_test_videos(self, time_augmentation=None) -> Dataset:
+    def make_test_videos(self, time_augmentation: TimeChange | None = None, is_mirrored: bool = False) -> Dataset:
         if self.variant.is_end_to_end:
             pictures = self.videos.load_pictures(self.variant.pictures["size"])
             labels = torch.from_numpy(self.videos.labels)
-            source = Pictures(pictures, labels, time_augmentation=time_augmentation)
+            mirror = ClipAugmentation(make_processor(self.variant.pictures["size"]), flip_prob=1.0)
+            source = Pictures(pictures, labels, augmentation=mirror if is_mirrored else None)
         else:
-            source = CachedClips(self.videos.features_dir, "train", view=0, time_augmentation=time_augmentation)
+            view = int(is_mirrored)
+            source = CachedClips(self.videos.features_dir, "train", view=view, time_augmentation=time_augmentation)
         return self._choose(source, self.test)
 
     def _choose(self, source: Dataset, indices: np.ndarray) -> Dataset:
@@ -153,7 +165,10 @@ class Cell:
         return Shuffled(videos) if self.variant.is_shuffled else videos
 
     def run(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Class probabilities (videos, classes) of whole videos and of parts averaged, and what it cost."""
+        """
+        Class probabilities (videos, classes) of whole videos, averaged with those of their mirror images and, of
+        features, over parts of them; and what it cost.
+        """
         set_seed(self.seed)
         training_videos, source = self.make_training_videos()
         trainer = VTNTrainer(
@@ -164,16 +179,23 @@ class Cell:
             processing_class=self.make_processor(),
             preprocess_logits_for_metrics=keep_logits,
             callbacks=[SetEpoch(source)],
-            # A frozen backbone has nothing to compute here.
-            optimize=self.variant.is_end_to_end,
+            # Of these models there is little to optimise, and it is looked for once per cell.
+            optimize=False,
         )
         start = time.monotonic()
         trainer.train()
         cost = {"train_sec": round(time.monotonic() - start, 1)}
         cost["num_parameters"] = trainer.model.num_parameters(only_trainable=True)
+        scores = {"whole": self.predict(trainer, self.make_test_videos())}
+        mirrored = self.predict(trainer, self.make_test_videos(is_mirrored=True))
+        scores["mirrored"] = (scores["whole"] + mirrored) / 2
+        if self.variant.is_end_to_end:
+            return scores, cost
         take = partial(take_part, num_parts=NUM_PARTS, share=PART_SHARE)
-        parts = [self.predict(trainer, partial(take, number=number)) for number in range(NUM_PARTS)]
-        return {"whole": self.predict(trainer), "parts": np.mean(parts, axis=0)}, cost
+        parts = [partial(take, number=number) for number in range(NUM_PARTS)]
+        return scores | {
+            "parts": np.mean([self.predict(trainer, self.make_test_videos(part)) for part in parts], axis=0)
+        }, cost
 
     def make_arguments(self) -> VTNTrainingArguments:
         return VTNTrainingArguments(
@@ -190,8 +212,8 @@ class Cell:
             **self.variant.training,
         )
 
-    def predict(self, trainer: VTNTrainer, time_augmentation=None) -> np.ndarray:
-        logits = trainer.predict(self.make_test_videos(time_augmentation)).predictions
+    def predict(self, trainer: VTNTrainer, videos: Dataset) -> np.ndarray:
+        logits = trainer.predict(videos).predictions
         return torch.from_numpy(logits).softmax(dim=-1).numpy()
 
 
@@ -235,6 +257,9 @@ def main(argv: list[str] | None = None):
     parser.add_argument("data_dir", help="ROOT/CLASS/VIDEO")
     parser.add_argument("--backbone_name_or_path", help="image model; what is trained end to end needs none")
     parser.add_argument("--output_dir", type=Path, required=True, help="everything that is made")
+    parser.add_argument("--frame_size", type=int, default=224, help="pixels of a side, of frames that become features")
+    parser.add_argument("--num_frames", type=int, default=16, help="of a video, at most, that become features")
+    parser.add_argument("--num_workers", type=int, default=1, help="processes that decode what becomes features")
     parser.add_argument("--only", default="", help="regular expression on the names of the variants")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--folds", nargs="+", type=int, default=list(range(NUM_FOLDS)))
@@ -250,7 +275,7 @@ def main(argv: list[str] | None = None):
             line = run_cell(name, seed, fold, videos, options.protocol)
             with open(options.output_dir / "results.jsonl", "a") as results:
                 results.write(json.dumps(line) + "\n")
-    write_report(read_results(options.output_dir), videos.labels, options.output_dir)
+    write_report(read_results(options.output_dir), videos.labels, options.output_dir, options.folds)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ weights are random; accuracies are those that the weights' metadata of torchvisi
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -42,15 +43,17 @@ class Recipe:
     source: str
 
 
+# Of S3D none is published with the weights.
 RECIPES = {
     "ViT-B-VTN": Recipe(25, 1, "configs/Kinetics/VIT_B_VTN.yaml of the original"),
-    "TimeSformer": Recipe(15, 1, "arXiv 2102.05095 (recalled)"),
-    "VideoMAE ViT-B": Recipe(75, 2, "FINETUNE.md of MCG-NJU/VideoMAE (recalled), beside 1600 epochs of pretraining"),
+    "TimeSformer": Recipe(15, 1, "configs/Kinetics/TimeSformer_divST_8x32_224.yaml of facebookresearch/TimeSformer"),
+    "VideoMAE ViT-B": Recipe(
+        75, 2, "scripts/kinetics/…_epoch_1600/finetune.sh of MCG-NJU/VideoMAE; without 1600 epochs of pretraining"
+    ),
     "ViViT-B/16x2": Recipe(30, 1, "arXiv 2103.15691 (recalled)"),
     "V-JEPA 2 ViT-L": Recipe(20, 1, "arXiv 2506.09985 (recalled); a probe, beside the pretraining"),
-    "R(2+1)D-18": Recipe(45, 5, "references/video_classification of torchvision (recalled)"),
-    "S3D": Recipe(100, 5, "references/video_classification of torchvision (recalled)"),
-    "MViTv2-S": Recipe(200, 2, "configs/Kinetics/MVITv2_S_16x4.yaml of PySlowFast (recalled)"),
+    "R(2+1)D-18": Recipe(45, 5, "torchvision/models/video/README.md of pytorch/vision"),
+    "MViTv2-S": Recipe(200, 2, "configs/Kinetics/MVITv2_S_16x4.yaml of facebookresearch/SlowFast"),
     "Swin3D-B": Recipe(30, 1, "arXiv 2106.13230 (recalled)"),
 }
 
@@ -164,15 +167,13 @@ def time_step(network: nn.Module, model: Model) -> float:
 
 def summarize(name: str, row: dict) -> dict[str, float]:
     """What the paper claims about: of a video at the test, and of the training for each of its videos."""
-    model, recipe = MODELS[name], RECIPES[name]
-    num_clips = recipe.num_epochs * recipe.num_clips
+    model, recipe = MODELS[name], RECIPES.get(name)
+    num_clips = math.nan if recipe is None else recipe.num_epochs * recipe.num_clips
+    # Forward and, where there is one, twice as much backward.
+    num_passes = 3 if model.trains_backbone else 1
     figures = {
         "multiply_adds_g_per_video": row["multiply_adds_g_per_test_clip"] * model.num_views,
-        # Forward and, where there is one, twice as much backward.
-        "training_multiply_adds_t_per_video": (3 if model.trains_backbone else 1)
-        * num_clips
-        * row["multiply_adds_g_per_train_clip"]
-        / 1e3,
+        "training_multiply_adds_t_per_video": num_passes * num_clips * row["multiply_adds_g_per_train_clip"] / 1e3,
     }
     if "clip_sec" in row:
         figures["sec_per_video"] = statistics.median(row["clip_sec"]) * model.num_views
@@ -187,12 +188,12 @@ def print_table(rows: dict[str, dict]):
     heads = ("model", "top-1", "views × frames", "parameters (M)", "epochs × clips", *names)
     print("| " + " | ".join(heads) + " |\n" + "| --- " * len(heads) + "|")
     for name, row in rows.items():
-        model, recipe = MODELS[name], RECIPES[name]
+        model, recipe = MODELS[name], RECIPES.get(name)
         cells = [name, f"{model.top1:.1f}", f"{model.num_views} × {model.num_frames}", f"{row['parameters_m']:.0f}"]
-        cells.append(f"{recipe.num_epochs} × {recipe.num_clips}")
+        cells.append("–" if recipe is None else f"{recipe.num_epochs} × {recipe.num_clips}")
         for figure in names:
             ratio = figures[name][figure] / figures["ViT-B-VTN"][figure]
-            cells.append(f"{figures[name][figure]:,.4g} ({ratio:.2f} ×)")
+            cells.append("–" if math.isnan(ratio) else f"{figures[name][figure]:,.4g} ({ratio:.2f} ×)")
         print("| " + " | ".join(cells) + " |")
 
 
@@ -216,7 +217,7 @@ def main(argv: list[str] | None = None):
     for name, row in results["models"].items():
         model = MODELS[name]
         row |= {"top1": model.top1, "protocol": model.protocol, "published_ops_g": model.published_ops}
-        row |= {"training": RECIPES[name].source}
+        row |= {"training": RECIPES[name].source if name in RECIPES else None}
         if "parameters_m" not in row:
             row |= count(model)
         save()

@@ -9,21 +9,24 @@ import numpy as np
 from vtn_hf.training.metrics import CalibrationError, MeanClassAccuracy
 
 
-def write_report(lines: list[dict], labels: np.ndarray, output_dir: Path):
-    """Writes `report.json` and prints a table: top-1 of all folds together, mean and deviation over the seeds."""
-    rows = summarize(lines, labels, output_dir)
+def write_report(lines: list[dict], labels: np.ndarray, output_dir: Path, folds: list[int]):
+    """Writes `report.json` and prints a table: top-1 of these folds together, mean and deviation over the seeds."""
+    rows = summarize([line for line in lines if line["fold"] in folds], labels, output_dir, len(folds))
     (output_dir / "report.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    print("| | seeds | top-1 | five halves averaged | classes averaged | calibration error | minutes of training |")
-    print("| --- " * 7 + "|")
+    print(
+        "| | seeds | top-1 | with mirror image | five halves averaged | classes averaged | calibration error "
+        "| minutes of training |"
+    )
+    print("| --- " * 8 + "|")
     for row in rows:
-        figures = [format_spread(row[name]) for name in ("top1", "parts", "mean_class_accuracy", "calibration_error")]
+        names = ("top1", "mirrored", "parts", "mean_class_accuracy", "calibration_error")
         minutes = f"{np.mean(row['train_sec']) / 60:.2f}"
-        print(f"| {row['variant']} ({row['protocol']}) | {len(row['seeds'])} | {' | '.join(figures)} | {minutes} |")
+        cells = [len(row["seeds"]), *(format_spread(row[name]) for name in names), minutes]
+        print(f"| {row['variant']} ({row['protocol']}) | {' | '.join(map(str, cells))} |")
 
 
-def summarize(lines: list[dict], labels: np.ndarray, output_dir: Path) -> list[dict]:
+def summarize(lines: list[dict], labels: np.ndarray, output_dir: Path, num_folds: int) -> list[dict]:
     """One row for each variant and protocol, with a figure for each seed whose folds are all there."""
-    num_folds = 1 + max((line["fold"] for line in lines), default=0)
     seeds = defaultdict(lambda: defaultdict(list))
     for line in lines:
         seeds[line["protocol"], line["variant"]][line["seed"]].append(line)
@@ -50,12 +53,13 @@ def measure(variant: str, seed: int, folds: list[dict], labels: np.ndarray, outp
     scores = {way: np.concatenate(parts) for way, parts in scores.items()}
     whole = scores["whole"]
     figures = {"top1": float((whole.argmax(1) == own).mean())}
-    figures["parts"] = float((scores["parts"].argmax(1) == own).mean()) if "parts" in scores else None
+    for way in ("mirrored", "parts"):
+        figures[way] = float((scores[way].argmax(1) == own).mean()) if way in scores else None
     figures |= MeanClassAccuracy().compute(predictions=whole, references=own)
     # Of kernel ridge there are no probabilities.
     figures |= (
         CalibrationError().compute(predictions=whole, references=own)
-        if "parts" in scores
+        if len(scores) > 1
         else {"calibration_error": None}
     )
     return figures | {"train_sec": float(np.mean([line["train_sec"] for line in folds]))}
