@@ -17,7 +17,9 @@ from video_files import write_shards
 from drawn_videos.motion_clips import write_motion_clips
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.commands import extract as extraction
+from vtn_hf.commands import train as training
 from vtn_hf.data.feature_cache import CachedClips, read_shard
+from vtn_hf.data.time_augmentation import TimeAugmentation
 from vtn_hf.results import one_run
 
 
@@ -321,6 +323,34 @@ def test_settings_that_the_features_fix_are_an_error(features: Path, tmp_path: P
     assert run("train", *as_flags({"features": features, "output_dir": tmp_path / "model", name: value})) == 2
     message = f"--{name} changes pixels or labels, but the features are computed already"
     assert message in capsys.readouterr().err
+
+
+def test_features_are_changed_in_training(features: Path, tmp_path: Path, monkeypatch):
+    made = []
+
+    class Noted(CachedClips):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(training, "CachedClips", Noted)
+    small = {name: value for name, value in SETTINGS.items() if name not in OF_PIXELS}
+    flags = small | {"features": features, "output_dir": tmp_path / "model", "max_steps": 2}
+    flags |= {"min_time_share": 0.7, "frame_drop_prob": 0.3, "speed_range": [0.8, 1.25], "feature_drop_prob": 0.2}
+    flags |= {"mixup_alpha": 0.8, "model_config": '{"num_attention_heads": 4}'}
+
+    assert run("train", *as_flags(flags)) == 0
+
+    train, val = made
+    assert train.time_augmentation == TimeAugmentation(0.7, 0.3, (0.8, 1.25))
+    assert (train.feature_drop_prob, train.mixup_alpha) == (0.2, 0.8)
+    assert (val.time_augmentation, val.feature_drop_prob, val.mixup_alpha) == (None, 0.0, 0.0)
+
+
+def test_what_changes_features_needs_them(clips: Path, tmp_path: Path, capsys):
+    flags = {"data_dir": clips, "output_dir": tmp_path / "model", "frame_drop_prob": 0.3}
+    assert run("train", *as_flags(flags)) == 2
+    assert "--frame_drop_prob changes cached features" in capsys.readouterr().err
 
 
 def test_features_without_val(clips: Path, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -33,6 +33,7 @@ from ..data.class_names import read_class_names
 from ..data.clips import ClipTransform, collate_videos
 from ..data.coverage import SkippedVideos, report_coverage
 from ..data.feature_cache import CachedClips, CacheIndex, FeatureCacheInfo
+from ..data.time_augmentation import TimeAugmentation
 from ..inference.attention import Look, look_at_example
 from ..inference.whole_video import to_scores
 from ..outputs import check_outputs
@@ -52,6 +53,8 @@ from .pixel_arguments import PixelArguments
 
 # Arguments that name what the run is made from.
 SOURCES = ("model", "backbone_name_or_path", "data_dir", "features")
+# How cached features are changed in training.
+FOR_FEATURES = ("min_time_share", "frame_drop_prob", "speed_range", "feature_drop_prob")
 
 
 @dataclass
@@ -90,6 +93,20 @@ class DataArguments(PixelArguments, CollectionArguments):
     )
     clip_duration_sec: float | None = field(
         default=None, metadata={"help": "seconds that a training clip covers; default: the whole video"}
+    )
+    min_time_share: float = field(
+        default=1.0,
+        metadata={"help": "of cached features: least share of a video that an epoch sees, anywhere"},
+    )
+    frame_drop_prob: float = field(
+        default=0.0, metadata={"help": "of cached features: probability of leaving a frame out"}
+    )
+    speed_range: list[float] = field(
+        default_factory=lambda: [1.0, 1.0],
+        metadata={"help": "of cached features: least and greatest factor of the speed"},
+    )
+    feature_drop_prob: float = field(
+        default=0.0, metadata={"help": "of cached features: probability of leaving a feature out, in all frames alike"}
     )
     mixup_alpha: float = field(default=0.0, metadata={"help": "blends clips of a batch; 0 is off, 0.8 is usual"})
     cutmix_alpha: float = field(default=0.0, metadata={"help": "puts parts of clips into others; 1.0 is usual"})
@@ -201,12 +218,16 @@ def complete_arguments(model_args: ModelArguments, data_args: DataArguments):
     """Checks that there is one source of data; where that is cached features, it says which model they belong to."""
     if (data_args.data_dir is None) == (data_args.features is None):
         raise ValueError("Give one of --data_dir and --features.")
+    defaults = DataArguments()
+    changed = [name for name in vars(data_args) if getattr(data_args, name) != getattr(defaults, name)]
     if data_args.features is None:
+        for name in FOR_FEATURES:
+            if name in changed:
+                raise ValueError(f"--{name} changes cached features; leave it out, or give --features.")
         data_args.clip_num_frames = data_args.clip_num_frames or 16
         return
-    defaults = DataArguments()
-    for name in vars(data_args).keys() - {"features", "clip_num_frames", "clip_duration_sec"}:
-        if getattr(data_args, name) != getattr(defaults, name):
+    for name in changed:
+        if name not in ("features", "clip_num_frames", "clip_duration_sec", "mixup_alpha", *FOR_FEATURES):
             raise ValueError(
                 f"--{name} changes pixels or labels, but the features are computed already; leave it out."
             )
@@ -273,7 +294,17 @@ def load_data(data_args: DataArguments, training_args: TrainingArguments, proces
     seed = training_args.seed
     if data_args.features is not None:
         index = CacheIndex.load(data_args.features)
-        clips = CachedClips(data_args.features, "train", data_args.clip_num_frames, data_args.clip_duration_sec, seed)
+        in_time = TimeAugmentation(data_args.min_time_share, data_args.frame_drop_prob, tuple(data_args.speed_range))
+        clips = CachedClips(
+            data_args.features,
+            "train",
+            data_args.clip_num_frames,
+            data_args.clip_duration_sec,
+            seed,
+            time_augmentation=None if in_time == TimeAugmentation() else in_time,
+            feature_drop_prob=data_args.feature_drop_prob,
+            mixup_alpha=data_args.mixup_alpha,
+        )
         splits = {"train": clips}
         if index.splits.get("val"):
             splits["val"] = CachedClips(data_args.features, "val")
