@@ -20,6 +20,7 @@ import torch
 from tiny_models import make_vit_vtn
 from transformers import Dinov2Config, Dinov2Model
 
+import vtn_cli
 from drawn_videos.motion_clips import write_motion_clips
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.scan import scan_videos
@@ -107,19 +108,19 @@ def run(command: list[str], monkeypatch: pytest.MonkeyPatch):
         return
     if not command or command[0] in ("pip", "git", "export"):
         return
+    if "--output_dir" in command:
+        shutil.rmtree(command[command.index("--output_dir") + 1], ignore_errors=True)
     if command[0] == "vtn":
-        command = ["python", "-m", "vtn_hf.commands", *command[1:]]
+        on_cpu = ["--device", "cpu"] if command[1] == "train" else []
+        assert not vtn_cli.main(command[1:] + on_cpu), command
+        return
     words = command[2:] if command[0] == "accelerate" else command[1:]
     while words[0].startswith("--"):  # an option of the launcher, with its value
         words = words[2:]
-    if "--output_dir" in words:
-        shutil.rmtree(words[words.index("--output_dir") + 1], ignore_errors=True)
     if words[0] == "-m":
         run_module, (name, *arguments) = runpy.run_module, words[1:]
     else:
         run_module, (name, *arguments) = runpy.run_path, words
-    if name.rpartition(".")[2] == "train" or arguments[0] == "train":
-        arguments += ["--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     try:
         run_module(name, run_name="__main__")

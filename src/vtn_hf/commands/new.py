@@ -71,7 +71,7 @@ def run(what: str, words: list) -> int:
     """Runs a command; returns its exit status."""
     name, *arguments = map(str, words)
     show(f"\n{what}\n    vtn {name} {shlex.join(arguments)}\n")
-    return importlib.import_module(f"..{name}", __name__).main(arguments)
+    return importlib.import_module(f"vtn_hf.commands.{name}").main(arguments)
 
 
 def make_parser() -> CommandParser:
