@@ -79,7 +79,7 @@ def classify_looks(
     model: VTNForVideoClassification, features: torch.Tensor, position_ids: torch.Tensor, min_frames: int = 8
 ) -> list[tuple[int, torch.Tensor]]:
     """
-    What a model says at each look, of a video whose features are all there.
+    Classifies a video at each look, from the features of all its frames.
 
     Args:
         model (`VTNForVideoClassification`): In eval mode.
@@ -88,7 +88,7 @@ def classify_looks(
         min_frames (`int`, *optional*, defaults to 8): Frames of the first look.
 
     Returns:
-        `list`: Of each look the number of frames, and the logits `(num_labels,)`; the last is of all frames.
+        `list`: For each look, the number of frames and the logits `(num_labels,)`; the last one is at all frames.
     """
     order, looks = torch.from_numpy(order_coarse_to_fine(len(features))).to(features.device), []
     for count in plan_looks(len(features), min_frames):
@@ -157,7 +157,7 @@ class StopRule:
         return self.may_be_certain or self.max_seconds is not None
 
     def is_settled(self, earlier: torch.Tensor | None, scores: torch.Tensor, is_multi_label: bool) -> bool:
-        """Whether two looks that follow each other agree and are certain."""
+        """Whether two consecutive looks, scores `(num_labels,)` each, agree and are certain."""
         if earlier is None or not self.may_be_certain:
             return False
         return measure_agreement(earlier, scores, is_multi_label) >= self.confidence

@@ -45,7 +45,7 @@ class Look:
         return self.attention.mean(axis=(0, 1))
 
     def choose_frames(self, num_frames: int) -> np.ndarray:
-        """The most attended frame of each of so many equal parts of the video, or all frames; rising numbers."""
+        """The numbers of the most attended frames in `num_frames` equal parts of the video, ascending; or of all."""
         parts = np.array_split(np.arange(len(self.times)), min(num_frames, len(self.times)))
         return np.array([part[self.mean_attention[part].argmax()] for part in parts])
 

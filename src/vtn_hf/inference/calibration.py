@@ -1,6 +1,6 @@
 """
-Scores that say how often they are right, and from which of them on a few frames will do: both found on videos that
-the model was not trained on, and kept in its configuration.
+Calibration on held-out videos: the temperature with which scores say how often they are right, and the score from
+which on a few frames suffice. Both are kept in the configuration of the model.
 """
 
 import json
@@ -16,7 +16,7 @@ from ..outputs import writing
 from .anytime import measure_agreement
 
 
-# Of the temperature; beyond, logits are certain of everything or of nothing.
+# Bounds of the temperature; beyond them, scores are certain of everything or of nothing.
 _BOUNDS = (0.05, 20.0)
 _CONFIDENCES = (*np.arange(0.3, 0.99, 0.02).round(2).tolist(), 0.99, 0.995, 0.999, 0.9999, 0.99999, 1.0)
 
@@ -29,9 +29,9 @@ class Calibration:
     Args:
         temperature (`float`): What logits are divided by.
         confidence (`float`, *optional*): Score from which an answer is as good as that of all frames; 1.0 if none is.
-        accuracy (`float`, *optional*): Share of these videos that are right when it is applied.
-        accuracy_of_all_frames (`float`, *optional*): When it is not.
-        share_of_frames (`float`, *optional*): Mean over the videos of the frames looked at, in parts of all.
+        accuracy (`float`, *optional*): Share of these videos that are classified correctly when it is applied.
+        accuracy_of_all_frames (`float`, *optional*): The same when all frames are looked at.
+        share_of_frames (`float`, *optional*): Share of its frames that is looked at, averaged over the videos.
     """
 
     temperature: float
@@ -49,13 +49,13 @@ class Calibration:
             unfinished.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def to_dict(self) -> dict[str, float]:
-        """What is known, by name."""
+        """The fields that are known."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """
-    The temperature with which logits explain the labels best (https://arxiv.org/abs/1706.04599).
+    Finds the temperature with which logits predict the labels best (https://arxiv.org/abs/1706.04599).
 
     Args:
         logits (`torch.Tensor` of shape `(videos, num_labels)`): Of held-out videos.
@@ -77,7 +77,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def cross_fit(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Logits divided by temperatures that each half of the videos has from the other: what fitting does to others."""
+    """Divides the logits of each half of the videos by the temperature of the other half, as for new videos."""
     fitted = torch.empty_like(logits)
     for half in (0, 1):
         fitted[half::2] = logits[half::2] / fit_temperature(logits[1 - half :: 2], labels[1 - half :: 2])
@@ -88,10 +88,11 @@ def calibrate(
     looks: list[list[tuple[int, torch.Tensor]]], labels: torch.Tensor, max_loss: float = 0.005
 ) -> Calibration:
     """
-    Fits the temperature to all frames, and finds the least confidence that costs no more accuracy than allowed.
+    Fits the temperature to the looks at all frames, and finds the lowest confidence that costs no more accuracy than
+    allowed.
 
     Args:
-        looks (`list`): Of each held-out video, what [`classify_looks`] gives.
+        looks (`list`): For each held-out video, what [`classify_looks`] gives.
         labels (`torch.Tensor`): As in [`fit_temperature`]; the confidence is found for one class per video only.
         max_loss (`float`, *optional*, defaults to 0.005): Accuracy that may be lost, between 0 and 1.
 
@@ -109,7 +110,7 @@ def calibrate(
         ends = [each.find_end(confidence) for each in stops]
         hits = [each.answers[end] == label for each, end, label in zip(stops, ends, labels.tolist(), strict=True)]
         share = np.mean([each.counts[end] / each.counts[-1] for each, end in zip(stops, ends, strict=True)])
-        total = np.mean(hits) if total is None else total  # nothing is as certain as the first, 1.0
+        total = np.mean(hits) if total is None else total  # the first confidence, 1.0, never stops early
         if np.mean(hits) < total - max_loss:
             break
         best = Calibration(temperature, confidence, float(np.mean(hits)), float(total), float(share))
@@ -117,7 +118,10 @@ def calibrate(
 
 
 class _Stops:
-    """The looks at a video: frames, answers, and how certain each look and the one before are of the same one."""
+    """
+    The looks at a video: numbers of frames, answers, and how certain each look and the one before it are of the same
+    answer.
+    """
 
     def __init__(self, looks: list[tuple[int, torch.Tensor]], temperature: float):
         scores = [(logits / temperature).softmax(dim=-1) for _, logits in looks]
@@ -126,6 +130,6 @@ class _Stops:
         self.agreements = [0.0, *map(measure_agreement, scores[:-1], scores[1:])]
 
     def find_end(self, confidence: float) -> int:
-        """The look after which there is no other."""
+        """Which look is the last one with this confidence, from 0 on."""
         ends = (place for place, level in enumerate(self.agreements) if level >= confidence < 1)
         return next(ends, len(self.counts) - 1)

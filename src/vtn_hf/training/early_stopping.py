@@ -1,4 +1,4 @@
-"""A training that does not get better any more ends; its log says when, also if it was stopped between."""
+"""Early stopping by the log of a training, so that it counts on when the training is continued from a checkpoint."""
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -6,11 +6,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 class StopEarly(TrainerCallback):
     """
     Ends a training, for `Trainer(callbacks=…)` with `load_best_model_at_end`, after some evaluations in a row that are
-    no better than the best one before them. Unlike transformers' `EarlyStoppingCallback` it counts on where a run goes
-    on from a checkpoint.
+    no better than the best one before them. Unlike transformers' `EarlyStoppingCallback`, it counts on when a run is
+    continued from a checkpoint.
 
     Args:
-        patience (`int`): How many.
+        patience (`int`): Number of these evaluations.
     """
 
     def __init__(self, patience: int):

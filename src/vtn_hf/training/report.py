@@ -128,8 +128,8 @@ def write_report(
     look: Callable[[int], Look] | None = None,
 ) -> Path:
     """
-    Writes `index.html`, which shows everything; `classes.csv` and `wrong_predictions.csv`; and, where each video has
-    one label, `confusion_matrix.csv`, rows being the true classes.
+    Writes `index.html`, which shows everything and whose path is returned; `classes.csv` and `wrong_predictions.csv`;
+    and, where each video has one label, `confusion_matrix.csv`, rows being the true classes.
 
     Args:
         folder (`str` or `os.PathLike`): Where to write it; it is made if it is not there.
@@ -139,9 +139,6 @@ def write_report(
         coverage (`dict[str, dict]`, *optional*): Of each split, what [`report_coverage`] gives.
         look (`Callable`, *optional*): Gives the [`Look`] at the video of a number, for strips of the wrong and the
             least certain videos, as [`look_at_example`] does.
-
-    Returns:
-        `Path`: The page.
     """
     classes, wrong = describe_classes(evaluation), evaluation.list_wrong()
     page = _load_template().render(
