@@ -61,6 +61,13 @@ def main(name: str, clip: str, expected_path: str, save_to: str | None = None):
     assert type(classify.video_processor).__name__ == "VTNVideoProcessor"
     assert classify.video_processor.num_frames == 8
     scores = classify(clip)
+    # The checkpoint's own pipeline takes videos of any length, in batches.
+    assert type(classify).__name__ == "VTNVideoClassificationPipeline"
+    for others in classify([clip, clip, clip], batch_size=2):
+        assert_same(*(torch.tensor([score["score"] for score in results]) for results in (others, scores)))
+    assert repr(classify.model.config)
+    result = classify(clip, fps=5, timeline=True)
+    assert result["timeline"][0]["start_sec"] == 0 and len(result["scores"]) == len(scores)
     assert [score["label"] for score in scores] == [score["label"] for score in expected["scores"]]
     assert_same(*(torch.tensor([score["score"] for score in results]) for results in (scores, expected["scores"])))
 

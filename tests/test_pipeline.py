@@ -1,12 +1,18 @@
-"""What a pipeline saves is what it had loaded."""
+"""Pipelines: what they save is what they had loaded; videos of any length, in batches, with a timeline."""
+
+import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from tiny_models import make_vit_vtn
 from transformers import pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 from video_files import write_video
 
 from vtn_hf import VTNImageProcessor, VTNVideoProcessor
+from vtn_hf.frame_sampling_vtn import VideoSegment
+from vtn_hf.inference.whole_video import classify_video
 
 
 PIXELS = {"size": {"shortest_edge": 18}, "crop_size": {"height": 16, "width": 16}}
@@ -73,3 +79,101 @@ def test_the_image_processor_s_file_says_all(model, video_processor, tmp_path):
     }
     VTNImageProcessor.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
     assert VTNVideoProcessor.from_pretrained(tmp_path / "second").num_frames == 3
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Videos of unequal lengths."""
+    folder, generator = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+    return [
+        str(write_video(folder / f"{length}.mp4", generator.integers(0, 256, (length, 24, 30, 3), np.uint8)))
+        for length in (9, 31, 2, 14, 40, 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def classify():
+    model = make_vit_vtn(num_frames=12, num_labels=4)
+    return pipeline("video-classification", model=model, video_processor=VTNVideoProcessor(num_frames=12, **PIXELS))
+
+
+def check_same(found, expected):
+    assert len(found) == len(expected)
+    for scores, others in zip(found, expected, strict=True):
+        scores, others = ({each["label"]: each["score"] for each in result} for result in (scores, others))
+        assert scores == pytest.approx(others, abs=1e-5)
+
+
+def test_it_is_what_the_model_says_of_the_processor_s_frames(classify, files):
+    for file in files:
+        inputs = classify.video_processor(file, return_tensors="pt")
+        with torch.no_grad():
+            scores = classify.model(**inputs).logits[0].softmax(-1)
+        found = {each["label"]: each["score"] for each in classify(file)}
+        assert [found[f"LABEL_{label}"] for label in range(4)] == pytest.approx(scores.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"fps": 5}, {"num_frames": 5}, {"fps": 5, "num_frames": 3}])
+def test_batches(classify, files, settings):
+    one_by_one = [classify(file, **settings) for file in files]
+    check_same(classify(files, batch_size=4, **settings), one_by_one)
+    check_same(list(classify((file for file in files), batch_size=4, **settings)), one_by_one)
+    rows = [{"video": {"path": file, "bytes": None}} for file in files]
+    check_same(list(classify(KeyDataset(rows, "video"), batch_size=4, **settings)), one_by_one)
+
+
+def test_how_many_frames(classify, files, monkeypatch):
+    seen, forward = [], type(classify.model).forward
+
+    def note(*args, **kwargs):
+        seen.append(kwargs["inputs_embeds"].shape[1])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(type(classify.model), "forward", note)
+    for settings in ({}, {"fps": 5}, {"num_frames": 5}, {"fps": 5, "num_frames": 3}, {"num_frames": 99}):
+        classify(files[4], **settings)
+    assert seen == [12, 20, 5, 3, 40]
+
+
+def test_timeline(classify, files):
+    result = classify(files[4], timeline=True, fps=10, top_k=2)
+    check_same([result["scores"]], [classify(files[4], fps=10, top_k=2)])
+    expected = classify_video(classify.model, classify.video_processor, files[4])
+    assert len(result["timeline"]) == len(expected.timeline) > 3
+    for part, other in zip(result["timeline"], expected.timeline, strict=True):
+        assert (part["start_sec"], part["end_sec"]) == (other.start_sec, other.end_sec) and len(part["scores"]) == 2
+        assert part["scores"][0]["score"] == pytest.approx(other.scores.max().item(), abs=1e-5)
+    batch = classify(files, timeline=True, fps=10, batch_size=3)
+    assert [len(each["timeline"]) for each in batch] == [1, 5, 1, 2, len(expected.timeline), 1]
+    frames = np.zeros((5, 24, 30, 3), np.uint8)
+    assert classify(frames, timeline=True)["timeline"][0]["start_sec"] is None
+
+
+def test_other_sources(classify, files):
+    expected = classify(files[0])
+    with open(files[0], "rb") as file:
+        content = file.read()
+        check_same([classify(file), classify(content)], [expected] * 2)
+    segment = VideoSegment(files[1], 0.5, 1.4)
+    check_same([classify(segment)], [classify(segment, num_frames=9)])
+
+
+def test_memory_does_not_grow_with_the_number_of_frames(classify, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (30, 240, 320, 3), np.uint8)
+    peaks = []
+    for number in (1, 10):
+        path = write_video(tmp_path / f"{number}.mp4", np.tile(frames, (number, 1, 1, 1)))
+        tracemalloc.start()
+        classify(str(path), fps=10)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 5e6
+
+
+def test_the_checkpoint_names_it(classify, tmp_path):
+    """Of the local code no leave is asked for, nor is there anything that no file can hold."""
+    classify.save_pretrained(tmp_path)
+    assert "video_processing_vtn.VTNVideoClassificationPipeline" in (tmp_path / "config.json").read_text()
+    loaded = pipeline("video-classification", model=str(tmp_path))
+    assert type(loaded).__module__ == "vtn_hf.video_processing_vtn"
+    assert "custom_pipelines" not in loaded.model.config.to_dict()

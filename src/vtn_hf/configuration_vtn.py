@@ -228,7 +228,14 @@ class VTNConfig(PreTrainedConfig):
             "AutoModel": "modeling_vtn.VTNModel",
             "AutoModelForVideoClassification": "modeling_vtn.VTNForVideoClassification",
         }
+        task = {
+            "impl": "video_processing_vtn.VTNVideoClassificationPipeline",
+            "pt": ["AutoModelForVideoClassification"],
+        }
+        self.custom_pipelines = {"video-classification": task}
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        # `pipeline` would ask for leave to run the code of the checkpoint, where there may be none.
+        del self.custom_pipelines
 
     @property
     def attention_windows(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
 from .backbone_preprocessing import from_backbone_pretrained
-from .configuration_vtn import __version__
+from .configuration_vtn import VTNConfig, __version__
 from .image_processing_vtn import PixelProcessorMixin, VTNImageProcessor
 from .model_card import make_model_card, replace_generic_card
 from .modeling_vtn import VTNForVideoClassification, VTNPreTrainedModel
@@ -36,7 +36,8 @@ def complete_classes():
     for loaded_class in (VTNPreTrainedModel, VTNImageProcessor, VTNVideoProcessor):
         loaded_class.from_pretrained = classmethod(_check_code_first(loaded_class.from_pretrained.__func__))
     PixelProcessorMixin.from_backbone_pretrained = classmethod(from_backbone_pretrained)
-    name = "vtn_hf.pipeline.CompleteVideoClassificationPipeline"
+    VTNConfig.from_dict = classmethod(_without_custom_pipelines(VTNConfig.from_dict.__func__))
+    name = "vtn_hf.video_processing_vtn.VTNVideoClassificationPipeline"
     PIPELINE_REGISTRY.supported_tasks["video-classification"]["impl"] = name
 
 
@@ -85,6 +86,16 @@ def _is_earlier(version: str | None) -> bool:
         return version is None or Version(version) < Version(__version__)
     except InvalidVersion:
         return False
+
+
+def _without_custom_pipelines(load):
+    """`pipeline` takes this package's, and need not ask for leave to run that of the checkpoint."""
+
+    @functools.wraps(load)
+    def from_dict(cls, config_dict, **kwargs):
+        return load(cls, {name: value for name, value in config_dict.items() if name != "custom_pipelines"}, **kwargs)
+
+    return from_dict
 
 
 def _check_code_first(load):

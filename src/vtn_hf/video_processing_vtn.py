@@ -1,13 +1,20 @@
-"""From videos to the input of a VTN: the one road from a file, and a plan of frames, to pixels and times."""
+"""
+From videos to the input of a VTN: the one road from a file, and a plan of frames, to pixels and times; and the
+pipeline for videos of any length.
+"""
 
 import copy
+import itertools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
+from transformers import VideoClassificationPipeline
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import is_pil_image
@@ -385,6 +392,171 @@ def _load_frames(
     frames = to_frames(frames, pixels, device)
     metadata.height, metadata.width = frames[0].shape[-2:]
     return pixels.preprocess(frames), metadata
+
+
+class VTNVideoClassificationPipeline(VideoClassificationPipeline):
+    """
+    `pipeline("video-classification")` for videos of any length: pictures go through the backbone while the video is
+    decoded, so that a few of them are in memory at a time. Takes whatever [`VTNVideoProcessor`] takes, lists,
+    generators and data sets; `batch_size` videos of any lengths go through the temporal encoder together.
+
+    Arguments, when it is made or called, beside those of transformers, whose `num_frames` is `config.num_frames` by
+    default:
+
+    - `fps` (`float`): Look at so many frames per second, `num_frames`, if it is given, remaining the upper limit.
+    - `timeline` (`bool`): Give, for each video, `{"scores": …, "timeline": [{"start_sec", "end_sec", "scores"}, …]}`:
+      what windows of `config.num_frames` frames show, which overlap by half. Times are those of the frames; `None`
+      where a video does not tell them.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Into what the checkpoint says of this pipeline, transformers puts classes, which no file can hold.
+        vars(self.model.config).pop("custom_pipelines", None)
+
+    def _sanitize_parameters(self, num_frames=None, fps=None, timeline=None, **kwargs):
+        _, forward, postprocess = super()._sanitize_parameters(**kwargs)
+        given = {"num_frames": num_frames, "fps": fps, "timeline": timeline}
+        return {}, forward | {name: value for name, value in given.items() if value is not None}, postprocess
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """As in transformers, with the video processor."""
+        # First, because it brings an image processor, which need not be the one of the pipeline.
+        if self.video_processor is not None:
+            self.video_processor.save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, **kwargs)
+
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        """Results one by one, of `batch_size` videos at a time; they are decoded in this process."""
+        is_sized = hasattr(inputs, "__len__")
+        videos = iter(inputs[number] for number in range(len(inputs))) if is_sized else iter(inputs)
+        while batch := list(itertools.islice(videos, batch_size)):
+            outputs = self.forward({"videos": batch}, **forward_params)
+            for logits, windows in zip(outputs["logits"], outputs["windows"], strict=True):
+                output = {"logits": logits[None], "windows": [windows]}
+                yield self.postprocess(output, **postprocess_params)
+
+    def preprocess(self, video: VideoInput) -> dict[str, list]:
+        return {"videos": [video]}
+
+    def _forward(
+        self, inputs: dict[str, list], num_frames: int | None = None, fps: float | None = None, timeline: bool = False
+    ) -> dict[str, Any]:
+        encoded = [self._encode(video, num_frames, fps) for video in inputs["videos"]]
+        lengths = torch.tensor([len(numbers) for _, numbers, _ in encoded])
+        pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
+        outputs = self.model(
+            inputs_embeds=pad([features for features, _, _ in encoded]),
+            position_ids=pad([numbers for _, numbers, _ in encoded]),
+            attention_mask=(torch.arange(lengths.max()) < lengths[:, None]).long().to(self.device),
+        )
+        windows = [self._classify_windows(*each) if timeline else None for each in encoded]
+        return {"logits": outputs.logits.float(), "windows": windows}
+
+    def _encode(
+        self, video: VideoInput, num_frames: int | None, fps: float | None
+    ) -> tuple[torch.Tensor, torch.Tensor, list[float | None]]:
+        """Of the frames to look at: features, numbers, and the seconds at which they begin and the last one ends."""
+        processor = self.video_processor or VTNVideoProcessor.from_dict(self.image_processor.to_dict())
+        if num_frames is None and fps is None:
+            num_frames = self.model.config.num_frames
+        sampling = {"num_frames": num_frames, "fps": fps or processor.fps, "frame_sampling": processor.frame_sampling}
+        if isinstance(video, dict):  # as data sets have them
+            video = video.get("path") if video.get("bytes") is None else video["bytes"]
+        if not is_source(video):
+            inputs = processor(video, **sampling, do_sample_frames=True, return_tensors="pt", return_metadata=True)
+            features = self._encode_pixels(inputs["pixel_values"][0])
+            return features, inputs["position_ids"][0].to(self.device), _find_starts(inputs["video_metadata"][0])
+        encoder = _Encoder(processor, self._encode_pixels, max(1, self.model.vtn.frames_per_chunk or 1))
+        features, metadata = encoder.encode(video, partial(processor.sample_frames, **sampling))
+        return features, torch.as_tensor(metadata.frames_indices).to(self.device), _find_starts(metadata)
+
+    def _encode_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model.vtn.get_frame_features(pixel_values[None].to(self.device, self.model.dtype))[0]
+
+    def _classify_windows(
+        self, features: torch.Tensor, numbers: torch.Tensor, starts: list[float | None]
+    ) -> list[tuple[float | None, float | None, torch.Tensor]]:
+        """Start, end and logits of parts that follow each other, each from a window with the part in its middle."""
+        total = len(features)
+        size = min(self.model.config.num_frames, total)
+        firsts = [*range(0, total - size, max(size // 2, 1)), total - size]
+        borders = [0, *((a + b + size) // 2 for a, b in itertools.pairwise(firsts)), total]
+        parts = []
+        for first, begin, end in zip(firsts, borders[:-1], borders[1:], strict=True):
+            window = slice(first, first + size)
+            position_ids = numbers[window] - numbers[first]
+            logits = self.model(inputs_embeds=features[None, window], position_ids=position_ids[None]).logits[0]
+            parts.append((starts[begin], starts[end], logits.float()))
+        return parts
+
+    def postprocess(self, outputs: dict[str, Any], **kwargs) -> list[dict] | dict[str, list]:
+        rank = partial(super().postprocess, **kwargs)
+        scores = rank(_Logits(outputs["logits"]))
+        if outputs["windows"][0] is None:
+            return scores
+        timeline = [
+            {"start_sec": start, "end_sec": end, "scores": rank(_Logits(logits[None]))}
+            for start, end, logits in outputs["windows"][0]
+        ]
+        return {"scores": scores, "timeline": timeline}
+
+
+class _Logits(NamedTuple):
+    """What transformers' pipeline reads scores from."""
+
+    logits: torch.Tensor
+
+
+class _Encoder:
+    """
+    Makes features of the frames of one video while it is decoded.
+
+    Args:
+        processor (`VTNVideoProcessor`): Makes its pixels, within its limits.
+        encode (`Callable`): From pixels `(frames, 3, height, width)` to features.
+        chunk_size (`int`): Frames to encode together.
+    """
+
+    def __init__(self, processor: VTNVideoProcessor, encode: Callable[[torch.Tensor], torch.Tensor], chunk_size: int):
+        self._processor, self._encode, self._chunk_size = processor, encode, chunk_size
+        self._pixels = replace(processor.pixel_settings, do_rescale=False, do_normalize=False)
+        self._pictures: list[torch.Tensor] = []
+        self._features: list[torch.Tensor] = []
+
+    def encode(self, source: VideoSource, sample_indices: SampleIndices) -> tuple[torch.Tensor, VideoMetadata]:
+        """The features of the frames that `sample_indices` chooses, and the metadata of the video."""
+        taker = PictureTaker(self._pixels, self._processor.limits)
+
+        def choose(metadata: VideoMetadata):
+            # Asked again where the number of frames turns out to be another one.
+            self._pictures, self._features = [], []
+            return sample_indices(metadata)
+
+        def convert(frame: np.ndarray) -> np.ndarray:
+            self._pictures.append(torch.from_numpy(taker.arguments["convert_frame"](frame).copy()))
+            if len(self._pictures) == self._chunk_size:
+                self._flush()
+            return np.empty(0, dtype=np.uint8)
+
+        _, metadata = decode_video(source, choose, **taker.arguments | {"convert_frame": convert})
+        self._flush()
+        # A frame that is asked for several times is decoded once.
+        places = np.unique(metadata.frames_indices, return_inverse=True)[1]
+        return torch.cat(self._features)[torch.from_numpy(places)], metadata
+
+    def _flush(self):
+        if self._pictures:
+            pictures, self._pictures = torch.stack(self._pictures), []
+            self._features.append(self._encode(self._processor.pixel_settings.normalize(pictures)))
+
+
+def _find_starts(metadata: VideoMetadata) -> list[float | None]:
+    """Seconds at which the frames begin, and at which the last one ends."""
+    if metadata.fps is None:
+        return [None] * (len(metadata.frames_indices) + 1)
+    times = list(metadata.timestamps)
+    return [*times, max(times[-1], metadata.duration or 0)]
 
 
 VTNVideoProcessor.register_for_auto_class()
