@@ -44,19 +44,34 @@ class OpenVINO(Replacement):
     """
 
     def forward(self, pixel_values: torch.Tensor | None = None, **kwargs) -> Any:
-        if kwargs or self.training or not isinstance(pixel_values, torch.Tensor) or not self._can_run(pixel_values):
+        weights = None if kwargs or self.training or pixel_values is None else find_plain_weights(self)
+        if weights is None or not _needs_values_only(pixel_values, weights):
             return super().forward(pixel_values=pixel_values, **kwargs)
-        return self._graphs.get(self, pixel_values.shape[1:])(pixel_values)
+        return self._graphs.get(self, weights, pixel_values.shape[1:])(pixel_values)
 
-    def _can_run(self, pixel_values: torch.Tensor) -> bool:
-        needs_gradients = torch.is_grad_enabled() and (
-            pixel_values.requires_grad or any(weight.requires_grad for weight in self.parameters())
-        )
-        return (
-            not needs_gradients
-            and is_plain_float32(pixel_values, next(self.parameters()))
-            and not any(map(is_altered, self.modules()))
-        )
+
+def find_plain_weights(backbone: nn.Module) -> list[torch.Tensor] | None:
+    """All parameters and buffers, unless somebody listens to a module or has changed what it computes."""
+    weights, modules = [], [backbone]
+    while modules:  # several times as fast as `modules()` and `parameters()`, for a network that takes milliseconds
+        module = modules.pop()
+        own = module.__dict__
+        has_hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"]
+        if (has_hooks or "forward" in own) and is_altered(module):
+            return None
+        weights += filter(_is_there, (*own["_parameters"].values(), *own["_buffers"].values()))
+        modules += filter(_is_there, own["_modules"].values())
+    return weights
+
+
+def _is_there(item: Any) -> bool:
+    return item is not None
+
+
+def _needs_values_only(pixel_values: torch.Tensor, weights: list[torch.Tensor]) -> bool:
+    """Whether nobody asks for gradients, for a graph or for another precision."""
+    needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (pixel_values, *weights))
+    return not needs_gradients and is_plain_float32(pixel_values, weights[0])
 
 
 def use_engine(
@@ -132,8 +147,7 @@ class _Graphs:
         self._key: Hashable = None
         self._graph: _Graph | None = None
 
-    def get(self, backbone: nn.Module, frame_shape: torch.Size) -> "_Graph":
-        weights = [*backbone.parameters(), *backbone.buffers()]
+    def get(self, backbone: nn.Module, weights: list[torch.Tensor], frame_shape: torch.Size) -> "_Graph":
         key = (tuple(frame_shape), torch.get_num_threads())
         if self._weights is None or self._key != key or not self._weights.is_same(weights):
             self._graph = _Graph(backbone, frame_shape, self._precision)
