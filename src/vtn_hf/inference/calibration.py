@@ -104,7 +104,7 @@ def calibrate(
     temperature = fit_temperature(torch.stack([video[-1][1] for video in looks]), labels)
     if labels.ndim == 2:
         return Calibration(temperature)
-    stops = [_Stops(video, temperature) for video in looks]
+    stops = [Stops(video, temperature) for video in looks]
     best = total = None
     for confidence in reversed(_CONFIDENCES):
         ends = [each.find_end(confidence) for each in stops]
@@ -117,7 +117,7 @@ def calibrate(
     return best
 
 
-class _Stops:
+class Stops:
     """
     The looks at a video: numbers of frames, answers, and how certain each look and the one before it are of the same
     answer.
