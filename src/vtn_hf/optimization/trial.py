@@ -117,6 +117,7 @@ def is_close(actual: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], t
 def is_aligned(actual: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], min_cosine: float = 0.99) -> bool:
     """Whether rows have nearly the same direction, as they do in a precision with fewer digits."""
     return all(
-        ours.shape == theirs.shape and bool((nn.functional.cosine_similarity(ours, theirs) >= min_cosine).all())
+        ours.shape == theirs.shape
+        and bool((nn.functional.cosine_similarity(ours, theirs, dim=-1) >= min_cosine).all())
         for ours, theirs in zip(actual, expected, strict=True)
     )
