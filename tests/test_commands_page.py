@@ -39,8 +39,8 @@ def test_one_name_means_one_thing_and_one_thing_has_one_name():
         for name, action in commands_page.list_options(command).items():
             if (command, name) == ("train", "--seed"):
                 continue  # in transformers' words
-            text = action.help.partition("; default")[0].partition(":")[0]
-            texts[name].add(text)
+            text = action.help.partition("; default")[0]
+            texts[name].add(text.partition(":")[0])
             names[text].add(name)
     assert {
         name: each for name, each in texts.items() if name in {f"--{each}" for each in NAMES} and len(each) > 1
