@@ -10,8 +10,8 @@ Videos belong together if they are of one recording by ROOT/videos.txt, or if th
 underscore (SPEAKER_REPETITION.mp4). A cell is a variant, a seed and a fold, and adds a line to RUN/results.jsonl; the
 same command goes on with the cells that are missing.
 
-`--protocol val` leaves the test folds alone: it trains on three folds and evaluates on a fourth, which is how the
-recipe of examples/configs/cached_features.yaml was chosen.
+`--protocol val` leaves the test folds alone: it trains on three folds and evaluates on a fourth, which is how settings
+were chosen.
 """
 
 import argparse

@@ -51,7 +51,7 @@ def test_it_runs_goes_on_and_reports(collection, backbone, tmp_path, monkeypatch
     small = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}
     shorter = {"num_train_epochs": 1}
     tiny = {
-        "frozen": variants.RECIPE.change(small, shorter),
+        "frozen": variants.CHANGES.change(small, shorter),
         "shuffled": replace(variants.PLAIN.change(small, shorter), is_shuffled=True),
         "end to end": variants.END_TO_END.change(small, shorter),
         "pixels": None,

@@ -605,6 +605,24 @@ def test_positions_spread_over_the_table_in_long_videos_only(kind):
     assert (wrapped[1] - expected[1]).abs().max() > 1e-3
 
 
+def test_changes_of_features_in_their_place():
+    plain, changing = make_model(), make_model(frame_changes=True)
+    pixel_values = make_frames(2, 5)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    with torch.no_grad():
+        outputs = changing(pixel_values, attention_mask=mask)
+        features = plain.vtn.get_frame_features(pixel_values, mask)
+        assert_close(changing(inputs_embeds=features, attention_mask=mask).logits, outputs.logits)
+        changes = torch.zeros_like(features)
+        for frame in range(1, 5):
+            changes[:, frame] = (features[:, frame] - features[:, frame - 1]).abs()
+        assert_close(plain(inputs_embeds=changes, attention_mask=mask).logits, outputs.logits)
+        # Padding changes nothing.
+        alone = changing(inputs_embeds=features[1:, :3]).logits
+        assert_close(alone, outputs.logits[1:])
+        assert (plain(pixel_values, attention_mask=mask).logits - outputs.logits).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("kind", ["learned", "sinusoidal"])
 def test_positions_stretch_over_the_table_in_every_video(kind):
     wrapping = make_model(position_embedding_type=kind)

@@ -63,7 +63,7 @@ class NarrowLSTMClassifier(LSTMClassifier):
         return super().pool(self.vtn.projection(features), attention_mask)
 
 
-# The recipe of cached features before it was fitted to small collections.
+# The recipe `cached_features`.
 PLAIN = Variant(
     fields={
         "hidden_size": 256,
@@ -89,11 +89,10 @@ STEPS = {
     "features left out": replace(PLAIN, feature_drop_prob=0.5),
     "mixup": replace(PLAIN, mixup_alpha=0.8),
     "24 epochs": PLAIN.change(training={"num_train_epochs": 24}),
-    "1 layer of width 128": PLAIN.change({"hidden_size": 128, "num_hidden_layers": 1, "intermediate_size": 512}),
     "stretched positions": PLAIN.change({"position_overflow": "stretch", "max_position_embeddings": 18}),
 }
-# That of `cached_features.yaml`.
-RECIPE = PLAIN
+SMALL = PLAIN.change({"hidden_size": 128, "num_hidden_layers": 1, "intermediate_size": 512}, is_mirrored=True)
+CHANGES = SMALL.change({"frame_changes": True})
 # A ConvNeXt of one patch: a linear layer on 16 x 16 pixels, and layer norms.
 _ONE_PATCH = {
     "model_type": "convnext",
@@ -134,12 +133,14 @@ END_TO_END = Variant(
 PIXELS = "kernel ridge on pixels"
 VARIANTS: dict[str, Variant | None] = {
     PIXELS: None,
-    "VTN": RECIPE,
-    "VTN, frames shuffled": replace(RECIPE, is_shuffled=True),
-    "frame average": replace(RECIPE, model=FrameAverageClassifier),
-    "LSTM": replace(RECIPE, model=NarrowLSTMClassifier),
-    "before": PLAIN,
-    **{f"before, {name}": variant for name, variant in STEPS.items()},
+    "VTN on changes": CHANGES,
+    "VTN": SMALL,
+    "frame average": replace(SMALL, model=FrameAverageClassifier),
+    "VTN on changes, frames shuffled": replace(CHANGES, is_shuffled=True),
+    "VTN, frames shuffled": replace(SMALL, is_shuffled=True),
+    "LSTM": replace(SMALL, model=NarrowLSTMClassifier),
+    "recipe": PLAIN,
+    **{f"recipe, {name}": variant for name, variant in STEPS.items()},
     "VTN end to end": END_TO_END,
     "VTN end to end, frames shuffled": replace(END_TO_END, is_shuffled=True),
     "frame average end to end": replace(END_TO_END, model=FrameAverageClassifier),

@@ -63,7 +63,7 @@ def _check_value(name: str, value: Any):
         is_right, rule = 0 < value < float("inf"), "above 0"
     elif name in ("layer_norm_eps", "initializer_range"):
         is_right, rule = 0 <= value < float("inf"), "at least 0"
-    elif name == "num_labels" or isinstance(value, int):
+    elif name == "num_labels" or (isinstance(value, int) and name != "frame_changes"):
         least = 3 if name == "max_position_embeddings" else 1
         is_right, rule = type(value) is int and value >= least, f"at least {least}"
     else:
@@ -101,6 +101,9 @@ class VTNConfig(PreTrainedConfig):
             one vector per frame, as in the paper.
         frame_pooling: `"attention"` gathers the grid into one vector per frame, by one learned query per head, before
             the temporal encoder, which otherwise reads all of it.
+        frame_changes: Whether the temporal encoder reads, in the place of each frame's features, how far they are from
+            those of the frame before (of the first frame, zeros): for videos in which it matters how things move, not
+            what is seen.
         hidden_act: Activation of the feed-forward networks and the head.
         hidden_dropout_prob: Dropout of embeddings and layer outputs.
         attention_probs_dropout_prob: Dropout of the attention weights.
@@ -147,6 +150,7 @@ class VTNConfig(PreTrainedConfig):
     position_overflow: str = "wrap"
     frame_grid: int | None = None
     frame_pooling: str | None = None
+    frame_changes: bool = False
     hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.1
     attention_probs_dropout_prob: float | int = 0.1

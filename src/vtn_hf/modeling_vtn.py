@@ -348,7 +348,7 @@ class VTNModel(VTNPreTrainedModel):
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
 
-        frames = self.projection(inputs_embeds)
+        frames = self.projection(_compare(inputs_embeds) if self.config.frame_changes else inputs_embeds)
         if self.config.frame_pooling is not None:
             frames, _ = self.frame_pooling(frames)
         states = self.temporal_encoder(frames, position_ids, attention_mask, class_token_only)
@@ -526,6 +526,11 @@ def compute_losses(
 
 def _clear_padding(values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     return values.masked_fill((attention_mask == 0)[(..., *[None] * (values.ndim - attention_mask.ndim))], 0.0)
+
+
+def _compare(features: torch.Tensor) -> torch.Tensor:
+    """How far the features `(B, T, …)` of each frame are from those of the frame before; of the first one, zeros."""
+    return torch.cat([torch.zeros_like(features[:, :1]), features.diff(dim=1).abs()], dim=1)
 
 
 def _check_frames(shape: torch.Size, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None = None):
