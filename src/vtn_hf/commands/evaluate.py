@@ -41,6 +41,7 @@ from ..inference.anytime import classify_looks
 from ..inference.attention import look_at_example
 from ..inference.calibration import calibrate, cross_fit
 from ..inference.multi_view import MultiView, score_views
+from ..inference.repeats import encode_distinct
 from ..inference.scores import to_scores
 from ..model_card import add_evaluation
 from ..outputs import check_outputs, writing
@@ -129,9 +130,10 @@ def score(model: VTNForVideoClassification, inputs: dict, views: MultiView | Non
         name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
         for name, tensor in inputs.items()
     }
-    scores = (
-        to_scores(model, model(**inputs).logits[0]) if views is None else score_views(model, inputs, optimize=False)
-    )
+    if views is None:
+        scores = to_scores(model, model(**encode_distinct(model, inputs)).logits[0])
+    else:
+        scores = score_views(model, inputs, optimize=False)
     check_finite(scores)
     return scores
 
