@@ -1,7 +1,6 @@
 """A segment of a long file is, for everyone who reads it, what the same seconds cut out without loss are."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,11 @@ import pytest
 import torch
 from collection_files import make_files, read_back
 from datasets import Dataset
+from test_video_decoding_vtn import encode
 from tiny_models import make_vit_vtn
 from video_files import write_video
 
-from vtn_hf import VideoDecodeError, VTNVideoProcessor
+from vtn_hf import VideoDecodeError, VTNVideoProcessor, video_decoding_vtn
 from vtn_hf.data.clips import ClipTransform
 from vtn_hf.data.collection import read_collection
 from vtn_hf.data.extraction_plan import ExtractionPlan
@@ -266,21 +266,80 @@ def test_bad_activitynet(tmp_path, entry, message):
         read_collection(write_activitynet(tmp_path, aaa=entry))
 
 
-def count_decoded(monkeypatch, function):
-    """How many frames come out of the decoder."""
-    from vtn_hf import video_decoding_vtn
+@pytest.fixture
+def counts(monkeypatch):
+    """Packets that are read and frames that come out of the decoder, from now on."""
+    counts, reader = {"packets": 0, "frames": 0}, video_decoding_vtn._VideoReader
+    demux, check = reader._demux, reader._check_frame
 
-    counts = []
-    check = video_decoding_vtn._VideoReader._check_frame
-    monkeypatch.setattr(
-        video_decoding_vtn._VideoReader, "_check_frame", lambda *args, **kw: counts.append(1) or check(*args, **kw)
-    )
-    function()
-    return len(counts)
+    def count_packets(self):
+        for packet in demux(self):
+            counts["packets"] += 1
+            yield packet
+
+    def count_frames(*args, **kwargs):
+        counts["frames"] += 1
+        return check(*args, **kwargs)
+
+    monkeypatch.setattr(reader, "_demux", count_packets)
+    monkeypatch.setattr(reader, "_check_frame", count_frames)
+    return counts
 
 
-def test_only_what_is_needed_is_decoded(tmp_path, monkeypatch):
+@pytest.mark.parametrize("start", [0.0, 31.4, 50.0])
+def test_only_what_is_needed_is_read(tmp_path, counts, start):
+    """Of a file of any length: with a key frame every 12 frames, the ones around."""
     frames = np.random.default_rng(0).integers(0, 256, (600, 16, 16, 3), np.uint8)
-    path = write_video(tmp_path / "long.mp4", frames)  # with a key frame every 12
-    segment = VideoSegment(str(path), 50.0, 51.0)
-    assert count_decoded(monkeypatch, partial(decode_video, segment)) <= 40
+    path = write_video(tmp_path / "long.mp4", frames)
+    found, metadata = decode_video(VideoSegment(str(path), start, start + 1.0))
+    assert np.array_equal(found, frames[round(10 * start) : round(10 * start) + 10])
+    assert metadata.frame_times == pytest.approx(np.arange(10) / 10)
+    assert counts["frames"] <= 40 and counts["packets"] <= 160
+
+
+ENCODINGS = {
+    "mp4": ("x.mp4", {}),
+    "B frames": ("x.mp4", {"options": {"x264-params": "bframes=4:b-pyramid=normal:keyint=25"}}),
+    "open groups": ("x.mp4", {"options": {"x264-params": "bframes=3:open-gop=1:keyint=20:min-keyint=20"}}),
+    "one key frame": ("x.mp4", {"options": {"x264-params": "bframes=2:keyint=900"}}),
+    "intra refresh": ("x.mp4", {"options": {"x264-params": "intra-refresh=1:keyint=30:bframes=0"}}),
+    "fragments": ("x.mp4", {"container": {"movflags": "frag_keyframe+empty_moov"}, "gop": 15}),
+    "matroska": ("x.mkv", {"options": {"x264-params": "bframes=3:keyint=30"}}),
+    "hevc": ("x.mp4", {"codec": "libx265", "options": {"x265-params": "log-level=none:keyint=24:bframes=3"}}),
+    "vp9": ("x.webm", {"codec": "libvpx-vp9", "gop": 20, "options": {"deadline": "realtime", "cpu-used": "8"}}),
+    "variable": ("x.mp4", {"pts": lambda number: 33 * number + 7 * (number % 3), "gop": 20}),
+    "avi": ("x.avi", {"codec": "mpeg4"}),
+    "transport stream": ("x.ts", {"gop": 20}),
+}
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_every_encoding(tmp_path, name):
+    """The same frames as of the whole, wherever the segment is."""
+    file, settings = ENCODINGS[name]
+    path = tmp_path / file
+    encode(path, num_frames=240, **settings)
+    frames, metadata = decode_video(str(path))
+    times = np.round(1000 * metadata.frame_times)
+    for start, end in ((0, 0.5), (2.0, 2.5), (3.333, 5.01), (6.9, 7.4), (7.0, 7.9), (4.0, 4.02)):
+        found, of_segment = decode_video(VideoSegment(str(path), start, end))
+        expected = np.flatnonzero((times >= round(1000 * start)) & (times < round(1000 * end)))
+        expected = expected if len(expected) else [np.flatnonzero(times <= round(1000 * start))[-1]]
+        assert np.array_equal(found, frames[expected]), (start, end)
+        some = decode_video(VideoSegment(str(path), start, end), lambda metadata: [metadata.total_num_frames - 1])[0]
+        assert np.array_equal(some[0], found[-1])
+        assert of_segment.frame_times == pytest.approx((times[expected] - times[expected[0]]) / 1000, abs=0.001)
+
+
+def test_damage_elsewhere_costs_nothing(tmp_path):
+    """And damage within is found, as in a whole file."""
+    frames = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), np.uint8)
+    path = write_video(tmp_path / "long.mp4", frames)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(content)
+    assert np.array_equal(decode_video(VideoSegment(str(path), 2.0, 4.0))[0], frames[20:40])
+    assert np.array_equal(decode_video(VideoSegment(str(path), 26.0, 28.0))[0], frames[260:280])
+    with pytest.raises(VideoDecodeError):
+        decode_video(VideoSegment(str(path), 13.0, 17.0))

@@ -57,7 +57,7 @@ def encode(
             stream.set_display_rotation(settings["rotation"])
         for number in range(num_frames):
             picture = np.roll(texture, (3 * number, 2 * number), (0, 1))
-            picture[:8, :8] = 4 * number
+            picture[:8, :8] = 4 * number % 256
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if pts:
                 frame.pts, frame.time_base = pts(number), Fraction(1, 1000)

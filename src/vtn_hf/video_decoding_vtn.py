@@ -706,6 +706,7 @@ class _VideoReader:
         self._converter = FrameConverter(self._av, choose_region)
         self._container = self._codec = self._first_frame = None
         self._offset = 0  # number of the frame in the file that is the first of the segment
+        self._lead_sec: float | None = None  # seconds of the file before what was counted, where that is not all
         self._num_pixels = 0  # decoded so far
         self._is_plain = False  # whether files are opened anew to decode them, and without frame threads
 
@@ -714,11 +715,63 @@ class _VideoReader:
         with self._source.reporting_errors():
             self._layout = _Layout(self._source)
             self._open_container()
-            packets = _Packets(self._demux(), self._container.format, self._stream.time_base)
             self._header_fps = float(self._stream.guessed_rate or self._stream.average_rate or 0)
-            self._plan_reading(packets)
-            num_missing = self._count_missing(packets)
-            self._describe(packets.num_shown, packets.ticks, packets.is_joined, num_missing)
+            if not self._open_near_segment():
+                self._open_whole()
+
+    def _open_whole(self) -> None:
+        """Count all packets."""
+        self._lead_sec = None
+        packets = _Packets(self._demux(), self._container.format, self._stream.time_base)
+        self._plan_reading(packets)
+        num_missing = self._count_missing(packets)
+        self._describe(packets.num_shown, packets.ticks, packets.is_joined, num_missing)
+
+    def _open_near_segment(self) -> bool:
+        """Count only the packets from the key frame before a segment to its end, if they are sure to be found."""
+        segment, is_timed = self._source.segment, self._container.format.name in _TIMED_FORMATS
+        if segment is None or segment.end_sec is None or not is_timed or self._layout.is_cut:
+            return False
+        with contextlib.suppress(self._av.FFmpegError):
+            self._is_sure, time_base = False, self._stream.time_base
+            first = [packet for packet in itertools.islice(self._demux(), _MAX_REORDERED) if not packet.is_discard]
+            origin = min((_NO_TIME if packet.pts is None else packet.pts for packet in first), default=_NO_TIME)
+            # Both ends are rounded to milliseconds.
+            start = origin + math.floor(((segment.start_sec or 0) - 0.001) / time_base)
+            end = origin + math.ceil((segment.end_sec + 0.001) / time_base)
+            packets = _Packets(self._packets_near(max(start, origin), end), self._container.format, time_base)
+            if self._is_sure and origin != _NO_TIME and packets.num_whole == len(packets.pts):
+                self._lead_sec, self._num_certain = float((packets.pts[0] - origin) * time_base), None
+                self._plan_reading(packets)
+                if self._times is not None:
+                    self._describe(packets.num_shown, packets.ticks, packets.is_joined)
+                    return True
+        self._open_container()
+        return False
+
+    def _packets_near(self, start: int, end: int) -> Iterator[Any]:
+        """
+        From a key frame that is not after `start` until all that is shown before `end` has come, but not what is shown
+        before the key frame; `_is_sure` says whether this was so, and timestamps did not start again.
+        """
+        for margin_sec in (0, 1, 10):  # some containers go by the time of decoding
+            self._container.seek(start - round(margin_sec / self._stream.time_base), stream=self._stream)
+            begin, last_key, num_behind = None, -math.inf, 0
+            for packet in self._demux():
+                if packet.pts is None or (begin is None and not (packet.is_keyframe and packet.pts <= start)):
+                    break
+                begin = packet.pts if begin is None else begin
+                if packet.is_keyframe and packet.pts <= last_key:
+                    return
+                last_key = packet.pts if packet.is_keyframe else last_key
+                if packet.pts >= begin:
+                    yield packet
+                num_behind += packet.pts >= end
+                if num_behind > _MAX_REORDERED:
+                    self._is_sure = True
+                    return
+            if begin is not None:
+                return
 
     def close(self) -> None:
         """Let go of the decoder: the garbage collector could do so in a forked process, without threads to end."""
@@ -766,8 +819,21 @@ class _VideoReader:
             except VideoDecodeError:
                 # What goes wrong with frames left out, with frame threads, or after going back, says nothing about the
                 # file; only decoding all frames one by one can judge it.
-                if not attempts:
+                if not attempts and self._lead_sec is not None:
+                    numbers, attempts = self._give_up_nearness(numbers), [None]
+                elif not attempts:
                     raise
+
+    def _give_up_nearness(self, numbers: list[int]) -> list[int]:
+        """Count all packets after all; what the same frame numbers are then."""
+        before, first = self.metadata, self._offset
+        with self._source.reporting_errors():
+            self._open_container()
+            self._open_whole()
+        if self.metadata.total_num_frames != before.total_num_frames:
+            raise self._source.error("its packets do not tell which frames are in the segment")
+        self.metadata.frames_indices = before.frames_indices
+        return [number - first + self._offset for number in numbers]
 
     def check_size(self, num_bytes: int) -> None:
         """Refuse to return more than the limit, before the memory is taken."""
@@ -884,7 +950,8 @@ class _VideoReader:
         if segment is not None:
             if times is None:
                 raise self._source.error("a segment needs the times of the frames, which the file does not tell")
-            part = segment.find(times, total / fps if fps else 0.0)
+            file_end = math.inf if self._lead_sec is not None else total / fps if fps else 0.0
+            part = segment.find(times + (self._lead_sec or 0), file_end)
             self._offset, times = part.start, times[part] - times[part.start]
             total, fps = len(times), self._find_fps(times)
         duration = total / fps if fps else None
@@ -935,7 +1002,8 @@ class _VideoReader:
                     else:
                         frame_time = frame.dts if frame.pts is None else frame.pts
                         self._shown.append((_NO_TIME if frame_time is None else frame_time, frame.duration))
-                    self._check_frame(frame, number in wanted, is_first_after_seek=position == start != 0)
+                    is_first = position == start and self._needs_seek(start)
+                    self._check_frame(frame, number in wanted, is_first_after_seek=is_first)
                     self._source.position = number + 1
                     if number in wanted:
                         yield number, self._to_array(frame)
@@ -945,7 +1013,7 @@ class _VideoReader:
         unsent = set(numbers)
         for packet in self._packets_from(start or 0):
             number = bisect_left(self._times, packet.pts)
-            if not packet.is_discard and number >= (start or 0):
+            if not packet.is_discard and packet.pts >= self._times[start or 0]:
                 may_leave_out = start is not None and number not in unsent and self._nal_length_size
                 if may_leave_out and _is_disposable(packet, self._nal_length_size):
                     continue
@@ -982,9 +1050,13 @@ class _VideoReader:
         self._is_damaged, self._first_frame = False, None
         self._shown: list[tuple[int, int]] = []  # timestamps and durations, where frames are counted
 
+    def _needs_seek(self, start: int) -> bool:
+        """Whether there are frames before this one."""
+        return start != 0 or self._lead_sec is not None
+
     def _packets_from(self, start: int) -> Iterator[Any]:
         """Yield the packets from frame 0 or a key frame to the end."""
-        if start:
+        if self._needs_seek(start):
             self._container.seek(self._times[start], stream=self._stream)
             yield from itertools.dropwhile(lambda packet: packet.pts != self._times[start], self._demux())
             return
@@ -1016,7 +1088,7 @@ class _VideoReader:
         self._source.hint = ""
         self._num_pixels += frame.width * frame.height
         self._check_num_pixels(self._num_pixels)
-        if self._source.position == 0:
+        if self._source.position == 0 and self._lead_sec is None:
             self._first_frame = frame
         is_key_frame = frame.key_frame and frame.pict_type == self._av.video.frame.PictureType.I
         # Some containers also mark frames that later ones cannot do with alone, such as the start of an intra refresh.
