@@ -44,7 +44,8 @@ def test_error_of_calibration_falls_on_others():
         scores = logits.softmax(dim=-1)
         return CalibrationError().compute(predictions=scores, references=labels)["calibration_error"]
 
-    assert measure(cross_fit(logits, labels)) < 0.03 < 0.1 < measure(logits)
+    fitted = torch.stack([logits for [(_, logits)] in cross_fit([[(8, row)] for row in logits], labels)])
+    assert measure(fitted) < 0.03 < 0.1 < measure(logits)
 
 
 def test_videos_that_are_all_right():
@@ -61,6 +62,14 @@ def make_looks(num_videos=400, noise=(3.0, 2.0, 1.5, 1.5), seed=0):
         signal = 4.0 * torch.nn.functional.one_hot(torch.tensor(label), 4)
         looks.append([(8 * 2**i, signal + each * torch.randn(4, generator=generator)) for i, each in enumerate(noise)])
     return looks, labels
+
+
+def test_few_frames_are_not_taken_to_be_as_certain_as_all():
+    """All frames are always right, and would have a temperature with which everything is certain."""
+    looks, labels = make_looks(noise=(3.0, 2.0, 1.0, 0.0))
+    found = calibrate(looks, labels)
+    assert 0.5 < found.temperature < 3
+    assert found.accuracy >= found.accuracy_of_all_frames - 0.005 and found.share_of_frames < 1
 
 
 @pytest.mark.parametrize("max_loss", [0.0, 0.005, 0.05])
@@ -90,8 +99,7 @@ def test_where_few_frames_are_never_enough():
     right = 10 * torch.nn.functional.one_hot(labels, 4).float()
     looks = [[(8, 3 * row.flip(0)), (16, 3 * row.flip(0)), (32, row)] for row in right]
     found = calibrate(looks, labels)
-    assert found.confidence == 1.0 and found.accuracy == found.accuracy_of_all_frames == 1
-    assert found.share_of_frames == 1
+    assert found.accuracy == found.accuracy_of_all_frames == found.share_of_frames == 1
 
 
 def test_too_few_videos():

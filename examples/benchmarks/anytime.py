@@ -24,12 +24,11 @@ from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.feature_cache import CachedClips
 from vtn_hf.frame_sampling_vtn import sample_uniform
 from vtn_hf.inference.anytime import classify_looks, plan_looks
-from vtn_hf.inference.calibration import Calibration, Stops, calibrate
+from vtn_hf.inference.calibration import Calibration, Looks, Stops, calibrate
 from vtn_hf.inference.whole_video import classify_video
 
 
-Looks = list[list[tuple[int, torch.Tensor]]]  # of each video: frames and logits of each look
-CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999, 1.0)
+CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
 FRAME_COUNTS = (8, 16, 32, 64, 128)
 
 
@@ -40,14 +39,14 @@ def classify(model: VTNForVideoClassification, example: dict[str, torch.Tensor],
     return model(inputs_embeds=features, position_ids=position_ids).logits[0]
 
 
-def look_at_random(model: VTNForVideoClassification, example: dict, generator: np.random.Generator) -> list:
+def look_at_random(model: VTNForVideoClassification, example: dict, generator: np.random.Generator) -> Looks:
     """As [`classify_looks`], but in random order."""
     num_frames = len(example["position_ids"])
     order = generator.permutation(num_frames)
     return [(count, classify(model, example, np.sort(order[:count]))) for count in plan_looks(num_frames, 8)]
 
 
-def stop(looks: Looks, temperature: float, confidence: float) -> tuple[list[int], np.ndarray, np.ndarray]:
+def stop(looks: list[Looks], temperature: float, confidence: float) -> tuple[list[int], np.ndarray, np.ndarray]:
     """Answer, frames and share of frames of each video."""
     stops = [Stops(video, temperature) for video in looks]
     ends = [each.find_end(confidence) for each in stops]
@@ -56,12 +55,12 @@ def stop(looks: Looks, temperature: float, confidence: float) -> tuple[list[int]
     return [each.answers[end] for each, end in zip(stops, ends, strict=True)], counts, counts / totals
 
 
-def calibrate_halves(looks: Looks, labels: torch.Tensor) -> list[Calibration]:
+def calibrate_halves(looks: list[Looks], labels: torch.Tensor) -> list[Calibration]:
     """For each half of the videos, what the other one gives."""
     return [calibrate(looks[1 - half :: 2], labels[1 - half :: 2]) for half in (0, 1)]
 
 
-def stop_halves(looks: Looks, found: list[Calibration], confidence: float | None = None) -> tuple:
+def stop_halves(looks: list[Looks], found: list[Calibration], confidence: float | None = None) -> tuple:
     """As [`stop`], each half by the calibration of the other, or by a given confidence."""
     answers, counts, shares = [np.zeros(len(looks)) for _ in range(3)]
     for half, each in enumerate(found):
@@ -90,7 +89,7 @@ def measure(model: VTNForVideoClassification, clips: CachedClips) -> dict:
             ]
         )
 
-    def trace(looks: Looks) -> list[tuple[float, float]]:
+    def trace(looks: list[Looks]) -> list[tuple[float, float]]:
         stopped = [stop_halves(looks, found, confidence) for confidence in CONFIDENCES]
         return [(float(each[1].mean()), score(each[0])) for each in stopped]
 

@@ -39,7 +39,7 @@ from ..data.feature_cache import hash_weights
 from ..data.rows import find_sources
 from ..inference.anytime import classify_looks
 from ..inference.attention import look_at_example
-from ..inference.calibration import calibrate, cross_fit
+from ..inference.calibration import Looks, calibrate, cross_fit, pool_looks
 from ..inference.multi_view import MultiView, score_views
 from ..inference.repeats import encode_distinct
 from ..inference.scores import to_scores
@@ -159,22 +159,23 @@ def score_looks(model: VTNForVideoClassification, inputs: dict) -> dict[str, lis
 def calibrate_model(rows: list[dict], is_multi_label: bool, folder: str) -> dict[str, float]:
     """Finds what `--calibrate` finds, writes it into the model's folder, and says what it does."""
     looks = [[(count, torch.tensor(logits)) for count, logits in row["looks"]] for row in rows]
-    logits = torch.stack([video[-1][1] for video in looks])
-    labels = torch.from_numpy(np.array(make_references(rows, is_multi_label, logits.shape[1])))
+    num_labels = len(looks[0][0][1])
+    labels = torch.from_numpy(np.array(make_references(rows, is_multi_label, num_labels)))
     calibration = calibrate(looks, labels)
     calibration.store(folder)
     if is_multi_label:
         return calibration.to_dict()
-    errors = {
-        f"calibration_error_{name}": CalibrationError().compute(predictions=scores, references=labels)[
-            "calibration_error"
-        ]
-        for name, scores in (
-            ("before", logits.softmax(dim=-1)),
-            ("after", cross_fit(logits, labels).softmax(dim=-1)),
-        )
-    }
+    errors = {}
+    for name, each in (("before", looks), ("after", cross_fit(looks, labels))):
+        errors[f"calibration_error_{name}"] = measure_calibration_error([video[-1:] for video in each], labels)
+        errors[f"calibration_error_of_all_looks_{name}"] = measure_calibration_error(each, labels)
     return calibration.to_dict() | errors
+
+
+def measure_calibration_error(looks: list[Looks], labels: torch.Tensor) -> float:
+    """Of the looks at all videos."""
+    logits, labels = pool_looks(looks, labels)
+    return CalibrationError().compute(predictions=logits.softmax(dim=-1), references=labels)["calibration_error"]
 
 
 def describe_protocol(processor: VTNVideoProcessor, views: MultiView | None) -> str:

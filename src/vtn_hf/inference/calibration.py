@@ -16,9 +16,11 @@ from ..outputs import writing
 from .anytime import measure_agreement
 
 
+Looks = list[tuple[int, torch.Tensor]]  # at a video: numbers of frames, and logits `(num_labels,)`
+
 # Bounds of the temperature; beyond them, scores are certain of everything or of nothing.
 _BOUNDS = (0.05, 20.0)
-_CONFIDENCES = (*np.arange(0.3, 0.99, 0.02).round(2).tolist(), 0.99, 0.995, 0.999, 0.9999, 0.99999, 1.0)
+_CONFIDENCES = (*np.arange(0.3, 0.99, 0.02).round(2).tolist(), 0.99, 0.995, 0.999, 1.0)
 
 
 @dataclass
@@ -76,20 +78,25 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return float(np.exp(found.x))
 
 
-def cross_fit(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def pool_looks(looks: list[Looks], labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels of all looks at all videos."""
+    logits = torch.stack([logits for video in looks for _, logits in video])
+    return logits, labels.repeat_interleave(torch.tensor([len(video) for video in looks]), dim=0)
+
+
+def cross_fit(looks: list[Looks], labels: torch.Tensor) -> list[Looks]:
     """Divides the logits of each half of the videos by the temperature of the other half, as for new videos."""
-    fitted = torch.empty_like(logits)
+    fitted = list(looks)
     for half in (0, 1):
-        fitted[half::2] = logits[half::2] / fit_temperature(logits[1 - half :: 2], labels[1 - half :: 2])
+        temperature = fit_temperature(*pool_looks(looks[1 - half :: 2], labels[1 - half :: 2]))
+        fitted[half::2] = [[(count, logits / temperature) for count, logits in video] for video in looks[half::2]]
     return fitted
 
 
-def calibrate(
-    looks: list[list[tuple[int, torch.Tensor]]], labels: torch.Tensor, max_loss: float = 0.005
-) -> Calibration:
+def calibrate(looks: list[Looks], labels: torch.Tensor, max_loss: float = 0.005) -> Calibration:
     """
-    Fits the temperature to the looks at all frames, and finds the lowest confidence that costs no more accuracy than
-    allowed.
+    Fits the temperature to all looks, as a certainty is to mean the same after few frames and after many, and finds
+    the lowest confidence that costs no more accuracy than allowed.
 
     Args:
         looks (`list`): For each held-out video, what [`classify_looks`] gives.
@@ -101,7 +108,7 @@ def calibrate(
     """
     if len(looks) < 2:
         raise ValueError(f"To calibrate needs two videos at least, and better some hundred; there are {len(looks)}.")
-    temperature = fit_temperature(torch.stack([video[-1][1] for video in looks]), labels)
+    temperature = fit_temperature(*pool_looks(looks, labels))
     if labels.ndim == 2:
         return Calibration(temperature)
     stops = [Stops(video, temperature) for video in looks]
@@ -123,7 +130,7 @@ class Stops:
     answer.
     """
 
-    def __init__(self, looks: list[tuple[int, torch.Tensor]], temperature: float):
+    def __init__(self, looks: Looks, temperature: float):
         scores = [(logits / temperature).softmax(dim=-1) for _, logits in looks]
         self.counts = [count for count, _ in looks]
         self.answers = [int(each.argmax()) for each in scores]
