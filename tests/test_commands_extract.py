@@ -17,7 +17,7 @@ from video_files import write_shards
 from drawn_videos.motion_clips import write_motion_clips
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.commands import extract as extraction
-from vtn_hf.commands import train as training
+from vtn_hf.commands import training_data
 from vtn_hf.data.feature_cache import CachedClips, read_shard
 from vtn_hf.data.time_augmentation import TimeAugmentation
 from vtn_hf.results import one_run
@@ -333,7 +333,7 @@ def test_features_are_changed_in_training(features: Path, tmp_path: Path, monkey
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr(training, "CachedClips", Noted)
+    monkeypatch.setattr(training_data, "CachedClips", Noted)
     small = {name: value for name, value in SETTINGS.items() if name not in OF_PIXELS}
     flags = small | {"features": features, "output_dir": tmp_path / "model", "max_steps": 2}
     flags |= {"min_time_share": 0.7, "frame_drop_prob": 0.3, "speed_range": [0.8, 1.25], "feature_drop_prob": 0.2}

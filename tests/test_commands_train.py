@@ -264,10 +264,11 @@ def test_two_processes_share_the_shards(shards, tmp_path):
     script.write_text(
         "import os, sys\n"
         "from vtn_hf.commands import train\n"
-        "load = train.ClipTransform._load_clips\n"
+        "from vtn_hf.data.clips import ClipTransform\n"
+        "load = ClipTransform._load_clips\n"
         f"log = open({str(tmp_path)!r} + '/read' + os.environ['RANK'], 'a', buffering=1)\n"
-        "def traced(self, source, name): log.write(name + '\\n'); return load(self, source, name)\n"
-        "train.ClipTransform._load_clips = traced\n"
+        "def traced(self, source, name, *rest): log.write(name + '\\n'); return load(self, source, name, *rest)\n"
+        "ClipTransform._load_clips = traced\n"
         "sys.exit(train.main())\n"
     )
     launch(*as_flags(settings), script=script, num_processes=2)

@@ -13,6 +13,7 @@ from video_files import write_video
 
 from vtn_hf import VTNConfig, configs
 from vtn_hf.commands import train as train_script
+from vtn_hf.data.class_names import read_class_names
 
 
 CONFIGS = Path(configs.__file__).parent / "recipes"
@@ -163,7 +164,7 @@ def test_paper_recipe_has_the_numbers_of_the_original(tmp_path):
     )
     assert (dict(processor.size), dict(processor.crop_size)) == ({"shortest_edge": 256}, {"height": 224, "width": 224})
     assert (list(processor.image_mean), list(processor.image_std)) == ([0.45] * 3, [0.225] * 3)
-    assert len(train_script.read_class_names(data_args.class_names)) == 400
+    assert len(read_class_names(data_args.class_names)) == 400
 
 
 @pytest.mark.parametrize("with_torchvision", [False, True])

@@ -14,133 +14,45 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 import yaml
 from torch.utils.data import Dataset
-from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
+from transformers import HfArgumentParser, TrainingArguments, set_seed
 
-from .. import VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from .. import VTNForVideoClassification, VTNVideoProcessor
 from ..configs import find_config
-from ..data.arguments import CollectionArguments
-from ..data.augmentation import ClipMixing
-from ..data.class_names import read_class_names
-from ..data.clips import ClipTransform, collate_videos
-from ..data.coverage import SkippedVideos, report_coverage
-from ..data.feature_cache import CachedClips, CacheIndex, FeatureCacheInfo
-from ..data.time_augmentation import TimeAugmentation
+from ..data.clips import collate_videos
+from ..data.feature_cache import CachedClips, FeatureCacheInfo
 from ..inference.attention import Look, look_at_example
 from ..inference.whole_video import to_scores
 from ..outputs import check_outputs
 from ..processes import together
 from ..training.arguments import VTNTrainingArguments
-from ..training.checkpoints import load_to_fine_tune
 from ..training.early_stopping import StopEarly
 from ..training.metrics import compute_average_precision, compute_top_accuracy, keep_logits
-from ..training.min_coverage import CheckCoverage, check_coverage
+from ..training.min_coverage import CheckCoverage
 from ..training.report import Evaluation, write_report
 from ..training.runs import Run, describe_run
 from ..training.trainer import SetEpoch, VTNTrainer
-from .arguments import HELP, DTypeName, check_shared_device
 from .console import CommandParser, command
 from .pixel_arguments import PixelArguments
+from .training_arguments import (
+    ComputeArguments,
+    DataArguments,
+    ModelArguments,
+    complete_arguments,
+    make_model,
+    make_processor,
+)
+from .training_data import Data, load_data
 
 
 # Arguments that name what the run is made from.
 SOURCES = ("model", "backbone_name_or_path", "data_dir", "features")
-# How cached features are changed in training.
-FOR_FEATURES = ("min_time_share", "frame_drop_prob", "speed_range", "feature_drop_prob")
-
-
-@dataclass
-class ModelArguments:
-    """What to train. Give one of the three."""
-
-    model: str | None = field(default=None, metadata={"help": f"{HELP['model']}, to fine-tune"})
-    backbone_name_or_path: str | None = field(
-        default=None, metadata={"help": "a pretrained image model for a new VTN: a folder, or a repository on the Hub"}
-    )
-    model_config: str | None = field(
-        default=None,
-        metadata={
-            "help": "fields of VTNConfig, as JSON, in a .json file or by a name such as r50_vtn: alone, a VTN with "
-            "random weights; else overrides"
-        },
-    )
-    freeze_backbone: bool = field(default=False, metadata={"help": "train the temporal encoder and the head only"})
-
-
-@dataclass(kw_only=True)
-class DataArguments(PixelArguments, CollectionArguments):
-    """What to train on."""
-
-    class_names: str | None = field(default=None, metadata={"help": HELP["class_names"]})
-    features: str | None = field(
-        default=None,
-        metadata={"help": "instead of data_dir: what vtn extract made of one; trains all but the backbone"},
-    )
-    clip_num_frames: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "frames of a training clip, or the least and the greatest number of them; default: 16 of a video, "
-            "all of cached features"
-        },
-    )
-    clip_duration_sec: float | None = field(
-        default=None, metadata={"help": "seconds that a training clip covers; default: the whole video"}
-    )
-    min_time_share: float = field(
-        default=1.0,
-        metadata={"help": "of cached features: least share of a video that an epoch sees, anywhere"},
-    )
-    frame_drop_prob: float = field(
-        default=0.0, metadata={"help": "of cached features: probability of leaving a frame out"}
-    )
-    speed_range: list[float] = field(
-        default_factory=lambda: [1.0, 1.0],
-        metadata={"help": "of cached features: least and greatest factor of the speed"},
-    )
-    feature_drop_prob: float = field(
-        default=0.0, metadata={"help": "of cached features: probability of leaving a feature out, in all frames alike"}
-    )
-    mixup_alpha: float = field(default=0.0, metadata={"help": "blends clips of a batch; 0 is off, 0.8 is usual"})
-    cutmix_alpha: float = field(default=0.0, metadata={"help": "puts parts of clips into others; 1.0 is usual"})
-    num_repeats: int = field(
-        default=1, metadata={"help": "clips per video and step: a batch holds so many times its number of videos"}
-    )
-    min_coverage: float = field(default=0.5, metadata={"help": HELP["min_coverage"]})
-
-    def __post_init__(self):
-        if isinstance(self.clip_num_frames, list):
-            if len(self.clip_num_frames) not in (1, 2):
-                raise ValueError(f"--clip_num_frames takes one number or two, got {self.clip_num_frames}.")
-            least, *greatest = self.clip_num_frames
-            self.clip_num_frames = (least, *greatest) if greatest else least
-
-
-@dataclass
-class ComputeArguments:
-    """How to compute, by the names that all commands have; [`apply`] says what transformers calls it."""
-
-    device: str | None = field(default=None, metadata={"help": HELP["device"]})
-    dtype: DTypeName | None = field(default=None, metadata={"help": HELP["dtype"]})
-    num_workers: int | None = field(default=None, metadata={"help": HELP["num_workers"]})
-
-    @staticmethod
-    def apply(options: dict[str, Any]):
-        """Turns them into fields of `TrainingArguments`."""
-        device, dtype, num_workers = (options.pop(name) for name in ("device", "dtype", "num_workers"))
-        if device is not None:
-            options["use_cpu"] = check_shared_device(device).type == "cpu"
-        if dtype is not None:
-            options |= {"bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
-        if num_workers is not None:
-            options["dataloader_num_workers"] = num_workers
 
 
 def make_parser() -> CommandParser:
@@ -185,174 +97,6 @@ def read_recipe(name: str) -> list[str]:
         values = [json.dumps(each) if isinstance(each, dict) else str(each) for each in values]
         options += [f"--{option}", *values]
     return options
-
-
-def make_processor(model_args: ModelArguments, data_args: DataArguments) -> VTNVideoProcessor:
-    """The processor that the features were made with, or that of the model or of its backbone."""
-    if data_args.features is not None:
-        return VTNVideoProcessor.from_dict(FeatureCacheInfo.load(data_args.features).processor)
-    return data_args.make_processor(model_args.model, model_args.backbone_name_or_path)
-
-
-def make_model(model_args: ModelArguments, data_args: DataArguments, labels: list[str]) -> VTNForVideoClassification:
-    """A VTN for the given classes."""
-    settings = model_args.model_config or "{}"
-    if not settings.lstrip().startswith("{"):
-        settings = find_config("models", settings).read_text(encoding="utf-8")
-    if data_args.features is not None and (grid := FeatureCacheInfo.load(data_args.features).frame_grid):
-        settings = json.dumps({"frame_grid": grid} | json.loads(settings))
-    settings = json.loads(settings) | {
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in enumerate(labels)},
-    }
-    if model_args.model is not None:
-        return load_to_fine_tune(model_args.model, **settings)
-    if model_args.backbone_name_or_path is not None:
-        return VTNForVideoClassification.from_backbone_pretrained(model_args.backbone_name_or_path, **settings)
-    if model_args.model_config is None:
-        raise ValueError("Give one of --model, --backbone_name_or_path and --model_config.")
-    return VTNForVideoClassification(VTNConfig(**settings))
-
-
-def complete_arguments(model_args: ModelArguments, data_args: DataArguments):
-    """Checks that there is one source of data; where that is cached features, it says which model they belong to."""
-    if (data_args.data_dir is None) == (data_args.features is None):
-        raise ValueError("Give one of --data_dir and --features.")
-    defaults = DataArguments()
-    changed = [name for name in vars(data_args) if getattr(data_args, name) != getattr(defaults, name)]
-    if data_args.features is None:
-        for name in FOR_FEATURES:
-            if name in changed:
-                raise ValueError(f"--{name} changes cached features; leave it out, or give --features.")
-        data_args.clip_num_frames = data_args.clip_num_frames or 16
-        return
-    for name in changed:
-        if name not in ("features", "clip_num_frames", "clip_duration_sec", "mixup_alpha", *FOR_FEATURES):
-            raise ValueError(
-                f"--{name} changes pixels or labels, but the features are computed already; leave it out."
-            )
-    model_args.freeze_backbone = True
-    if model_args.model is None and model_args.backbone_name_or_path is None:
-        name = FeatureCacheInfo.load(data_args.features).backbone_name_or_path
-        if AutoConfig.from_pretrained(name).model_type == "vtn":
-            model_args.model = name
-        else:
-            model_args.backbone_name_or_path = name
-
-
-def change_clips(data_args: DataArguments, processor: VTNVideoProcessor) -> dict[str, Any]:
-    """What [`ClipTransform`] does to training clips."""
-    mixing = None
-    if data_args.mixup_alpha or data_args.cutmix_alpha:
-        mixing = ClipMixing(data_args.mixup_alpha, data_args.cutmix_alpha)
-    augmentation = data_args.make_augmentation(processor)
-    return {"augmentation": augmentation, "mixing": mixing, "num_repeats": data_args.num_repeats}
-
-
-@dataclass
-class Data:
-    """What is trained and evaluated on."""
-
-    class_names: list[str]
-    splits: dict[str, Dataset]
-    epoch_aware: ClipTransform | CachedClips  # draws anew in each epoch
-    is_multi_label: bool
-    # Of each split: what is not on disk, what is known to be bad and why, and what turns out to be bad.
-    missing: dict[str, list[str]] = field(default_factory=dict)
-    bad: dict[str, dict[str, str]] = field(default_factory=dict)
-    skipped: dict[str, SkippedVideos] = field(default_factory=dict)
-
-    def report_coverage(self) -> dict[str, dict]:
-        """How much of each split was used, and what was not."""
-        report = {}
-        for split in self.splits:
-            bad = [{"video": name, "reason": why, "times": 0} for name, why in self.bad.get(split, {}).items()]
-            num_videos = self.count_videos(split)
-            num_videos = None if num_videos is None else num_videos + len(bad)
-            damaged = bad + (self.skipped[split].summarize() if split in self.skipped else [])
-            report[split] = report_coverage(num_videos, self.missing.get(split, []), damaged)
-        return report
-
-    def count_videos(self, split: str) -> int | None:
-        """Videos of a data set; `None` if it is a stream."""
-        return None if isinstance(self.splits[split], datasets.IterableDataset) else len(self.splits[split])
-
-    def check_coverage(self, min_coverage: float):
-        """Makes sure that enough videos are left of each split."""
-        for split in self.splits:
-            num_videos, num_left_out = self.count_videos(split), self.count_left_out(split)
-            if num_videos is not None:
-                check_coverage(num_videos, num_videos + num_left_out, min_coverage, f"videos of {split}")
-
-    def count_left_out(self, split: str) -> int:
-        """Videos that were annotated, but are no part of the data set."""
-        return len(self.missing.get(split, [])) + len(self.bad.get(split, {}))
-
-
-def load_data(data_args: DataArguments, training_args: TrainingArguments, processor: VTNVideoProcessor) -> Data:
-    """The splits to train and to evaluate on."""
-    seed = training_args.seed
-    if data_args.features is not None:
-        index = CacheIndex.load(data_args.features)
-        in_time = TimeAugmentation(data_args.min_time_share, data_args.frame_drop_prob, tuple(data_args.speed_range))
-        clips = CachedClips(
-            data_args.features,
-            "train",
-            data_args.clip_num_frames,
-            data_args.clip_duration_sec,
-            seed,
-            time_augmentation=None if in_time == TimeAugmentation() else in_time,
-            feature_drop_prob=data_args.feature_drop_prob,
-            mixup_alpha=data_args.mixup_alpha,
-        )
-        splits = {"train": clips}
-        if index.splits.get("val"):
-            splits["val"] = CachedClips(data_args.features, "val")
-        elif training_args.eval_strategy != "no":
-            raise ValueError(
-                f"{data_args.features} has no val split to evaluate on: extract with --val_share 0.2, which holds a "
-                "fifth of train out, or give --eval_strategy no."
-            )
-        bad = {split: index.bad.get(split, {}) | cached.skipped for split, cached in splits.items()}
-        return Data(index.class_names, splits, clips, clips.labels.ndim == 2, index.missing, bad)
-    class_names = data_args.class_names and read_class_names(data_args.class_names)
-    collection = data_args.read(class_names, streaming=True)
-    if training_args.process_index == 0:
-        print(collection.describe())
-    collection.check_training(needs_val=training_args.eval_strategy != "no")
-    videos, class_names, is_multi_label = collection.videos, collection.class_names, collection.is_multi_label
-    changes = change_clips(data_args, processor)
-    if processor.pixel_protocol != "pyslowfast":
-        # Workers ship bytes, a quarter of floats; the trainer normalises them on the device.
-        processor = processor.to_uint8_processor()
-    transforms, splits, skipped = {}, {}, {}
-    for split in ("train", "val"):
-        if not collection.num_videos.get(split):
-            continue
-        skipped[split] = SkippedVideos(Path(training_args.output_dir, f"skipped_{split}.jsonl"))
-        needs_vectors = is_multi_label or (split == "train" and changes["mixing"] is not None)
-        settings = {"num_labels": len(class_names) if needs_vectors else None, "skipped": skipped[split]}
-        if split == "train":
-            settings |= {"num_frames": data_args.clip_num_frames, "clip_duration_sec": data_args.clip_duration_sec}
-            settings |= {"seed": seed, **changes}
-        transforms[split] = ClipTransform(processor, **settings)
-        splits[split] = apply_transform(videos[split], transforms[split], training_args)
-    return Data(class_names, splits, transforms["train"], is_multi_label, collection.missing, collection.bad, skipped)
-
-
-def apply_transform(
-    videos: datasets.Dataset | datasets.IterableDataset,
-    transform: ClipTransform,
-    training_args: TrainingArguments,
-) -> Dataset:
-    """Decodes videos when they are needed."""
-    if isinstance(videos, datasets.Dataset):
-        return videos.with_transform(transform)
-    # Each process and worker reads shards of its own, in random order; videos of a shard are mixed a little.
-    training_args.accelerator_config.dispatch_batches = False
-    videos = videos.shuffle(seed=training_args.seed, buffer_size=100)
-    batch_size = training_args.per_device_train_batch_size
-    return videos.map(transform, batched=True, batch_size=batch_size, remove_columns=videos.column_names)
 
 
 def evaluate(trainer: VTNTrainer, data: Data, train_metrics: dict[str, float]):
