@@ -7,7 +7,8 @@ Classifies a camera, or a file as if it were one, while it runs.
     vtn stream --model RUN rtsp://camera --output scores.jsonl
 
 A thread reads the source; whatever the model is too slow for is dropped and counted. A source that stalls is waited
-for, one that changes its size or whose time jumps goes on, and at its end, or at Ctrl-C, the counts are printed.
+for, a network stream (RTSP, HLS) that fails is opened again, which is counted, too; one that changes its size or whose
+time jumps goes on. At its end, or at Ctrl-C, the counts are printed.
 `--output` takes each prediction when it is made, as JSON lines, a JSON list or CSV by its ending.
 """
 
@@ -145,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     print(
         f"{source.num_read} frames read, {source.num_dropped} dropped, {counts['seen']} classified at "
         f"{counts['seen'] / (time.monotonic() - start):.1f} frames/s, {counts['repeated']} repeats, "
-        f"{counts['size_changes']} changes of size, {source.num_stalls} stalls."
+        f"{counts['size_changes']} changes of size, {source.num_stalls} stalls, {source.num_reconnects} reconnections."
     )
     if source.error is not None:
         print(f"The source failed: {source.error}", file=sys.stderr)
