@@ -50,7 +50,7 @@ def measure(variant: str, seed: int, folds: list[dict], labels: np.ndarray, outp
             for way in arrays.keys() - {"test"}:
                 scores[way].append(arrays[way])
     own = labels[np.concatenate(test)]
-    scores = {way: np.concatenate(parts) for way, parts in scores.items()}
+    scores = {way: np.concatenate(parts) for way, parts in scores.items() if len(parts) == len(folds)}
     whole = scores["whole"]
     figures = {"top1": float((whole.argmax(1) == own).mean())}
     for way in ("mirrored", "parts"):
@@ -59,7 +59,7 @@ def measure(variant: str, seed: int, folds: list[dict], labels: np.ndarray, outp
     # Of kernel ridge there are no probabilities.
     figures |= (
         CalibrationError().compute(predictions=whole, references=own)
-        if len(scores) > 1
+        if "num_parameters" in folds[0]
         else {"calibration_error": None}
     )
     return figures | {"train_sec": float(np.mean([line["train_sec"] for line in folds]))}
