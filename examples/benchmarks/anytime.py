@@ -69,6 +69,26 @@ def stop_halves(looks: list[Looks], found: list[Calibration], confidence: float 
     return answers, counts, shares
 
 
+def score(answers, labels: torch.Tensor) -> float:
+    """Top-1."""
+    return float((torch.as_tensor(np.array(answers)) == labels).double().mean())
+
+
+def score_spread(
+    model: VTNForVideoClassification, examples: list[dict], labels: torch.Tensor, num_frames: int
+) -> float:
+    """Top-1 of so many frames spread evenly."""
+    places = [sample_uniform(len(each["position_ids"]), num_frames) for each in examples]
+    logits = [classify(model, each, chosen) for each, chosen in zip(examples, places, strict=True)]
+    return score([int(each.argmax()) for each in logits], labels)
+
+
+def trace(looks: list[Looks], found: list[Calibration], labels: torch.Tensor) -> list[tuple[float, float]]:
+    """Mean of frames and top-1 for each confidence."""
+    stopped = [stop_halves(looks, found, confidence) for confidence in CONFIDENCES]
+    return [(float(counts.mean()), score(answers, labels)) for answers, counts, _ in stopped]
+
+
 def measure(model: VTNForVideoClassification, clips: CachedClips) -> dict:
     """All that is measured without decoding."""
     examples, generator = [clips[index] for index in range(len(clips))], np.random.default_rng(0)
@@ -77,30 +97,13 @@ def measure(model: VTNForVideoClassification, clips: CachedClips) -> dict:
     random = [look_at_random(model, each, generator) for each in examples]
     found = calibrate_halves(looks, labels)
     answers, counts, shares = stop_halves(looks, found)
-
-    def score(predicted) -> float:
-        return float((torch.as_tensor(np.array(predicted)) == labels).double().mean())
-
-    def spread(num_frames: int) -> float:
-        return score(
-            [
-                int(classify(model, each, sample_uniform(len(each["position_ids"]), num_frames)).argmax())
-                for each in examples
-            ]
-        )
-
-    def trace(looks: list[Looks]) -> list[tuple[float, float]]:
-        stopped = [stop_halves(looks, found, confidence) for confidence in CONFIDENCES]
-        return [(float(each[1].mean()), score(each[0])) for each in stopped]
-
-    totals = [video[-1][0] for video in looks]
     random_answers, random_counts, _ = stop_halves(random, found)
     return {
-        "all frames, top-1": score([int(video[-1][1].argmax()) for video in looks]),
-        "anytime, top-1": score(answers),
-        "spread evenly, top-1": spread(round(counts.mean())),
-        "random order, top-1": score(random_answers),
-        "all frames, mean": statistics.mean(totals),
+        "all frames, top-1": score([int(video[-1][1].argmax()) for video in looks], labels),
+        "anytime, top-1": score(answers, labels),
+        "spread evenly, top-1": score_spread(model, examples, labels, round(counts.mean())),
+        "random order, top-1": score(random_answers, labels),
+        "all frames, mean": statistics.mean(video[-1][0] for video in looks),
         "anytime, mean of frames": float(counts.mean()),
         "anytime, p95 of frames": float(np.percentile(counts, 95)),
         "anytime, mean share of frames": float(shares.mean()),
@@ -108,9 +111,9 @@ def measure(model: VTNForVideoClassification, clips: CachedClips) -> dict:
         "confidence": statistics.mean(each.confidence for each in found),
         "temperature": statistics.mean(each.temperature for each in found),
         "curves": {
-            "anytime": trace(looks),
-            "random order": trace(random),
-            "spread evenly": [(count, spread(count)) for count in FRAME_COUNTS],
+            "anytime": trace(looks, found, labels),
+            "random order": trace(random, found, labels),
+            "spread evenly": [(count, score_spread(model, examples, labels, count)) for count in FRAME_COUNTS],
         },
     }
 
