@@ -26,7 +26,7 @@ ALL_CORES := -n auto --maxprocesses 4 --dist loadfile
 test: $(VENV)/.dev $(TORCHVISION)/.done
 	$(BIN)/python -m pytest $(ALL_CORES)
 	PYTHONPATH=$(TORCHVISION) $(BIN)/python -m pytest $(ALL_CORES) $(addprefix tests/test_,$(addsuffix .py,\
-		augmentation auto_classes backbones hub image_processing_vtn pipeline recipes video_processing_vtn))
+		augmentation auto_classes backbones claims hub image_processing_vtn pipeline recipes video_processing_vtn))
 
 # No tests is what there is until a test carries the marker: pytest says 5.
 test-slow: $(VENV)/.dev $(TRANSFORMERS)/.done conformance
