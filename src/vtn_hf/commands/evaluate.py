@@ -66,7 +66,6 @@ class EvaluationArguments(CollectionArguments):
     """What to evaluate, on what, and how."""
 
     model: str = field(metadata={"help": HELP["model"]})
-    data_dir: str = field(metadata={"help": HELP["data_dir"]})
     output_dir: str = field(metadata={"help": HELP["output_dir"]})
     split: str = field(default="val", metadata={"help": HELP["split"]})
     num_frames: int | None = field(default=None, metadata={"help": HELP["num_frames"]})
@@ -301,7 +300,8 @@ def report(
         unfinished.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     if args.update_card:
         coverage = f"{len(scores)} of {num_videos} videos"
-        add_evaluation(Path(args.model) / "README.md", Path(args.data_dir).name, metrics, f"{protocol}; {coverage}")
+        dataset = args.dataset_name or Path(args.data_dir).name
+        add_evaluation(Path(args.model) / "README.md", dataset, metrics, f"{protocol}; {coverage}")
     return results
 
 
@@ -389,7 +389,7 @@ def evaluate_collection(args: EvaluationArguments):
     state = PartialState(cpu=device.type == "cpu")
     args.check()
     output_dir, views = Path(args.output_dir), args.make_views()
-    check_outputs([output_dir], [args.data_dir], overwrite=True)
+    check_outputs([output_dir], filter(None, [args.data_dir]), overwrite=True)
     model = VTNForVideoClassification.from_pretrained(args.model).to(state.device).eval()
     processor = load_processor(args.model, args.num_frames, args.fps)
     protocol = describe_protocol(processor, views)

@@ -282,6 +282,8 @@ def extract(args: ExtractionArguments):
     """Computes the features that are not there yet, shard by shard."""
     accelerator = args.make_accelerator()
     output_dir = Path(args.output_dir)
+    if args.dataset_name is not None:
+        raise ValueError("Features are extracted of files: give --data_dir, and leave --dataset_name out.")
     check_outputs([output_dir], [args.data_dir], overwrite=True)
     collection = args.read(args.class_names and read_class_names(args.class_names))
     accelerator.print(collection.describe())

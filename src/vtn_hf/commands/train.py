@@ -62,8 +62,8 @@ def make_parser() -> CommandParser:
         "--recipe", help="options to begin with: kinetics400, kinetics400_modern, cached_features or a .yaml file"
     )
     parser.add_fields(ModelArguments, "what to train, one of the first three")
-    names = {"data_dir", *DataArguments.__annotations__}
-    parser.add_fields(DataArguments, "what to train on, data_dir or features", names)
+    names = {"data_dir", "dataset_name", *DataArguments.__annotations__}
+    parser.add_fields(DataArguments, "what to train on: data_dir, dataset_name or features", names)
     parser.add_fields(DataArguments, "frames and pictures", PixelArguments.__annotations__)
     parser.add_fields(DataArguments, "the collection")
     parser.add_fields(VTNTrainingArguments, "the run", {"output_dir", "seed", *VTNTrainingArguments.__annotations__})
@@ -195,7 +195,7 @@ def complete(trainer: VTNTrainer, data: Data, checkpoint: str | None):
 def write_card(trainer: VTNTrainer, model_args: ModelArguments, data_args: DataArguments):
     """Writes the model card, and pushes everything to the Hub if that is wanted."""
     card = {
-        "dataset": Path(data_args.data_dir or data_args.features).name,
+        "dataset": data_args.dataset_name or Path(data_args.data_dir or data_args.features).name,
         "base_model": model_args.model or model_args.backbone_name_or_path,
     }
     if trainer.args.push_to_hub:

@@ -134,8 +134,9 @@ def make_model(model_args: ModelArguments, data_args: DataArguments, labels: lis
 
 def complete_arguments(model_args: ModelArguments, data_args: DataArguments):
     """Checks that there is one source of data; where that is cached features, it says which model they belong to."""
-    if (data_args.data_dir is None) == (data_args.features is None):
-        raise ValueError("Give one of --data_dir and --features.")
+    sources = ("data_dir", "dataset_name", "features")
+    if sum(getattr(data_args, name) is not None for name in sources) != 1:
+        raise ValueError("Give one of --data_dir, --dataset_name and --features.")
     defaults = DataArguments()
     changed = [name for name in vars(data_args) if getattr(data_args, name) != getattr(defaults, name)]
     if data_args.features is None:

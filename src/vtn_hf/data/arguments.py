@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from .collection import Collection, read_collection
+from .hub_videos import read_dataset
 
 
 @dataclass(kw_only=True)
@@ -13,6 +14,11 @@ class CollectionArguments:
         default=None,
         metadata={"help": "folder of videos: in a layout of vtn_hf.data.layouts, such as {train,val}/CLASS/VIDEO"},
     )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "instead of data_dir: a data set on the Hub, or a folder, with a column of the type Video"},
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "which configuration of dataset_name"})
     scan_table: str | None = field(
         default=None,
         metadata={"help": "table of vtn scan: videos that are bad by it are left out, counted and listed"},
@@ -31,7 +37,14 @@ class CollectionArguments:
     )
 
     def read(self, class_names: list[str] | None = None, streaming: bool = False) -> Collection:
-        """Reads it, with [`read_collection`]."""
+        """Reads it, with [`read_collection`] or [`read_dataset`]."""
+        if (self.data_dir is None) == (self.dataset_name is None):
+            raise ValueError("Give one of --data_dir and --dataset_name.")
+        if self.dataset_name is not None:
+            if self.scan_table is not None:
+                raise ValueError("--scan_table is about the files of --data_dir; leave it out.")
+            held_out = {"val_share": self.val_share, "val_seed": self.val_seed, "val_group": self.val_group}
+            return read_dataset(self.dataset_name, self.dataset_config_name, class_names, **held_out)
         return read_collection(
             self.data_dir,
             class_names,
