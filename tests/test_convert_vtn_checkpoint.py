@@ -255,10 +255,12 @@ def save_model(directory, model_class=VTNForVideoClassification, backbone=VIT, *
         ({"position_embedding_type": "none"}, "ViT backbones and learned positions only, got 'vit' and 'none'"),
         ({"backbone": VIT | {"layer_norm_eps": 1e-12}}, "epsilon 1e-06.*got 1e-12"),
         ({"hidden_size": 12}, "no counterpart for the weight 'vtn.projection.weight'"),
+        ({"frame_changes": True}, "reads features, but this model their changes"),
+        ({"position_overflow": "stretch"}, "positions are numbers of frames, but this model's are stretched"),
         ({"frame_grid": 2}, "reads one vector per frame, but this model has `frame_grid` 2"),
         ({"model_class": VTNModel}, "classifier.out_proj.weight"),
     ],
-    ids=["backbone", "positions", "epsilon", "projection", "grid", "no_head"],
+    ids=["backbone", "positions", "epsilon", "projection", "changes", "stretched", "grid", "no_head"],
 )
 def test_models_that_the_original_cannot_build_are_not_reverted(fields, message, tmp_path):
     save_model(tmp_path, **fields)

@@ -300,6 +300,10 @@ def revert_checkpoint(model_dir: str | Path, checkpoint_path: str | Path, overwr
         raise ConversionError(
             f"The original reads one vector per frame, but this model has `frame_grid` {config.frame_grid}."
         )
+    if config.frame_changes:
+        raise ConversionError("The original reads features, but this model their changes (`frame_changes`).")
+    if config.position_overflow == "stretch":
+        raise ConversionError("The original's positions are numbers of frames, but this model's are stretched.")
     if config.backbone_config.layer_norm_eps != 1e-6:
         raise ConversionError(
             "The original's ViT has layer norms of epsilon 1e-06, and its checkpoints do not record another; got "
