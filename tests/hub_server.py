@@ -11,7 +11,7 @@ import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
@@ -95,6 +95,19 @@ class HubServer:
     def __exit__(self, *exception):
         self._server.shutdown()
         self._server.server_close()
+
+
+def _describe_file(path: str, content: bytes) -> dict:
+    return {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+
+
+def _describe_folder(path: str) -> dict:
+    return {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest(), "size": 0}
+
+
+def _list_folders(path: str) -> list[str]:
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[:number]) for number in range(1, len(parts) + 1)]
 
 
 class _Refusal(Exception):
@@ -256,31 +269,36 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.endpoint}/{repo}/commit/{oid}"
         self._answer({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})
 
-    @route("GET", "/api/models/REPO(/revision/(?P<revision>.+))?")
+    @route("GET", "/api/(?:models|datasets)/REPO(/revision/(?P<revision>.+))?")
     def model_info(self, repo: str, revision: str | None):
         commit = self._commit(repo, revision or "main")
         siblings = [{"rfilename": path} for path in sorted(commit.files)]
         self._answer({"id": repo, "modelId": repo, "sha": commit.oid, "tags": [], "siblings": siblings})
 
-    @route("GET", "/api/models/REPO/tree/(?P<revision>[^/]+)(/(?P<folder>.*))?")
+    @route("GET", "/api/(?:models|datasets)/REPO/tree/(?P<revision>[^/]+)(/(?P<folder>.*))?")
     def tree(self, repo: str, revision: str, folder: str | None):
         commit = self._commit(repo, revision)
         paths = [path for path in sorted(commit.files) if not folder or path.startswith(f"{folder}/")]
         if folder and not paths:
             raise _Refusal(404, f"{folder} does not exist", "EntryNotFound")
-        self._answer(
-            [
-                {
-                    "type": "file",
-                    "path": path,
-                    "size": len(commit.files[path]),
-                    "oid": hashlib.sha1(commit.files[path]).hexdigest(),
-                }
-                for path in paths
-            ]
-        )
+        entries = [_describe_file(path, commit.files[path]) for path in paths]
+        if "recursive=True" not in self.path and "recursive=true" not in self.path and "/api/datasets/" in self.path:
+            depth = folder.strip("/").count("/") + 1 if folder else 0
+            entries = [entry for entry in entries if entry["path"].count("/") == depth]
+            below = {each for path in paths for each in _list_folders(path) if each.count("/") == depth}
+            entries += [_describe_folder(each) for each in sorted(below)]
+        self._answer(entries)
 
-    @route("GET", "/REPO/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+    @route("POST", "/api/datasets/REPO/paths-info/(?P<revision>.+)")
+    def paths_info(self, repo: str, revision: str):
+        commit, body = self._commit(repo, revision), self._body().decode()
+        is_json = "json" in self.headers.get("Content-Type", "")
+        paths = json.loads(body)["paths"] if is_json else parse_qs(body).get("paths", [])
+        folders = {folder for path in commit.files for folder in _list_folders(path)}
+        entries = [_describe_file(path, commit.files[path]) for path in paths if path in commit.files]
+        self._answer(entries + [_describe_folder(path) for path in paths if path in folders])
+
+    @route("GET", "(?:/datasets)?/REPO/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
     def resolve(self, repo: str, revision: str, path: str):
         commit = self._commit(repo, revision)
         if path not in commit.files:

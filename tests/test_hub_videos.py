@@ -1,12 +1,16 @@
 """Data sets with a column of videos: files, and bytes in parquet files."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from collection_files import read_back
 from datasets import ClassLabel, Dataset, Features, Value, Video
+from hub_server import TOKEN, HubServer, Repository
 from tiny_models import RESNET_VTN
 from video_files import write_video
 
@@ -104,3 +108,35 @@ def test_training(parquet, tmp_path, capsys):
     assert (tmp_path / "run/model.safetensors").is_file()
     assert train.main([*arguments, "--data_dir", parquet]) == 2
     assert "Give one of --data_dir, --dataset_name and --features" in capsys.readouterr().err
+
+
+READ = """
+import sys
+from vtn_hf.data.hub_videos import read_dataset
+from vtn_hf.data.rows import find_sources
+from vtn_hf.video_decoding_vtn import decode_video
+
+collection = read_dataset("me/videos")
+for split, rows in collection.videos.items():
+    print(split, rows["label"][:], [len(decode_video(source)[0]) for source in find_sources(rows[:])])
+"""
+
+
+@pytest.mark.parametrize("kind", ["parquet", "folder"])
+def test_from_the_hub(request, kind, tmp_path):
+    """Through the Hub's own client, from a server on this machine."""
+    root = Path(request.getfixturevalue(kind))
+    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    with HubServer() as hub:
+        hub.repositories["me/videos"] = Repository()
+        hub.repositories["me/videos"].commit("videos", files)
+        path = os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))
+        environment = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+        environment |= {"HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": path}
+        command = [sys.executable, "-c", READ]
+        process = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-2000:]
+    lines = process.stdout.splitlines()
+    labels = [0, 1] * 4 if kind == "parquet" else [0] * 4 + [1] * 4
+    splits = ["train", "val"] if kind == "parquet" else ["train"]
+    assert lines == [f"{split} {labels} {[6] * 8}" for split in splits]
