@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from example_runs import ROOT
+from transformers import ViTConfig
 
 import vtn_cli
+from vtn_hf.commands.arguments import parse_json
 
 
 COMMANDS = ROOT / "src/vtn_hf/commands"
@@ -35,6 +37,16 @@ def test_help_does_not_wait_for_torch():
         (["train", "--recipe", "kinetics"], "vtn train: error: 'kinetics' is none of cached_features, kinetics400"),
         (["train", "--recipe", "x.yaml"], "vtn train: error: x.yaml: no such file.\n"),
         (["evaluate", "--modle", "x"], "vtn evaluate: error: the following arguments are required: "),
+        (
+            ["evaluate", "--model", "no/such", "--data_dir", "x", "--output_dir", "o"],
+            "vtn evaluate: error: no/such is no fol",
+        ),
+        (["classify", ".", "--model", "no/such"], "vtn classify: error: .: no videos there, which end in "),
+        (["train", "--data_dir", "x", "--output_dir", "o"], "vtn train: error: x is not a folder.\n"),
+        (
+            ["app", "--model", "m", "--port", "x"],
+            "vtn app: error: argument --port: invalid int value: 'x'; vtn app --help",
+        ),
         (["attention", "x.mp4", "--model", "m", "--output_dir", "o"], "vtn attention: error: x.mp4: no such video.\n"),
     ],
 )
@@ -46,3 +58,18 @@ def test_a_mistake_is_one_line(tmp_path: Path, monkeypatch, capsys, arguments: l
         status = end.code
     error = capsys.readouterr().err
     assert status == 2 and error.startswith(message) and error.count("\n") == 1
+
+
+def test_what_is_no_vtn_is_said_to_be_none(tmp_path: Path, capsys):
+    ViTConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1).save_pretrained(tmp_path / "VIT")
+    (tmp_path / "VIDEOS").mkdir()
+    arguments = ["--model", str(tmp_path / "VIT"), "--data_dir", str(tmp_path / "VIDEOS")]
+    assert vtn_cli.main(["evaluate", *arguments, "--output_dir", str(tmp_path / "OUT")]) == 2
+    assert capsys.readouterr().err.endswith("VIT is a model of the type 'vit', and not a VTN.\n")
+
+
+@pytest.mark.parametrize("text", ["{bad", "[1]"])
+def test_json_that_is_none_names_its_option(tmp_path: Path, capsys, text: str):
+    with pytest.raises(ValueError, match="--processor_config must be JSON") as error:
+        parse_json("processor_config", text)
+    assert repr(text) in str(error.value)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from .. import VTNForVideoClassification, VTNVideoProcessor
 from ..inference.attention import look_at
-from .arguments import add_shared, choose_device, load_processor
+from .arguments import add_shared, choose_device, load_model, load_processor
 from .console import CommandParser, command
 
 
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None):
     for package in ("gradio", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"The page needs {package}: pip install 'vtn-hf[app]'")
-    model = VTNForVideoClassification.from_pretrained(options.model).to(choose_device(options.device)).eval()
+    model = load_model(options.model).to(choose_device(options.device)).eval()
     processor = load_processor(options.model, options.num_frames, options.fps)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # to end as by Ctrl-C, leaving no folder
     page = make_app(model, processor, options.model)

@@ -1,11 +1,13 @@
 """The arguments that commands have in common: one name, one meaning and one help text each."""
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
+from transformers import AutoConfig
 
 from .. import VTNForVideoClassification, VTNVideoProcessor, optimize
 
@@ -104,7 +106,36 @@ def choose_device(name: str | None) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"There is no device {name!r} to compute on; it can be {DEVICE}.") from error
+        raise ValueError(f"There is no device {name!r} here; without --device, the best one is taken.") from error
+
+
+def load_model(name: str) -> VTNForVideoClassification:
+    """
+    The VTN of a name, in eval mode.
+
+    Raises:
+        ValueError: If it is another model.
+    """
+    model_type = AutoConfig.from_pretrained(name).model_type
+    if model_type != VTNForVideoClassification.config_class.model_type:
+        raise ValueError(f"{name} is a model of the type {model_type!r}, and not a VTN.")
+    return VTNForVideoClassification.from_pretrained(name).eval()
+
+
+def parse_json(name: str, text: str) -> dict[str, Any]:
+    """
+    Reads the JSON object in an argument.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--{name} must be JSON, such as '{{\"a\": 1}}', got {text!r}: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"--{name} must be JSON in braces, such as '{{\"a\": 1}}', got {text!r}.")
+    return value
 
 
 def load_processor(model: str, num_frames: int | None, fps: float | None = None) -> VTNVideoProcessor:

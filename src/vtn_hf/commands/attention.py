@@ -17,7 +17,7 @@ from pathlib import Path
 from .. import VTNForVideoClassification, VTNVideoProcessor
 from ..inference.attention import Look, look_at
 from ..outputs import check_outputs, writing
-from .arguments import add_shared, choose_device, load_processor
+from .arguments import add_shared, choose_device, load_model, load_processor
 from .console import CommandParser, command
 
 
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None):
     """Draws as the arguments say."""
     options = make_parser().parse_args(argv)
     check_inputs(options)
-    model = VTNForVideoClassification.from_pretrained(options.model).to(choose_device(options.device)).eval()
+    model = load_model(options.model).to(choose_device(options.device)).eval()
     processor = load_processor(options.model, options.num_frames, options.fps)
     draw(model, processor, options.video, options.output_dir)
 

@@ -24,7 +24,7 @@ import av
 from accelerate import PartialState
 from PIL import Image, ImageDraw
 
-from .. import VTNForVideoClassification, VTNVideoProcessor
+from .. import VTNVideoProcessor
 from ..data.class_names import escape_bytes
 from ..data.feature_cache import hash_weights
 from ..inference.whole_video import Segment, VideoClassification, classify_video
@@ -34,7 +34,7 @@ from ..processes import find_processes, together
 from ..results import ResultFile, begin_or_go_on, one_run
 from ..shared_results import SharedResults
 from ..video_decoding_vtn import VideoSource, iter_video_frames
-from .arguments import add_shared, check_shared_device, choose_device, positive, speed_up
+from .arguments import add_shared, check_shared_device, choose_device, load_model, positive, speed_up
 from .console import CommandParser, command, show
 from .scores import flatten_scores, list_score_columns, rank
 from .sources import find_sources
@@ -192,7 +192,7 @@ class Classifier:
     def __init__(self, options: argparse.Namespace, state: PartialState):
         self.options = options
         device = choose_device(options.device) if state.num_processes == 1 else state.device
-        self.model = VTNForVideoClassification.from_pretrained(options.model).to(device)
+        self.model = load_model(options.model).to(device)
         self.processor = VTNVideoProcessor.from_pretrained(options.model)
         self.settings = {name: getattr(options, name) for name in SETTINGS}
         self.settings |= {"model": options.model, "weights": hash_weights(self.model)}

@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
+from pathlib import Path
 from typing import NoReturn, TextIO, get_type_hints
 
 import yaml
@@ -31,7 +32,7 @@ def command(name: str) -> Callable[[Callable], Callable[[list[str] | None], int]
             try:
                 return function(argv) or 0
             except USER_ERRORS as error:
-                show(f"vtn {name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+                show(f"vtn {name}: error: {_describe(error, sys.argv[1:] if argv is None else argv)}", file=sys.stderr)
                 return 2
             except KeyboardInterrupt:
                 show("Stopped; the same command goes on.", file=sys.stderr)
@@ -40,6 +41,17 @@ def command(name: str) -> Callable[[Callable], Callable[[list[str] | None], int]
         return main
 
     return decorate
+
+
+def _describe(error: Exception, argv: list[str]) -> str:
+    """In one line, with the name of a model that is not found, which transformers may leave out."""
+    text = " ".join(str(error).split())
+    options = zip(argv, argv[1:], strict=False)
+    names = [name for option, name in options if option in ("--model", "--backbone_name_or_path")]
+    unknown = [name for name in names if not Path(name).is_dir() and name not in text]
+    # Those of the system have a number, and classes of their own.
+    is_of_transformers = type(error) is OSError and error.errno is None
+    return f"{unknown[0]} is no folder, and not found on the Hub. {text}" if unknown and is_of_transformers else text
 
 
 class CommandParser(HfArgumentParser):

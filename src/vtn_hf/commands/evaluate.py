@@ -57,7 +57,16 @@ from ..training.min_coverage import check_coverage, is_hopeless
 from ..training.report import Evaluation, write_report
 from ..training.runs import describe_videos
 from ..video_decoding_vtn import VideoSource
-from .arguments import HELP, DTypeName, EngineName, check_shared_device, choose_device, load_processor, speed_up
+from .arguments import (
+    HELP,
+    DTypeName,
+    EngineName,
+    check_shared_device,
+    choose_device,
+    load_model,
+    load_processor,
+    speed_up,
+)
 from .console import CommandParser, command
 
 
@@ -390,7 +399,7 @@ def evaluate_collection(args: EvaluationArguments):
     args.check()
     output_dir, views = Path(args.output_dir), args.make_views()
     check_outputs([output_dir], filter(None, [args.data_dir]), overwrite=True)
-    model = VTNForVideoClassification.from_pretrained(args.model).to(state.device).eval()
+    model = load_model(args.model).to(state.device).eval()
     processor = load_processor(args.model, args.num_frames, args.fps)
     protocol = describe_protocol(processor, views)
     videos, *left_out = load_split(args, model)

@@ -1,11 +1,10 @@
 """What becomes of the pictures of a video: the arguments that training and extraction share, and what they ask for."""
 
-import json
 from dataclasses import dataclass, field
 
 from .. import VTNVideoProcessor
 from ..data.augmentation import ClipAugmentation
-from .arguments import HELP
+from .arguments import HELP, parse_json
 
 
 AUGMENTATION = ("resize_range", "crop_scale", "flip_prob", "warp", "rand_augment", "erasing_prob")
@@ -56,7 +55,7 @@ class PixelArguments:
             overrides["size"] = dict(zip(names, self.resize_to, strict=True))
         if self.crop_size is not None:
             overrides["crop_size"] = {"height": self.crop_size, "width": self.crop_size}
-        overrides |= json.loads(self.processor_config or "{}")
+        overrides |= parse_json("processor_config", self.processor_config or "{}")
         if model is not None:
             return VTNVideoProcessor.from_pretrained(model, **overrides)
         if backbone is not None:

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import VTNForVideoClassification, VTNVideoProcessor
+from .. import VTNVideoProcessor
 from ..inference.live_source import LiveSource
 from ..inference.streaming import StreamingClassifier
 from ..outputs import check_outputs
 from ..results import ResultFile
-from .arguments import add_shared, choose_device, positive, speed_up
+from .arguments import add_shared, choose_device, load_model, positive, speed_up
 from .console import CommandParser, command
 from .scores import flatten_scores, list_score_columns, rank
 
@@ -80,7 +80,7 @@ def make_classifier(options: argparse.Namespace) -> StreamingClassifier:
         if options.output.suffix not in ResultFile.SUFFIXES:
             raise ValueError(f"--output must end in {', '.join(ResultFile.SUFFIXES)}, got {options.output}.")
         check_outputs([options.output], [options.source, *Path(options.model).glob("*")], options.overwrite)
-    model = VTNForVideoClassification.from_pretrained(options.model).to(choose_device(options.device))
+    model = load_model(options.model).to(choose_device(options.device))
     return StreamingClassifier(
         speed_up(model, options.engine, options.dtype),
         VTNVideoProcessor.from_pretrained(options.model),

@@ -11,7 +11,7 @@ from ..configs import find_config
 from ..data.arguments import CollectionArguments
 from ..data.feature_cache import FeatureCacheInfo
 from ..training.checkpoints import load_to_fine_tune
-from .arguments import HELP, DTypeName, check_shared_device
+from .arguments import HELP, DTypeName, check_shared_device, parse_json
 from .pixel_arguments import PixelArguments
 
 
@@ -118,8 +118,8 @@ def make_model(model_args: ModelArguments, data_args: DataArguments, labels: lis
     if not settings.lstrip().startswith("{"):
         settings = find_config("models", settings).read_text(encoding="utf-8")
     if data_args.features is not None and (grid := FeatureCacheInfo.load(data_args.features).frame_grid):
-        settings = json.dumps({"frame_grid": grid} | json.loads(settings))
-    settings = json.loads(settings) | {
+        settings = json.dumps({"frame_grid": grid} | parse_json("model_config", settings))
+    settings = parse_json("model_config", settings) | {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
     }
