@@ -159,7 +159,7 @@ def export_torch(bench: Bench) -> tuple[float, str]:
 
 
 def export_onnx(bench: Bench) -> tuple[float, str]:
-    from export_onnx import COMPARED, export, make_inputs
+    from vtn_hf.commands.export import COMPARED, export, make_inputs
 
     model, side = bench.load(), bench.frame_shape[-1]
     exported = export(model, side)
