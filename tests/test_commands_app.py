@@ -74,7 +74,7 @@ def test_an_error_neither_shows_where_the_file_is_nor_leaves_anything(model, pro
     with pytest.raises(ValueError, match="broken.mp4: Invalid data") as error:
         analyse(str(videos / "broken.mp4"))
     assert str(videos) not in str(error.value)
-    monkeypatch.setattr(app, "write_overlay", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("vtn_hf.inference.attention_figures.write_overlay", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         analyse(str(videos / "first.mp4"))
     assert list(tmp_path.iterdir()) == []

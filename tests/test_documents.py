@@ -43,6 +43,16 @@ def list_pages(language: str) -> list:
     return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages]
 
 
+def write_backbone(folder: Path) -> dict[str, dict[str, int]]:
+    """A tiny image model, as on the Hub; returns the sizes of its pictures."""
+    config = Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8)
+    Dinov2Model(config).save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    settings = {"image_processor_type": "BitImageProcessor", **sizes}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return sizes
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What lies in the folder of somebody who reads the documents."""
@@ -51,13 +61,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "VIDEOS/motion_clips.json").unlink()
     for name in ("video.mp4", "recording.mp4"):
         shutil.copy(next((folder / "VIDEOS").glob("val/*/*.mp4")), folder / name)
-    backbone = folder / "facebook/dinov2-small"
-    Dinov2Model(
-        Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8)
-    ).save_pretrained(backbone)
-    sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
-    settings = {"image_processor_type": "BitImageProcessor", **sizes}
-    (backbone / "preprocessor_config.json").write_text(json.dumps(settings))
+    sizes = write_backbone(folder / "facebook/dinov2-small")
     for name in ("runs/quickstart/model", "me/my-vtn", "RUN"):
         make_vit_vtn(num_labels=10).save_pretrained(folder / name)
         VTNVideoProcessor(**sizes, num_frames=16).save_pretrained(folder / name)

@@ -29,7 +29,7 @@ def run(videos, lists, *options):
 
 def test_groups(videos, tmp_path, capsys):
     shares = ("--val_share=0.2", "--test_share=0.2")
-    collection = run(videos, tmp_path / "lists", *shares, r"--group=p\d+")
+    collection = run(videos, tmp_path / "lists", *shares, r"--val_group=p\d+")
     persons = {name: {Path(path).name[:2] for path in read_back(collection, name)} for name in collection.videos}
     assert [len(persons[name]) for name in ("train", "val", "test")] == [6, 2, 2]
     assert len(set.union(*persons.values())) == 10
@@ -37,8 +37,8 @@ def test_groups(videos, tmp_path, capsys):
     assert collection.is_given and (tmp_path / "lists/classes.txt").read_text() == "run\nwalk\n"
     assert "Farthest from its share: run, 60.0% in train for 60.0%." in capsys.readouterr().out
     # The same again, and another one with another seed.
-    again = run(videos, tmp_path / "again", *shares, r"--group=p\d+")
-    other = run(videos, tmp_path / "other", *shares, r"--group=p\d+", "--seed=1")
+    again = run(videos, tmp_path / "again", *shares, r"--val_group=p\d+")
+    other = run(videos, tmp_path / "other", *shares, r"--val_group=p\d+", "--seed=1")
     assert read_back(again, "val") == read_back(collection, "val") != read_back(other, "val")
 
 
@@ -79,8 +79,8 @@ def test_lists_with_segments_and_several_labels(tmp_path, capsys):
     ("options", "message"),
     [
         (["--val_share=0.6", "--test_share=0.5"], "shares of splits must be positive and make 1 together"),
-        (["--group=q"], "The group 'q' is not found in the names of 40 of 40 videos"),
-        (["--group=mp4"], "make no 2 splits"),
+        (["--val_group=q"], "The group 'q' is not found in the names of 40 of 40 videos"),
+        (["--val_group=mp4"], "make no 2 splits"),
     ],
 )
 def test_mistakes(videos, tmp_path, capsys, options, message):
