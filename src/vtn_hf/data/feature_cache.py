@@ -356,12 +356,13 @@ class CachedClips(Dataset):
         self.mixup_alpha = mixup_alpha
         # In shared memory, so that workers that outlive an epoch learn of the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._root = Path(root)
         index = CacheIndex.load(root)
         if split not in index.splits:
             raise ValueError(f"{root} holds features of {', '.join(index.splits)}, not of {split!r}.")
-        self._root = Path(root)
         self.skipped = {video.path: video.error for video in index.splits[split] if video.error}
         self._videos = [video for video in index.splits[split] if not video.error]
+        self._check_shards(split)
         self.paths = [
             video.path
             if (video.start_sec, video.end_sec) == (None, None)
@@ -369,16 +370,18 @@ class CachedClips(Dataset):
             for video in self._videos
         ]
         self.sources = [video.source for video in self._videos]
-        shards = {video.shard for video in self._videos}
-        if missing := sorted(shard for shard in shards if not Path(root, shard).is_file()):
-            raise ValueError(
-                f"{len(missing)} of {len(shards)} shards of {split} in {root} are missing ({missing[0]}). The same "
-                "extraction computes them again."
-            )
-        if not self._videos:
-            raise ValueError(f"None of the {len(self.skipped)} videos of {split} in {root} could be read.")
         self.class_names = index.class_names
         self.labels = _stack_labels([video.label for video in self._videos], len(index.class_names))
+
+    def _check_shards(self, split: str):
+        shards = {video.shard for video in self._videos}
+        if missing := sorted(shard for shard in shards if not (self._root / shard).is_file()):
+            raise ValueError(
+                f"{len(missing)} of {len(shards)} shards of {split} in {self._root} are missing ({missing[0]}). The "
+                "same extraction computes them again."
+            )
+        if not self._videos:
+            raise ValueError(f"None of the {len(self.skipped)} videos of {split} in {self._root} could be read.")
 
     def set_epoch(self, epoch: int):
         """Makes the next draws those of this epoch, in workers that run already too."""
