@@ -79,24 +79,24 @@ def make_flex_mask(
     from torch.nn.attention.flex_attention import BlockMask
 
     half, size, num_queries = window // 2, 128, num_frames * tokens_per_frame
-    is_frame = None if attention_mask is None else attention_mask.bool()
-
-    def frame_of(query: torch.Tensor) -> torch.Tensor:
-        return query.div(tokens_per_frame, rounding_mode="floor")
+    find_frame = number_frames(tokens_per_frame)
+    is_key = None
+    if attention_mask is not None:
+        is_key = nn.functional.pad(repeat_frames(attention_mask.bool(), tokens_per_frame), (1, 0), value=True)
 
     def may_attend(batch, head, query, key):
-        # Token i of the frames is query i and key i + 1; the class token belongs to frame -1.
-        frame = frame_of(key - 1)
-        in_window = (frame_of(query) - frame).abs() <= half
-        if is_frame is not None:
-            in_window = in_window & is_frame[batch, frame.clamp(min=0)]
+        # Token i of the frames is query i and key i + 1.
+        distance = find_frame(query + 1) - find_frame(key)
+        in_window = distance.abs() <= half
+        if is_key is not None:
+            in_window = in_window & is_key[batch, key]
         return in_window | (key == 0)
 
     # In each pair of blocks (query blocks, key blocks), is anything in the window?
     query = torch.arange(0, num_queries, size, device=like.device)[:, None]
     key = torch.arange(0, 1 + num_queries, size, device=like.device)[None, :]
-    is_before = frame_of(key + size - 2) < frame_of(query) - half
-    is_after = frame_of(key - 1) > frame_of(query + size - 1) + half
+    is_before = find_frame(key + size - 1) < find_frame(query + 1) - half
+    is_after = find_frame(key) > find_frame(query + size) + half
     in_reach = ~(is_before | is_after) | (key == 0)
     return BlockMask.from_kv_blocks(
         in_reach.sum(dim=1, dtype=torch.int32)[None, None],
@@ -105,6 +105,22 @@ def make_flex_mask(
         mask_mod=may_attend,
         seq_lengths=(num_queries, 1 + num_queries),
     )
+
+
+def number_frames(tokens_per_frame: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """
+    What tells the frame of a token, counted from 1; the class token, which is 0, has 0. A function for each number of
+    tokens, as TorchInductor would make the number a variable, and code for CPUs that does not compile (torch 2.13).
+    """
+
+    def find_frame(token: torch.Tensor) -> torch.Tensor:
+        return (token + tokens_per_frame - 1).div(tokens_per_frame, rounding_mode="floor")
+
+    return _as_it_is if tokens_per_frame == 1 else find_frame
+
+
+def _as_it_is(token: torch.Tensor) -> torch.Tensor:
+    return token
 
 
 def repeat_frames(values: torch.Tensor, tokens_per_frame: int, axis: int = 1) -> torch.Tensor:
