@@ -21,7 +21,7 @@ from tiny_models import make_vit_vtn
 from transformers import Dinov2Config, Dinov2Model
 
 import vtn_cli
-from drawn_videos.motion_clips import write_motion_clips
+from drawn_videos.motion_clips import CLASS_NAMES, write_motion_clips
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.scan import scan_videos
 
@@ -63,7 +63,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(next((folder / "VIDEOS").glob("val/*/*.mp4")), folder / name)
     sizes = write_backbone(folder / "facebook/dinov2-small")
     for name in ("runs/quickstart/model", "me/my-vtn", "RUN"):
-        make_vit_vtn(num_labels=10).save_pretrained(folder / name)
+        model = make_vit_vtn(num_labels=10)
+        model.config.id2label = dict(enumerate(CLASS_NAMES))
+        model.config.label2id = {label: number for number, label in enumerate(CLASS_NAMES)}
+        model.save_pretrained(folder / name)
         VTNVideoProcessor(**sizes, num_frames=16).save_pretrained(folder / name)
     with contextlib.chdir(folder):
         list(scan_videos(map(str, Path("VIDEOS").glob("*/*/*.mp4")), Path("scan.csv")))

@@ -79,15 +79,25 @@ def make_flex_mask(
     from torch.nn.attention.flex_attention import BlockMask
 
     half, size, num_queries = window // 2, 128, num_frames * tokens_per_frame
-    find_frame = number_frames(tokens_per_frame)
     is_key = None
     if attention_mask is not None:
         is_key = nn.functional.pad(repeat_frames(attention_mask.bool(), tokens_per_frame), (1, 0), value=True)
 
+    def find_frame(token: torch.Tensor) -> torch.Tensor:
+        # Counted from 1; the class token, which is 0, has 0.
+        return (token + tokens_per_frame - 1).div(tokens_per_frame, rounding_mode="floor")
+
+    # Token i of the frames is query i and key i + 1.
     def may_attend(batch, head, query, key):
-        # Token i of the frames is query i and key i + 1.
-        distance = find_frame(query + 1) - find_frame(key)
-        in_window = distance.abs() <= half
+        in_window = (query + 1 - key).abs() <= half
+        if is_key is not None:
+            in_window = in_window & is_key[batch, key]
+        return in_window | (key == 0)
+
+    def may_attend_within_frames(batch, head, query, key):
+        # Not for one token per frame: with a function in it, TorchInductor takes more for variable, and writes code
+        # for CPUs that does not compile (torch 2.13).
+        in_window = (find_frame(query + 1) - find_frame(key)).abs() <= half
         if is_key is not None:
             in_window = in_window & is_key[batch, key]
         return in_window | (key == 0)
@@ -102,25 +112,9 @@ def make_flex_mask(
         in_reach.sum(dim=1, dtype=torch.int32)[None, None],
         in_reach.int().argsort(dim=1, descending=True, stable=True).int()[None, None],
         BLOCK_SIZE=size,
-        mask_mod=may_attend,
+        mask_mod=may_attend if tokens_per_frame == 1 else may_attend_within_frames,
         seq_lengths=(num_queries, 1 + num_queries),
     )
-
-
-def number_frames(tokens_per_frame: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """
-    What tells the frame of a token, counted from 1; the class token, which is 0, has 0. A function for each number of
-    tokens, as TorchInductor would make the number a variable, and code for CPUs that does not compile (torch 2.13).
-    """
-
-    def find_frame(token: torch.Tensor) -> torch.Tensor:
-        return (token + tokens_per_frame - 1).div(tokens_per_frame, rounding_mode="floor")
-
-    return _as_it_is if tokens_per_frame == 1 else find_frame
-
-
-def _as_it_is(token: torch.Tensor) -> torch.Tensor:
-    return token
 
 
 def repeat_frames(values: torch.Tensor, tokens_per_frame: int, axis: int = 1) -> torch.Tensor:
