@@ -48,8 +48,9 @@ def model(request):
 
 
 def optimize_silently(model, **settings):
+    """What is left out is a `UserWarning`; torch's own imports may deprecate what they like."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         return optimize(model, **settings)
 
 
@@ -251,6 +252,36 @@ def test_exports(family):
     torch.testing.assert_close(
         program.module()(make_frames(3, 4)).logits, compute_logits(model, make_frames(3, 4)), atol=1e-5, rtol=1e-5
     )
+
+
+class LSTMEncoder(nn.Module):
+    """A temporal encoder of somebody else's."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.lstm = nn.LSTM(width, width, batch_first=True)
+
+    def forward(self, frame_embeds, position_ids, attention_mask=None, class_token_only=False):
+        return self.lstm(frame_embeds)[0].flip(1)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_another_temporal_encoder(compile):
+    model = make("resnet")
+    model.vtn.temporal_encoder = LSTMEncoder(model.config.hidden_size)
+    with torch.compiler.set_stance("force_eager"):
+        assert_same_logits(optimize(model, compile=compile), model)
+
+
+@torch.no_grad()
+def test_no_temporal_encoder():
+    model = make("resnet").vtn
+    del model.temporal_encoder
+    pixels = torch.rand(1, 3, 3, 32, 32)
+    fast = optimize(model, compile=True)
+    with torch.compiler.set_stance("force_eager"):
+        expected = model.get_frame_features(pixels)
+        torch.testing.assert_close(fast.get_frame_features(pixels), expected, atol=1e-5, rtol=0)
 
 
 def test_the_model_without_a_head_and_what_contains_one():

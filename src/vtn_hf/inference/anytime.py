@@ -211,13 +211,12 @@ class _Looker:
         return "time" if self._num_looks and time.monotonic() > self._deadline else None
 
     def _is_settled(self, looks: list[list[int]], seen: "_Seen") -> bool:
-        """Takes the looks that are due, and says whether the last two agree and are certain."""
-        is_settled = False
-        for numbers in looks[self._num_looks :]:
+        """Takes the looks that are due, if they can end it, and says whether the last two agree and are certain."""
+        due, self._num_looks, is_settled = looks[self._num_looks :], len(looks), False
+        for numbers in due if self._rule.may_be_certain else ():
             scores = to_scores(self._model, seen.gather(numbers).classify(self._model).float(), calibrated=True)
             is_settled = self._rule.is_settled(self._scores, scores, self._is_multi_label)
             self._scores = scores
-            self._num_looks += 1
         return is_settled
 
 

@@ -53,8 +53,8 @@ class VideoScorer:
         dtype: str = "float32",
         **kwargs,
     ):
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        self.model = VTNForVideoClassification.from_pretrained(model, dtype=dtype).to(device or accelerator).eval()
+        device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        self.model = VTNForVideoClassification.from_pretrained(model, dtype=dtype).to(device).eval()
         self.processor = VTNVideoProcessor.from_pretrained(model)
         self.column = column
         self.features = features

@@ -15,7 +15,7 @@ from .engine import check_engine, use_engine
 from .global_attention import fold_global_projections
 from .linear import use_onednn
 from .quantization import use_int8
-from .replacement import Replacement, is_altered, restore
+from .replacement import Replacement, find_modules, is_altered, restore
 from .trial import Trial
 
 
@@ -84,9 +84,10 @@ def optimize(
         )
     # Of the code in a checkpoint, which may be older, as well
     options = {"int8": int8, "engine": engine, "dtype": dtype, "frame_grid": getattr(vtn.config, "frame_grid", None)}
-    _replace_modules(fast, vtn.backbone, vtn.temporal_encoder, **options)
+    _replace_modules(fast, vtn.backbone, **options)
     if compile:
-        vtn.temporal_encoder.compile()
+        if hasattr(vtn, "temporal_encoder"):
+            vtn.temporal_encoder.compile()
         if not int8 and not isinstance(vtn.backbone, Replacement):  # of which a compiler knows nothing
             vtn.backbone.compile()
     return fast
@@ -109,7 +110,6 @@ def optimize_backbone(
 def _replace_modules(
     model: nn.Module,
     backbone: PreTrainedModel,
-    temporal_encoder: nn.Module | None = None,
     *,
     int8: bool = False,
     engine: str | None = None,
@@ -123,8 +123,7 @@ def _replace_modules(
         if frame_grid is None:
             read_class_token_only(trial, backbone)
         pack_convolutions(trial, backbone)
-        if temporal_encoder is not None:
-            fold_global_projections(trial, temporal_encoder)
+        fold_global_projections(trial, model)
         if int8:
             use_int8(trial, backbone)
         use_onednn(trial)
@@ -178,7 +177,5 @@ def share_weights(model: nn.Module) -> nn.Module:
 
 
 def find_vtn(model: nn.Module) -> nn.Module | None:
-    """The [`VTNModel`] in a model; by name, as that of the code in a checkpoint is another class."""
-    return next(
-        (each for each in model.modules() if "VTNModel" in (kind.__name__ for kind in type(each).__mro__)), None
-    )
+    """The [`VTNModel`] in a model."""
+    return next(find_modules(model, "VTNModel"), None)

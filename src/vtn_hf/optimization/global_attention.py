@@ -11,15 +11,15 @@ from functools import partial
 import torch
 from torch import nn
 
-from .replacement import Replacement, computes_as, replace
+from .replacement import Replacement, computes_as, find_modules, replace
 from .trial import Trial
 
 
-def fold_global_projections(trial: Trial, temporal_encoder: nn.Module):
-    """Replaces the attention of each layer."""
-    for layer in temporal_encoder.layers:
-        attention = layer.attention
-        states = trial.make_random(2, 5, temporal_encoder.config.hidden_size, like=next(layer.parameters()))
+def fold_global_projections(trial: Trial, model: nn.Module):
+    """Replaces the attention of each layer of the temporal encoder; a model with another one has none of these."""
+    for attention in list(find_modules(model, "VTNAttention")):
+        width = attention.num_heads * attention.head_dim
+        states = trial.make_random(2, 5, width, like=next(attention.parameters()))
         trial.attempt(
             [attention], partial(replace, attention, Folded), partial(attention.attend_globally, states, None)
         )

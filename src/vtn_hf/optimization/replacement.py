@@ -1,6 +1,6 @@
 """Modules whose class is exchanged for a faster one, and weights that are kept in a faster form."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from functools import cache
 
 import torch
@@ -31,6 +31,11 @@ def restore(module: nn.Module):
 def get_plain_class(module: nn.Module) -> type[nn.Module]:
     """The class that a module has, or had before it was replaced."""
     return type(module).__bases__[1] if isinstance(module, Replacement) else type(module)
+
+
+def find_modules(model: nn.Module, class_name: str) -> Iterator[nn.Module]:
+    """Those of a class of this package; by its name, as that of the code in a checkpoint is another class."""
+    return (each for each in model.modules() if class_name in (kind.__name__ for kind in type(each).__mro__))
 
 
 def computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
