@@ -319,6 +319,14 @@ def test_frames_that_are_not_square():
     assert encode(backbone, torch.randn(2, 3, 32, 96), 2).shape == (2, 5, WIDTH)
 
 
+def test_tokens_that_are_no_places():
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    yolos = {"model_type": "yolos", "image_size": [64, 64], "patch_size": 16, "num_detection_tokens": 4, **sizes}
+    backbone = make_backbone(VTNConfig(backbone_config=yolos).backbone_config).eval()
+    with pytest.raises(ValueError, match="YolosModel has no grid of features: 20 tokens of a frame of 64 x 64 pixels"):
+        encode(backbone, torch.randn(1, 3, 64, 64), 2)
+
+
 def test_grid_finer_than_the_map():
     model = make_model(frame_grid=5)
     with pytest.raises(ValueError, match="`frame_grid` is 5, but ResNetModel gives a map of 4 x 4 places"):

@@ -202,7 +202,8 @@ def _find_feature_map(backbone: PreTrainedModel, outputs: ModelOutput, sides: to
     if (order := getattr(outputs, "ids_restore", None)) is not None:  # a masked autoencoder shuffles them
         patches = patches.gather(1, order[..., None].expand_as(patches))
     rows = round((patches.shape[1] * sides[0] / sides[1]) ** 0.5)
-    if rows == 0 or patches.shape[1] % rows:
+    # In the shape of the frame, or there are others among them, as the detection tokens of a YOLOS.
+    if rows == 0 or patches.shape[1] % rows or abs(patches.shape[1] / rows - rows * sides[1] / sides[0]) >= 1:
         raise ValueError(
             f"{name} has no grid of features: {patches.shape[1]} tokens of a frame of {sides[0]} x {sides[1]} pixels "
             "fill no rows and columns; leave `frame_grid` out."

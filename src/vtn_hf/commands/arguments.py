@@ -81,15 +81,15 @@ def add_shared(parser: argparse.ArgumentParser, name: str, default_is: str | Non
     parser.add_argument(f"--{name}", **_SETTINGS.get(name, {}), **settings, help=text)
 
 
-def check_shared_device(name: str) -> torch.device:
+def choose_shared_device(name: str | None) -> torch.device:
     """
-    The device of a name, where several processes take one each.
+    As [`choose_device`], where several processes take one each.
 
     Raises:
         ValueError: If there is no such device, or it would be that of all processes.
     """
     device = choose_device(name)
-    if ":" in name:
+    if ":" in (name or ""):
         raise ValueError(f"--device {name}: each process takes a device of its own; CUDA_VISIBLE_DEVICES says which.")
     return device
 

@@ -34,7 +34,7 @@ from ..processes import find_processes, together
 from ..results import ResultFile, begin_or_go_on, one_run
 from ..shared_results import SharedResults
 from ..video_decoding_vtn import VideoSource, iter_video_frames
-from .arguments import add_shared, check_shared_device, choose_device, load_model, positive, speed_up
+from .arguments import add_shared, choose_device, choose_shared_device, load_model, positive, speed_up
 from .console import CommandParser, command, show
 from .scores import flatten_scores, list_score_columns, rank
 from .sources import find_sources
@@ -345,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
     with together(), contextlib.ExitStack() as stack:
         state = find_processes(choose_device(options.device))
         if state.num_processes > 1 and options.device is not None:
-            check_shared_device(options.device)
+            choose_shared_device(options.device)
         sources, copies = plan(options)
         state.wait_for_everyone()  # nobody writes while another one still looks
         classifier = Classifier(options, state)

@@ -45,7 +45,7 @@ from ..inference.repeats import encode_distinct
 from ..inference.scores import to_scores
 from ..model_card import add_evaluation
 from ..outputs import check_outputs, writing
-from ..processes import together
+from ..processes import find_processes, together
 from ..results import ResultFile, begin_or_go_on, one_run
 from ..training.metrics import (
     CalibrationError,
@@ -61,8 +61,7 @@ from .arguments import (
     HELP,
     DTypeName,
     EngineName,
-    check_shared_device,
-    choose_device,
+    choose_shared_device,
     load_model,
     load_processor,
     speed_up,
@@ -393,9 +392,7 @@ def score_missing(
 
 def evaluate_collection(args: EvaluationArguments):
     """Scores what is not scored yet, then reports."""
-    # Without an accelerator, several processes find each other only if they are told that there is none.
-    device = choose_device(None) if args.device is None else check_shared_device(args.device)
-    state = PartialState(cpu=device.type == "cpu")
+    state = find_processes(choose_shared_device(args.device))
     args.check()
     output_dir, views = Path(args.output_dir), args.make_views()
     check_outputs([output_dir], filter(None, [args.data_dir]), overwrite=True)

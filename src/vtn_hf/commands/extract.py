@@ -47,11 +47,11 @@ from ..data.listing import hash_video
 from ..data.scan import is_about_content
 from ..optimization import optimize_backbone
 from ..outputs import check_outputs
-from ..processes import together
+from ..processes import find_processes, together
 from ..results import one_run
 from ..video_decoding_vtn import VideoDecodeError
 from ..video_processing_vtn import load_video
-from .arguments import HELP, DTypeName, EngineName, check_shared_device
+from .arguments import HELP, DTypeName, EngineName, choose_shared_device
 from .console import CommandParser, command, show
 from .pixel_arguments import AUGMENTATION, PixelArguments
 
@@ -93,9 +93,10 @@ class ExtractionArguments(PixelArguments, CollectionArguments):
 
     def make_accelerator(self) -> Accelerator:
         """Where to compute, and in which precision, unless that is up to an engine."""
-        uses_cpu = self.device is not None and check_shared_device(self.device).type == "cpu"
+        device = choose_shared_device(self.device)
+        find_processes(device)
         names = {None: None, "float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-        return Accelerator(cpu=uses_cpu, mixed_precision="no" if self.has_engine else names[self.dtype])
+        return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if self.has_engine else names[self.dtype])
 
     @property
     def has_engine(self) -> bool:

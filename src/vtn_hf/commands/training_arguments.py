@@ -11,7 +11,7 @@ from ..configs import find_config
 from ..data.arguments import CollectionArguments
 from ..data.feature_cache import FeatureCacheInfo
 from ..training.checkpoints import load_to_fine_tune
-from .arguments import HELP, DTypeName, check_shared_device, parse_json
+from .arguments import HELP, DTypeName, choose_shared_device, parse_json
 from .pixel_arguments import PixelArguments
 
 
@@ -98,7 +98,7 @@ class ComputeArguments:
         """Turns them into fields of `TrainingArguments`."""
         device, dtype, num_workers = (options.pop(name) for name in ("device", "dtype", "num_workers"))
         if device is not None:
-            options["use_cpu"] = check_shared_device(device).type == "cpu"
+            options["use_cpu"] = choose_shared_device(device).type == "cpu"
         if dtype is not None:
             options |= {"bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
         if num_workers is not None:
