@@ -30,13 +30,14 @@ from filmed.inputs import Pictures, Shuffled, TimeChange, load_pictures, make_pr
 from filmed.pixel_baseline import predict_from_pixels
 from filmed.report import write_report
 from filmed.variants import VARIANTS, Variant
+from torch import nn
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 from transformers import set_seed
 from transformers.modeling_utils import PreTrainedModel
 
 from vtn_hf import VTNConfig, VTNVideoProcessor
-from vtn_hf.backbone_vtn import load_backbone, load_backbone_config
+from vtn_hf.backbone_vtn import load_backbone_config
 from vtn_hf.commands import extract
 from vtn_hf.data.augmentation import ClipAugmentation
 from vtn_hf.data.clips import collate_videos
@@ -63,7 +64,7 @@ class Videos:
     output_dir: Path
     backbone_name_or_path: str | None = None
     frame_size: int = 224
-    num_frames: int = 16
+    num_frames: int = 8
     num_workers: int = 1
 
     @property
@@ -120,10 +121,10 @@ class Cell:
         fields |= {"problem_type": "single_label_classification"} | self.variant.fields
         if self.variant.is_end_to_end:
             return self.variant.model(VTNConfig(**fields))
-        name = self.videos.backbone_name_or_path
-        model = self.variant.model(VTNConfig(backbone_config=load_backbone_config(name), **fields))
-        model.vtn.backbone.load_state_dict(load_backbone(name).state_dict())
-        model.vtn.freeze_backbone()
+        backbone_config = load_backbone_config(self.videos.backbone_name_or_path)
+        model = self.variant.model(VTNConfig(backbone_config=backbone_config, **fields))
+        # Its features are there; the hundreds of modules of one that is not called would cost half of a training step.
+        model.vtn.backbone = nn.Identity()
         return model
 
     def make_processor(self) -> VTNVideoProcessor:
@@ -258,7 +259,7 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--backbone_name_or_path", help="image model; what is trained end to end needs none")
     parser.add_argument("--output_dir", type=Path, required=True, help="everything that is made")
     parser.add_argument("--frame_size", type=int, default=224, help="pixels of a side, of frames that become features")
-    parser.add_argument("--num_frames", type=int, default=16, help="of a video, at most, that become features")
+    parser.add_argument("--num_frames", type=int, default=8, help="of a video, at most, that become features")
     parser.add_argument("--num_workers", type=int, default=1, help="processes that decode what becomes features")
     parser.add_argument("--only", default="", help="regular expression on the names of the variants")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

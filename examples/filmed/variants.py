@@ -144,4 +144,5 @@ VARIANTS: dict[str, Variant | None] = {
     "VTN end to end": END_TO_END,
     "VTN end to end, frames shuffled": replace(END_TO_END, is_shuffled=True),
     "frame average end to end": replace(END_TO_END, model=FrameAverageClassifier),
+    "LSTM end to end": replace(END_TO_END, model=NarrowLSTMClassifier),
 }
