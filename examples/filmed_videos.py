@@ -67,9 +67,8 @@ class Videos:
     num_frames: int = 8
     num_workers: int = 1
 
-    @property
-    def features_dir(self) -> Path:
-        return self.output_dir / "features"
+    def find_features_dir(self, frame_grid: int | None) -> Path:
+        return self.output_dir / ("features" if frame_grid is None else f"features_{frame_grid}x{frame_grid}")
 
     def split(self, fold: int, protocol: str) -> tuple[np.ndarray, np.ndarray]:
         """Indices to train on and to evaluate on."""
@@ -93,17 +92,19 @@ def read_videos(options: argparse.Namespace) -> Videos:
     return Videos(paths, labels, collection.class_names, folds, **settings)
 
 
-def extract_features(data_dir: str, videos: Videos):
+def extract_features(data_dir: str, videos: Videos, frame_grid: int | None):
     """Computes the features that are not there yet."""
+    features_dir = videos.find_features_dir(frame_grid)
     command = ["--data_dir", data_dir, "--backbone_name_or_path", videos.backbone_name_or_path, "--val_share", "0"]
-    command += ["--output_dir", str(videos.features_dir), "--num_frames", str(videos.num_frames)]
+    command += ["--output_dir", str(features_dir), "--num_frames", str(videos.num_frames)]
+    command += [] if frame_grid is None else ["--frame_grid", str(frame_grid)]
     # Whole pictures, squeezed to a square, and their mirror images.
     side = str(videos.frame_size)
     command += ["--resize_to", side, side, "--crop_size", side, "--num_views", "2", "--flip_prob", "1"]
     command += ["--num_workers", str(videos.num_workers)]
     extract.main(command)
-    if (found := CachedClips(videos.features_dir, "train").paths) != videos.paths:
-        raise ValueError(f"{videos.features_dir} holds features of {len(found)} videos, not of {len(videos.paths)}.")
+    if (found := CachedClips(features_dir, "train").paths) != videos.paths:
+        raise ValueError(f"{features_dir} holds features of {len(found)} videos, not of {len(videos.paths)}.")
 
 
 class Cell:
@@ -114,6 +115,7 @@ class Cell:
         self.videos = videos
         self.seed = seed
         self.train, self.test = videos.split(fold, protocol)
+        self.features_dir = videos.find_features_dir(variant.frame_grid)
 
     def make_model(self) -> PreTrainedModel:
         fields = {"id2label": dict(enumerate(self.videos.class_names)), "num_frames": self.make_processor().num_frames}
@@ -132,7 +134,7 @@ class Cell:
             size = self.variant.pictures["size"]
             pictures = self.videos.load_pictures(size)
             return make_processor(size, [pictures[index]["pixel_values"] for index in self.train])
-        return VTNVideoProcessor.from_dict(FeatureCacheInfo.load(self.videos.features_dir).processor)
+        return VTNVideoProcessor.from_dict(FeatureCacheInfo.load(self.features_dir).processor)
 
     def make_training_videos(self) -> tuple[Dataset, CachedClips | Pictures]:
         """What the trainer reads, and below it what learns of the epochs."""
@@ -147,7 +149,7 @@ class Cell:
         else:
             changes["feature_drop_prob"] = variant.feature_drop_prob
             changes["view"] = None if variant.is_mirrored else 0
-            source = CachedClips(self.videos.features_dir, "train", **changes)
+            source = CachedClips(self.features_dir, "train", **changes)
         return self._choose(source, self.train), source
 
     def make_test_videos(self, time_augmentation: TimeChange | None = None, is_mirrored: bool = False) -> Dataset:
@@ -158,7 +160,7 @@ class Cell:
             source = Pictures(pictures, labels, augmentation=mirror if is_mirrored else None)
         else:
             view = int(is_mirrored)
-            source = CachedClips(self.videos.features_dir, "train", view=view, time_augmentation=time_augmentation)
+            source = CachedClips(self.features_dir, "train", view=view, time_augmentation=time_augmentation)
         return self._choose(source, self.test)
 
     def _choose(self, source: Dataset, indices: np.ndarray) -> Dataset:
@@ -270,8 +272,9 @@ def main(argv: list[str] | None = None):
     videos = read_videos(options)
     if not options.report_only:
         cells = list(list_cells(options))
-        if any(VARIANTS[name] is not None and not VARIANTS[name].is_end_to_end for name, _, _ in cells):
-            extract_features(options.data_dir, videos)
+        variants = [VARIANTS[name] for name, _, _ in cells if VARIANTS[name] is not None]
+        for frame_grid in dict.fromkeys(each.frame_grid for each in variants if not each.is_end_to_end):
+            extract_features(options.data_dir, videos, frame_grid)
         for name, seed, fold in tqdm(cells, unit="cell"):
             line = run_cell(name, seed, fold, videos, options.protocol)
             with open(options.output_dir / "results.jsonl", "a") as results:

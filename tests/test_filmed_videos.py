@@ -19,6 +19,8 @@ from filmed import variants  # noqa: E402
 from filmed.collection import find_groups, make_folds  # noqa: E402
 from filmed.report import format_spread  # noqa: E402
 
+from vtn_hf.data.feature_cache import FeatureCacheInfo  # noqa: E402
+
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory) -> Path:
@@ -52,6 +54,7 @@ def test_it_runs_goes_on_and_reports(collection, backbone, tmp_path, monkeypatch
     shorter = {"num_train_epochs": 1}
     tiny = {
         "frozen": variants.CHANGES.change(small, shorter),
+        "places": variants.SMALL.change(small | variants.PLACES["2 x 2"], shorter),
         "shuffled": replace(variants.PLAIN.change(small, shorter), is_shuffled=True),
         "end to end": variants.END_TO_END.change(small, shorter),
         "pixels": None,
@@ -60,13 +63,15 @@ def test_it_runs_goes_on_and_reports(collection, backbone, tmp_path, monkeypatch
     command = [str(collection), "--backbone_name_or_path", str(backbone), "--output_dir", str(tmp_path)]
     command += ["--seeds", "0"]
 
-    filmed_videos.main([*command, "--only", "frozen|shuffled|pixels", "--folds", "0"])
+    filmed_videos.main([*command, "--only", "frozen|places|shuffled|pixels", "--folds", "0"])
     first = filmed_videos.read_results(tmp_path)
     filmed_videos.main([*command, "--folds", "0", "1"])
     results = filmed_videos.read_results(tmp_path)
 
-    assert [(line["variant"], line["fold"]) for line in first] == [("frozen", 0), ("shuffled", 0), ("pixels", 0)]
-    assert results[:3] == first and len(results) == len(tiny) * 2
+    assert [(line["variant"], line["fold"]) for line in first] == [(name, 0) for name in tiny if name != "end to end"]
+    assert results[: len(first)] == first and len(results) == len(tiny) * 2
+    grids = [FeatureCacheInfo.load(tmp_path / name).frame_grid for name in ("features", "features_2x2")]
+    assert grids == [None, 2]
     rows = {row["variant"]: row for row in json.loads((tmp_path / "report.json").read_text())}
     assert set(rows) == set(tiny)
     for name, row in rows.items():

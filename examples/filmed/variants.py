@@ -43,6 +43,10 @@ class Variant:
     def is_end_to_end(self) -> bool:
         return "backbone_config" in self.fields
 
+    @property
+    def frame_grid(self) -> int | None:
+        return self.fields.get("frame_grid")
+
     def change(self, fields: dict | None = None, training: dict | None = None, **others) -> "Variant":
         """Another one that differs in this."""
         return replace(self, fields=self.fields | (fields or {}), training=self.training | (training or {}), **others)
@@ -93,6 +97,12 @@ STEPS = {
 }
 SMALL = PLAIN.change({"hidden_size": 128, "num_hidden_layers": 1, "intermediate_size": 512}, is_mirrored=True)
 CHANGES = SMALL.change({"frame_changes": True})
+# More than one vector per frame.
+PLACES = {
+    "2 x 2": {"frame_grid": 2},
+    "3 x 3": {"frame_grid": 3},
+    "attention pooling of 3 x 3": {"frame_grid": 3, "frame_pooling": "attention"},
+}
 # A ConvNeXt of one patch: a linear layer on 16 x 16 pixels, and layer norms.
 _ONE_PATCH = {
     "model_type": "convnext",
@@ -139,6 +149,8 @@ VARIANTS: dict[str, Variant | None] = {
     "VTN on changes, frames shuffled": replace(CHANGES, is_shuffled=True),
     "VTN, frames shuffled": replace(SMALL, is_shuffled=True),
     "LSTM": replace(SMALL, model=NarrowLSTMClassifier),
+    **{f"VTN, {name}": SMALL.change(fields) for name, fields in PLACES.items()},
+    **{f"VTN on changes, {name}": CHANGES.change(fields) for name, fields in PLACES.items()},
     "recipe": PLAIN,
     **{f"recipe, {name}": variant for name, variant in STEPS.items()},
     "VTN end to end": END_TO_END,
