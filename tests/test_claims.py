@@ -35,7 +35,11 @@ def test_it_counts_adds_rounds_and_reports(tmp_path, monkeypatch, capsys):
     output = tmp_path / "claims.json"
 
     claims.main(["--output", str(output)])
+    counted = json.loads(output.read_text())
+    # Counts are the same on every machine, timings are not.
+    output.write_text(json.dumps(counted | {"machine": {"cores": 1000}}))
     claims.main(["--output", str(output), "--num_rounds", "2"])
+    assert json.loads(output.read_text())["machine"] == counted["machine"]
 
     rows = json.loads(output.read_text())["models"]
     assert [len(row[name]) for row in rows.values() for name in ("clip_sec", "step_sec")] == [2] * 4
@@ -43,6 +47,10 @@ def test_it_counts_adds_rounds_and_reports(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     # Three views are three times as much; of a model without a recipe the training is not known.
     assert "| views | 80.0 | 3 × 8 |" in printed and "(3.00 ×) | – |" in printed
+
+    output.write_text(json.dumps(json.loads(output.read_text()) | {"machine": {"cores": 1000}}))
+    with pytest.raises(ValueError, match="'cores': 1000"):
+        claims.main(["--output", str(output), "--num_rounds", "1"])
 
 
 def test_what_torchvision_publishes_is_quoted():

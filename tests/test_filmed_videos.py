@@ -15,11 +15,12 @@ from video_files import write_video
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 import filmed_videos  # noqa: E402
-from filmed import variants  # noqa: E402
+from filmed import equalize, variants  # noqa: E402
 from filmed.collection import find_groups, make_folds  # noqa: E402
 from filmed.report import format_spread  # noqa: E402
 
 from vtn_hf.data.feature_cache import FeatureCacheInfo  # noqa: E402
+from vtn_hf.video_decoding_vtn import decode_video  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,24 @@ def test_recordings_of_a_list_are_groups(tmp_path):
         "https://a",
         "",
     ]
+
+
+def test_equal_videos_have_one_size_and_rate_and_at_most_one_length(tmp_path):
+    for name, num_frames, size, rate in (("a/long.mkv", 75, (64, 48), 25), ("b/short one.mp4", 8, (40, 80), 10)):
+        (tmp_path / "all" / name).parent.mkdir(parents=True)
+        brightness = np.linspace(0, 255, num_frames).astype(np.uint8)[:, None, None, None]
+        write_video(tmp_path / "all" / name, np.broadcast_to(brightness, (num_frames, *size, 3)), rate)
+    (tmp_path / "all/videos.txt").write_text("https://a\n")
+
+    equalize.main([str(tmp_path / "all"), str(tmp_path / "equal")])
+
+    assert (tmp_path / "equal/videos.txt").is_file()
+    long, metadata = decode_video(tmp_path / "equal/a/long.mp4")
+    assert long.shape == (10, 192, 192, 3) and metadata.fps == 5
+    # Every fifth frame of 25 per second.
+    assert long.mean(axis=(1, 2, 3)) == pytest.approx(np.arange(10) * 5 / 74 * 255, abs=4)
+    short, metadata = decode_video(tmp_path / "equal/b/short one.mp4")
+    assert short.shape == (4, 192, 192, 3) and metadata.fps == 5
 
 
 def test_a_spread_is_of_the_seeds():

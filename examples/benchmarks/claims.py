@@ -3,10 +3,11 @@ The three claims of the paper beside the video models of today: the cost of trai
 multiply-adds per video, each model under its own published recipe and test protocol.
 
     python examples/benchmarks/claims.py --output examples/benchmarks/results/claims.json
-    python examples/benchmarks/claims.py --output examples/benchmarks/results/claims.json --num_rounds 2
+    python examples/benchmarks/claims.py --output examples/benchmarks/results/claims.json --num_rounds 1
 
-The first counts and quotes; the second measures times as well, which wants a machine that does nothing else. All
-weights are random; accuracies are those that the weights' metadata of torchvision or the sources in `peers.py` state.
+The first counts and quotes; the second adds a round of timings, which takes minutes and a machine that does nothing
+else. All weights are random; accuracies are those that the weights' metadata of torchvision or the sources in
+`peers.py` state.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from peers import describe_machine, make_clip
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model, get_model_weights
+from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -203,12 +205,15 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write, or to add rounds to")
     parser.add_argument("--num_rounds", type=int, default=0, help="rounds of timings to add")
     options = parser.parse_args(argv)
-    results = {"machine": describe_machine(), "models": {name: {} for name in MODELS}}
+    machine = describe_machine()
+    results = {"machine": machine, "models": {name: {} for name in MODELS}}
     if options.output.exists():
-        earlier = json.loads(options.output.read_text(encoding="utf-8"))
-        if options.num_rounds and earlier["machine"] != results["machine"]:
-            raise ValueError(f"{options.output} holds timings of {earlier['machine']}, this is {results['machine']}.")
-        results = earlier
+        results = json.loads(options.output.read_text(encoding="utf-8"))
+        if options.num_rounds:
+            are_timed = any("clip_sec" in row for row in results["models"].values())
+            if are_timed and results["machine"] != machine:
+                raise ValueError(f"{options.output} holds timings of {results['machine']}, this is {machine}.")
+            results["machine"] = machine
 
     def save():
         options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -221,8 +226,8 @@ def main(argv: list[str] | None = None):
         if "parameters_m" not in row:
             row |= count(model)
         save()
-    for _ in range(options.num_rounds):
-        for name, row in results["models"].items():
+    for number in range(options.num_rounds):
+        for name, row in tqdm(results["models"].items(), desc=f"round {number + 1}", unit="model"):
             # One at a time, as all of them together need much memory.
             network = MODELS[name].build()
             row.setdefault("clip_sec", []).append(time_clip(network, MODELS[name]))

@@ -6,6 +6,7 @@ Everything is drawn from the generator that is passed in. Pixels are in [0, 255]
 
 import math
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from transformers.image_utils import SizeDict
 from transformers.utils import is_torchvision_available
 
-from ..pixels_vtn import Span, View
+from ..pixels_vtn import PixelSettings, Span, View
 from ..video_processing_vtn import VTNVideoProcessor
 
 
@@ -84,7 +85,16 @@ class ClipAugmentation:
             `pixel_protocol="pyslowfast"`.
         """
         view = self.choose_view(*frames.shape[-2:], generator)
-        return self.change(replace(self.pixels, do_flip_channel_order=False).take(frames, view), generator)
+        return self.change(self._rgb_pixels.take(frames, view), generator)
+
+    # Settings are checked whenever they are made, which takes longer than to change a small clip.
+    @cached_property
+    def _rgb_pixels(self) -> PixelSettings:
+        return replace(self.pixels, do_flip_channel_order=False)
+
+    @cached_property
+    def _central_crop(self) -> PixelSettings:
+        return replace(self.pixels, do_resize=True, do_center_crop=True)
 
     def choose_view(self, height: int, width: int, generator: np.random.Generator) -> View:
         """Draws what is taken of pictures `(height, width)`."""
@@ -94,7 +104,7 @@ class ClipAugmentation:
             top, left, height, width = box
             return View(Span(top, height, crop_height, 0, crop_height), Span(left, width, crop_width, 0, crop_width))
         if self.resize_range is None:
-            return replace(self.pixels, do_resize=True, do_center_crop=True).view(height, width)
+            return self._central_crop.view(height, width)
         # As in the original: rounded, so that the ends of the range come half as often.
         short_side = SizeDict(shortest_edge=round(generator.uniform(*self.resize_range)))
         view = replace(self.pixels, do_resize=True, size=short_side, do_center_crop=False).view(height, width)
