@@ -46,6 +46,9 @@ BACKBONES = {
     "siglip2": ("siglip2_vision_model", {**TRANSFORMER, "num_patches": 16}, 32),
     "clip": ("clip_vision_model", TRANSFORMER, 32),
     "beit": ("beit", TRANSFORMER, 32),
+    # Its class token is in the head.
+    "aimv2": ("aimv2_vision_model", TRANSFORMER, 32),
+    "radio": ("radio", {**TRANSFORMER, "max_img_size": 32}, 32),
     "swin": ("swin", SWIN, 16),
     "swinv2": ("swinv2", SWIN, 16),
     "convnext": ("convnext", CONVNET, 24),

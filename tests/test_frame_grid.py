@@ -268,7 +268,7 @@ def test_settings_that_cannot_be(fields, message):
 
 # Tokens before the patches
 PREFIX = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 3, "dinov3_vit": 3, "dinov3_convnext": 1}
-PREFIX |= {"clip": 1, "beit": 1, "pvt": 1, "timm_vit": 1}
+PREFIX |= {"clip": 1, "beit": 1, "pvt": 1, "timm_vit": 1, "radio": 10}
 # Families whose pooled vector has other features than their map.
 OTHER_WIDTH = ("timm_mobilenet",)
 
@@ -282,7 +282,7 @@ def test_grid_of_every_family(family):
     assert count_prefix_tokens(backbone) == PREFIX.get(family, 0)
     with torch.no_grad():
         if family in OTHER_WIDTH:
-            with pytest.raises(ValueError, match="places with 576 features; .* the 1024 features of the pooled"):
+            with pytest.raises(ValueError, match="places with 288 features; .* the 1024 features of the pooled"):
                 encode(backbone, frames, 1)
             return
         tokens = encode(backbone, frames, 1)
@@ -313,10 +313,17 @@ def test_places_go_row_by_row(family):
         assert difference.argmax() == place
 
 
-def test_frames_that_are_not_square():
+@pytest.mark.parametrize("family, size", [("dinov2", (31, 72)), ("swin", (42, 70))])
+def test_frames_that_are_not_square(family, size):
+    """Nor as large as their patches together: DINOv2 leaves a rest out, Swin fills it up."""
     torch.manual_seed(0)
-    backbone = make_backbone(VTNConfig(**FIELDS).backbone_config).eval()
-    assert encode(backbone, torch.randn(2, 3, 32, 96), 2).shape == (2, 5, WIDTH)
+    backbone = make_backbone(make_backbone_config(family)).eval()
+    frames = torch.randn(1, 3, *size)
+    changed = frames.clone()
+    changed[:, :, : size[0] // 2, size[1] // 2 :] += 2.0
+    with torch.no_grad():
+        difference = (encode(backbone, changed, 2) - encode(backbone, frames, 2))[0, 1:].norm(dim=-1)
+    assert difference.shape == (4,) and difference.argmax() == 1
 
 
 def test_tokens_that_are_no_places():
@@ -325,6 +332,26 @@ def test_tokens_that_are_no_places():
     backbone = make_backbone(VTNConfig(backbone_config=yolos).backbone_config).eval()
     with pytest.raises(ValueError, match="YolosModel has no grid of features: 20 tokens of a frame of 64 x 64 pixels"):
         encode(backbone, torch.randn(1, 3, 64, 64), 2)
+
+
+def test_channels_come_first_or_last():
+    skip_without_timm("timm_vit")
+    fields = {"img_size": 64, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 1], "window_size": 2}
+    config = {"model_type": "timm_wrapper", "architecture": "swin_tiny_patch4_window7_224", "model_args": fields}
+    backbone = make_backbone(VTNConfig(backbone_config=config).backbone_config).eval()
+    frames = make_frames(1, 2, size=64)[0]
+    with torch.no_grad():
+        states = backbone(pixel_values=frames).last_hidden_state
+        assert states.shape == (2, 8, 8, 16)
+        assert_close(encode(backbone, frames, 1)[:, 1], states.mean(dim=(1, 2)))
+
+
+def test_backbones_that_mix_frames_are_refused():
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = {"model_type": "pixtral", "image_size": 32, "patch_size": 16, **sizes}
+    backbone = make_backbone(VTNConfig(backbone_config=config).backbone_config).eval()
+    with pytest.raises(ValueError, match="PixtralVisionModel is no backbone: of 3 frames it gives 1 vector"):
+        encode(backbone, make_frames(1, 3)[0])
 
 
 def test_grid_finer_than_the_map():

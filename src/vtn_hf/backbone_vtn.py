@@ -12,7 +12,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 
-_CLASS_TOKEN_NAMES = ("cls_token", "class_token", "class_embedding")
+_CLASS_TOKEN_NAMES = ("cls_token", "class_token", "class_embedding", "cls_register_token")
 # What stands before the patches beside it.
 _PREFIX_NAMES = (*_CLASS_TOKEN_NAMES, "distillation_token", "dist_token", "register_tokens", "reg_token")
 
@@ -161,9 +161,13 @@ def encode(backbone: PreTrainedModel, frames: torch.Tensor, frame_grid: int | No
     else:
         outputs = backbone(pixel_values=frames)
     vector = _pool(backbone, outputs)
+    if len(vector) != len(frames):  # Pixtral takes them for one sequence
+        raise ValueError(
+            f"{type(backbone).__name__} is no backbone: of {len(frames)} frames it gives {len(vector)} vector(s)."
+        )
     if frame_grid is None:
         return vector
-    feature_map = _find_feature_map(backbone, outputs, frames.shape[2:])
+    feature_map = _find_feature_map(backbone, outputs, frames.shape[2:], vector.shape[1])
     if feature_map.shape[1] != vector.shape[1] or min(feature_map.shape[2:]) < frame_grid:
         raise ValueError(
             f"`frame_grid` is {frame_grid}, but {type(backbone).__name__} gives a map of {feature_map.shape[2]} x "
@@ -189,21 +193,22 @@ def _pool(backbone: PreTrainedModel, outputs: ModelOutput) -> torch.Tensor:
     return states[:, 0] if has_class_token(backbone) else states.mean(dim=1)
 
 
-def _find_feature_map(backbone: PreTrainedModel, outputs: ModelOutput, sides: torch.Size) -> torch.Tensor:
+def _find_feature_map(
+    backbone: PreTrainedModel, outputs: ModelOutput, sides: torch.Size, num_features: int
+) -> torch.Tensor:
     """The features of each place in frames of these sides, `(frames, features, rows, columns)`."""
     states, name = getattr(outputs, "last_hidden_state", None), type(backbone).__name__
     if states is None:
         raise ValueError(f"{name} has no grid of features: it gives no `last_hidden_state`; leave `frame_grid` out.")
     if states.ndim == 4:
-        # Of those in timm, Swin has channels last.
-        is_last = getattr(getattr(backbone, "timm_model", None), "output_fmt", None) == "NHWC"
+        # DiNAT and timm's Swin have channels last.
+        is_last = states.shape[1] != num_features == states.shape[3]
         return states.permute(0, 3, 1, 2) if is_last else states
     patches = states[:, count_prefix_tokens(backbone) :]
     if (order := getattr(outputs, "ids_restore", None)) is not None:  # a masked autoencoder shuffles them
         patches = patches.gather(1, order[..., None].expand_as(patches))
-    rows = round((patches.shape[1] * sides[0] / sides[1]) ** 0.5)
-    # In the shape of the frame, or there are others among them, as the detection tokens of a YOLOS.
-    if rows == 0 or patches.shape[1] % rows or abs(patches.shape[1] / rows - rows * sides[1] / sides[0]) >= 1:
+    rows = _count_rows(patches.shape[1], *sides)
+    if rows is None:  # there are others among them, as the detection tokens of a YOLOS
         raise ValueError(
             f"{name} has no grid of features: {patches.shape[1]} tokens of a frame of {sides[0]} x {sides[1]} pixels "
             "fill no rows and columns; leave `frame_grid` out."
@@ -211,13 +216,28 @@ def _find_feature_map(backbone: PreTrainedModel, outputs: ModelOutput, sides: to
     return patches.transpose(1, 2).unflatten(2, (rows, -1))
 
 
+def _count_rows(num_patches: int, height: int, width: int) -> int | None:
+    """The rows of so many square patches of a frame, where those that its edges cut through count or do not."""
+    for cut_patches in (0, 1):
+        for size in range(1, max(height, width) + 1):
+            rows, columns = ((side + cut_patches * (size - 1)) // size for side in (height, width))
+            if rows * columns == num_patches:
+                return rows
+    return None
+
+
 def count_prefix_tokens(backbone: PreTrainedModel) -> int:
     """How many tokens stand before the patches of a transformer, for the whole image: class token and registers."""
-    named = [(name.split(".")[-1], parameter) for name, parameter in backbone.named_parameters()]
     if backbone.config.model_type == "dinov3_convnext":  # its pooled vector, which is no parameter
         return 1
-    # (1, tokens, features), or (features,) for one token
-    return sum(parameter.numel() // parameter.shape[-1] for name, parameter in named if name in _PREFIX_NAMES)
+    # (1, tokens, features), (tokens, features), or (features,) for one token
+    return sum(token.numel() // token.shape[-1] for token in _find_tokens(backbone, _PREFIX_NAMES))
+
+
+def _find_tokens(backbone: PreTrainedModel, names: tuple[str, ...]) -> list[nn.Parameter]:
+    """Learned tokens that stand among the patches; an attention pooling has some that do not."""
+    paths = ((name.split("."), parameter) for name, parameter in backbone.named_parameters())
+    return [parameter for path, parameter in paths if path[-1] in names and "head" not in path]
 
 
 def has_attention_heads(backbone_config: PreTrainedConfig) -> bool:
@@ -227,7 +247,7 @@ def has_attention_heads(backbone_config: PreTrainedConfig) -> bool:
 
 def has_class_token(backbone: PreTrainedModel) -> bool:
     """Whether the first token of the backbone stands for the whole image."""
-    return any(name.split(".")[-1] in _CLASS_TOKEN_NAMES for name, _ in backbone.named_parameters())
+    return bool(_find_tokens(backbone, _CLASS_TOKEN_NAMES))
 
 
 def _drop_untrained_pooler(backbone: PreTrainedModel):
