@@ -185,6 +185,14 @@ def test_features_that_do_not_fit_are_an_error_and_leave_no_file(tmp_path: Path)
         read_shard(path)
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_features_that_are_no_numbers_are_an_error_in_every_dtype(tmp_path: Path, dtype: str, value: float):
+    video = make_video(0) | {"clips": [(torch.tensor([[1.0, value]]), torch.tensor([0]))]}
+    with pytest.raises(ValueError, match="Of 0.mp4 the backbone gives features that are infinite or not numbers"):
+        write_shard(tmp_path / "train/shard-00000.safetensors", [video], dtype)
+
+
 def make_model(frame_grid: int | None = None):
     """What the check reads of a model."""
     return SimpleNamespace(backbone=torch.nn.Linear(2, 2), config=SimpleNamespace(frame_grid=frame_grid))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate import infer_auto_device_map
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing import assert_close
@@ -229,6 +230,15 @@ def test_save_and_load(fields, tmp_path):
     assert not any(info.values())
     with torch.no_grad():
         assert torch.equal(loaded(**make_inputs(5)).logits, model(**make_inputs(5)).logits)
+
+
+def test_pooling_stays_on_one_device():
+    model = make_model(frame_pooling="attention")
+    size = sum(parameter.nbytes for parameter in model.vtn.backbone.parameters())
+    for more in range(0, 20_000, 500):
+        memory = {"cpu": size + more, "disk": 10**9}
+        devices = infer_auto_device_map(model, memory, no_split_module_classes=model._no_split_modules)
+        assert not [name for name in devices if name.startswith("vtn.frame_pooling.")]
 
 
 def test_one_vector_has_no_other_weights():

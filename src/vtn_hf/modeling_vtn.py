@@ -86,7 +86,7 @@ class VTNPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("video",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["VTNEmbeddings", "VTNLayer"]
+    _no_split_modules = ["VTNEmbeddings", "VTNFramePooling", "VTNLayer"]
     _supports_sdpa = True
     _supports_flex_attn = True
     _can_record_outputs = {

@@ -233,7 +233,8 @@ def pack_features(features: torch.Tensor, dtype: str) -> tuple[torch.Tensor, tor
     """Features `(…, num_features)` as they are on disk, and for int8 the scale of each vector `(…, 1)`."""
     if dtype != "int8":
         return features.to(DTYPES[dtype]), None
-    scales = features.float().abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    # Of a vector of zeros any will do, but for zero.
+    scales = (features.float().abs().amax(dim=-1, keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).tiny)
     return (features / scales).round().to(torch.int8), scales
 
 
@@ -254,10 +255,15 @@ def write_shard(path: Path, videos: list[dict[str, Any]], dtype: str = "float16"
         dtype (`str`, *optional*, defaults to `"float16"`): Of the features on disk.
 
     Raises:
-        ValueError: If a feature does not fit into `dtype`, or is not a number.
+        ValueError: If a feature does not fit into `dtype`, or is no finite number.
     """
     for video in videos:
         for features, _ in video.get("clips", ()):
+            if not features.isfinite().all():
+                raise ValueError(
+                    f"Of {video['path']} the backbone gives features that are infinite or not numbers; compute them "
+                    "in float32, if they were not, or with another backbone."
+                )
             if not unpack_features(*pack_features(features, dtype)).isfinite().all():
                 raise ValueError(
                     f"The features of {video['path']} reach {features.abs().max():g}, which {dtype} cannot hold; "
