@@ -1,7 +1,9 @@
 """Another engine gives the same features, falls back where it cannot, and never runs with weights that are gone."""
 
 import copy
+import gc
 import importlib.util
+import multiprocessing
 import pickle
 
 import numpy as np
@@ -141,6 +143,27 @@ def test_copies_and_the_backbone_alone(graphs):
         torch.testing.assert_close(compute_logits(copied), compute_logits(model), atol=1e-5, rtol=1e-5)
         assert graphs.calls
     assert isinstance(optimize_backbone(model.vtn.backbone, engine="openvino"), engine.OpenVINO)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there are no forks")
+def test_a_forked_process_may_let_go_of_it():
+    """As one that loads data does, where garbage of its parent is collected."""
+    models = [optimize_silently(make("resnet"), engine="openvino")]
+    expected = compute_logits(models[0])
+
+    def let_go():
+        torch.testing.assert_close(compute_logits(models[0]), expected)
+        models.clear()
+        gc.collect()
+        engine._get_core.cache_clear()
+
+    process = multiprocessing.get_context("fork").Process(target=let_go)
+    process.start()
+    process.join(30)
+    process.kill()
+    process.join()
+    assert process.exitcode == 0
+    torch.testing.assert_close(compute_logits(models[0]), expected)
 
 
 def test_whole_videos(graphs):

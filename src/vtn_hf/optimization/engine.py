@@ -5,15 +5,16 @@ in float32 or bfloat16, for any number of frames.
 A graph holds a copy of the weights, and is made anew when these have changed.
 """
 
+import ctypes
 import importlib.util
 import threading
 import time
 import warnings
 from collections.abc import Hashable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.constants import HF_HOME
@@ -27,6 +28,9 @@ from .linear import is_plain_float32
 from .replacement import Replacement, is_altered, replace, restore
 from .trial import Trial, is_aligned, is_close
 
+
+if TYPE_CHECKING:
+    import openvino
 
 logger = logging.get_logger(__name__)
 
@@ -197,7 +201,7 @@ class _Graph:
             "PERFORMANCE_HINT": "LATENCY",
             "CACHE_DIR": str(CACHE_DIR),
         }
-        self._compiled = openvino.Core().compile_model(converted, "CPU", settings)
+        self._compiled = _get_core().compile_model(converted, "CPU", settings)
         self._lock = threading.Lock()
 
     def __call__(self, frames: torch.Tensor) -> BaseModelOutputWithPooling:
@@ -205,6 +209,19 @@ class _Graph:
             results = self._compiled(frames.detach().contiguous().numpy(), share_inputs=True)
             tensors = [torch.from_numpy(results[number]) for number in range(len(self._names))]
         return BaseModelOutputWithPooling(**dict(zip(self._names, tensors, strict=True)))
+
+
+@cache
+def _get_core() -> "openvino.Core":
+    """
+    OpenVINO itself, one for all graphs, which is never let go of: in a forked process, such as one that loads data,
+    whoever gives up the last of it waits forever for threads that only the parent has.
+    """
+    import openvino
+
+    core = openvino.Core()
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))
+    return core
 
 
 class _Outputs(nn.Module):
