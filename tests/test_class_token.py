@@ -27,6 +27,8 @@ FAMILIES = {
     "dinov2": ("dinov2", DINOV2),
     "dinov2_swiglu": ("dinov2", DINOV2 | {"use_swiglu_ffn": True, "layerscale_value": 0.5}),
     "dinov2_with_registers": ("dinov2_with_registers", DINOV2 | {"num_register_tokens": 2}),
+    "dinov3": ("dinov3_vit", FIELDS | {"num_register_tokens": 2}),
+    "dinov3_gated": ("dinov3_vit", FIELDS | {"use_gated_mlp": True, "layerscale_value": 0.5, "drop_path_rate": 0.1}),
     "clip": ("clip_vision_model", FIELDS),
 }
 

@@ -32,6 +32,8 @@ class _Anatomy(NamedTuple):
     dropout: str | None = "dropout"
     attention_dropout: str = "attention_dropout"
     scaling: str = "scaling"
+    # Whether keys of patches are turned by their place
+    is_rotary: bool = False
 
 
 _VIT = _Anatomy()
@@ -47,11 +49,20 @@ _CLIP = _Anatomy(
     attention_dropout="dropout",
     scaling="scale",
 )
+_DINOV3 = _Anatomy(
+    layers="model.layer",
+    norms=("norm1", "norm2"),
+    scales=("layer_scale1", "layer_scale2"),
+    dropout="drop_path",
+    attention_dropout="dropout",
+    is_rotary=True,
+)
 _ANATOMIES = {
     "vit": _VIT,
     "deit": _VIT,
     "dinov2": _DINOV2,
     "dinov2_with_registers": _DINOV2,
+    "dinov3_vit": _DINOV3,
     "clip_vision_model": _CLIP,
 }
 
@@ -69,11 +80,15 @@ def read_class_token_only(trial: Trial, backbone: PreTrainedModel):
         return
     frame = trial.make_random(1, *get_frame_shape(backbone.config), like=next(last.parameters()))
     tokens = trial.make_random(2, 5, backbone.config.hidden_size, like=frame)
+    places = {}
+    if anatomy.is_rotary:
+        head_dim = backbone.config.hidden_size // backbone.config.num_attention_heads
+        places["position_embeddings"] = trial.make_random(2, 4, head_dim, like=frame).unbind()
 
     def run() -> list[torch.Tensor]:
         # The second tells whether another token is read; the layers before take time and tell nothing.
         with only_last(layers):
-            return [last(tokens, None)[:, :1], encode(backbone, frame)]
+            return [last(tokens, None, **places)[:, :1], encode(backbone, frame)]
 
     path = [".".join(anatomy.layers.split(".")[:depth]) for depth in range(anatomy.layers.count(".") + 2)]
     passed_over = [*map(backbone.get_submodule, path), *last.modules()]
@@ -103,12 +118,18 @@ class ClassTokenOnly(Replacement):
         dropout = getattr(self, anatomy.dropout) if anatomy.dropout else nn.Identity()
         norm_1, norm_2 = (getattr(self, name) for name in anatomy.norms)
         class_token = hidden_states[:, :1]
-        attended = _attend(attention, anatomy, norm_1(hidden_states))
+        places = kwargs["position_embeddings"] if anatomy.is_rotary else None
+        attended = _attend(attention, anatomy, norm_1(hidden_states), places)
         class_token = class_token + dropout(scale_1(attended))
         return class_token + dropout(scale_2(self.mlp(norm_2(class_token))))
 
 
-def _attend(attention: nn.Module, anatomy: _Anatomy, hidden_states: torch.Tensor) -> torch.Tensor:
+def _attend(
+    attention: nn.Module,
+    anatomy: _Anatomy,
+    hidden_states: torch.Tensor,
+    places: tuple[torch.Tensor, torch.Tensor] | None,
+) -> torch.Tensor:
     query, key, value = (
         # (frames, heads, 1 or tokens, features per head)
         projection(states).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
@@ -118,6 +139,8 @@ def _attend(attention: nn.Module, anatomy: _Anatomy, hidden_states: torch.Tensor
             (attention.v_proj, hidden_states),
         )
     )
+    if places is not None:
+        key = _turn(key, *places)
     output = nn.functional.scaled_dot_product_attention(
         query,
         key,
@@ -126,3 +149,13 @@ def _attend(attention: nn.Module, anatomy: _Anatomy, hidden_states: torch.Tensor
         scale=getattr(attention, anatomy.scaling),
     )
     return getattr(attention, anatomy.attention_output)(output.transpose(1, 2).flatten(2))
+
+
+def _turn(key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """
+    Keys `(frames, heads, tokens, features)` with those of the patches turned by their places, cosines and sines of
+    shape `(patches, features)` each; the tokens before the patches have no place.
+    """
+    others, patches = key.split([key.shape[-2] - cos.shape[-2], cos.shape[-2]], dim=-2)
+    first, second = patches.chunk(2, dim=-1)
+    return torch.cat([others, patches * cos + torch.cat([-second, first], dim=-1) * sin], dim=-2)
