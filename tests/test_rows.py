@@ -4,6 +4,7 @@ import io
 import os
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -11,9 +12,11 @@ from datasets import ClassLabel, Dataset, Features, List, Value, Video
 from torch.utils.data import DataLoader
 from video_files import write_video
 
-from vtn_hf import VTNVideoProcessor
+from vtn_hf import VideoDecodeError, VTNVideoProcessor
 from vtn_hf.data.clips import ClipTransform, collate_videos
 from vtn_hf.data.rows import find_label, find_label_vector, find_source
+from vtn_hf.frame_sampling_vtn import VideoSegment
+from vtn_hf.video_decoding_vtn import decode_video
 
 
 PATH = Path("a b.mp4")
@@ -153,3 +156,15 @@ def test_columns_of_several_labels(path):
     transform = ClipTransform(VTNVideoProcessor(num_frames=4, size=8, crop_size=8), num_labels=3)
     (batch,) = DataLoader(dataset.with_transform(transform), batch_size=2, collate_fn=collate_videos)
     assert batch["labels"].tolist() == [[0, 1, 1], [0, 0, 0]]
+
+
+def test_paths_of_fsspec(tmp_path):
+    content = write_video(tmp_path / "a.mp4", np.zeros((3, 16, 16, 3), np.uint8)).read_bytes()
+    fsspec.filesystem("memory").pipe("/videos/a.mp4", content)
+    source = find_source({"path": "memory://videos/a.mp4", "bytes": None})
+    frames, _ = decode_video(source)
+    assert len(frames) == 3 and len(decode_video(VideoSegment(source, 0, 0.05))[0]) < 3
+    with pytest.raises(VideoDecodeError, match="memory://videos/b.mp4"):
+        decode_video(find_source("memory://videos/b.mp4"))
+    with pytest.raises(VideoDecodeError, match="nothing://b.mp4"):
+        decode_video(find_source("nothing://b.mp4"))

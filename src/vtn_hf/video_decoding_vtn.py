@@ -337,7 +337,8 @@ class _Source:
 
     def open(self, stack: contextlib.ExitStack) -> None:
         """Open the file, or copy what comes from elsewhere, until `stack` closes it."""
-        self.hint = "; of addresses, those of http and https are opened" if "://" in self.title else ""
+        is_address = isinstance(self._source, str) and "://" in self._source
+        self.hint = "; of addresses, those of http and https are opened" if is_address else ""
         with self.reporting_errors():
             self._file = self._open(stack)
             num_bytes = self._file.seek(0, os.SEEK_END)

@@ -27,7 +27,7 @@ import evaluate
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -348,8 +348,10 @@ def load_split(
     args: EvaluationArguments, model: VTNForVideoClassification
 ) -> tuple[Dataset, list[str], dict[str, str]]:
     """The videos, with a column `id`; the names of those not on disk; and of those that are bad, with the reasons."""
-    collection = args.read(list_class_names(model))
+    collection = args.read(list_class_names(model), splits=(args.split,))
     videos = collection.get_split(args.split)
+    if isinstance(videos, IterableDataset):
+        raise ValueError(f"Evaluation of --split {args.split} needs all of its videos; leave --streaming out.")
     videos = videos.add_column("id", list(range(len(videos))))
     return videos, collection.missing[args.split], collection.bad.get(args.split, {})
 

@@ -284,7 +284,10 @@ def extract(args: ExtractionArguments):
     accelerator = args.make_accelerator()
     output_dir = Path(args.output_dir)
     if args.dataset_name is not None:
-        raise ValueError("Features are extracted of files: give --data_dir, and leave --dataset_name out.")
+        raise ValueError(
+            "Features are extracted of files, which are known by path, size and content: give --data_dir, and leave "
+            "--dataset_name out. (Files of a data set on the Hub come with `hf download NAME --repo-type dataset`.)"
+        )
     check_outputs([output_dir], [args.data_dir], overwrite=True)
     collection = args.read(args.class_names and read_class_names(args.class_names))
     accelerator.print(collection.describe())

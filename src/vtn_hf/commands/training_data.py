@@ -104,10 +104,12 @@ def load_features(data_args: DataArguments, training_args: TrainingArguments) ->
 def load_videos(data_args: DataArguments, training_args: TrainingArguments, processor: VTNVideoProcessor) -> Data:
     """Those of a collection."""
     class_names = data_args.class_names and read_class_names(data_args.class_names)
-    collection = data_args.read(class_names, streaming=True)
+    collection = data_args.read(class_names, streams_shards=True)
     if training_args.process_index == 0:
         print(collection.describe())
     collection.check_training(needs_val=training_args.eval_strategy != "no")
+    if isinstance(collection.videos["train"], datasets.IterableDataset):
+        check_stream(training_args)
     videos, class_names, is_multi_label = collection.videos, collection.class_names, collection.is_multi_label
     changes = change_clips(data_args, processor)
     if processor.pixel_protocol != "pyslowfast":
@@ -115,7 +117,7 @@ def load_videos(data_args: DataArguments, training_args: TrainingArguments, proc
         processor = processor.to_uint8_processor()
     transforms, splits, skipped = {}, {}, {}
     for split in ("train", "val"):
-        if not collection.num_videos.get(split):
+        if collection.num_videos.get(split, 0) == 0:
             continue
         skipped[split] = SkippedVideos(Path(training_args.output_dir, f"skipped_{split}.jsonl"))
         needs_vectors = is_multi_label or (split == "train" and changes["mixing"] is not None)
@@ -126,6 +128,21 @@ def load_videos(data_args: DataArguments, training_args: TrainingArguments, proc
         transforms[split] = ClipTransform(processor, **settings)
         splits[split] = apply_transform(videos[split], transforms[split], training_args)
     return Data(class_names, splits, transforms["train"], is_multi_label, collection.missing, collection.bad, skipped)
+
+
+def check_stream(training_args: TrainingArguments):
+    """Refuses what needs to know the number of training videos beforehand."""
+    if training_args.max_steps <= 0:
+        raise ValueError(
+            "The training videos are streamed, so that nobody knows how many steps an epoch has: give --max_steps."
+        )
+    names = ("eval_strategy", "save_strategy", "logging_strategy")
+    by_epoch = [f"--{name}" for name in names if getattr(training_args, name) == "epoch"]
+    if training_args.world_size > 1 and by_epoch:
+        raise ValueError(
+            "The training videos are streamed, and each process comes to the end of its own at another step: give "
+            f"steps, not epoch, for {' and '.join(by_epoch)}."
+        )
 
 
 def apply_transform(

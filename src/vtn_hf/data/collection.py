@@ -39,8 +39,9 @@ class Collection:
         class_names (`list[str]`): In the order of the labels.
         is_given (`bool`): Whether the classes were given, rather than found.
         is_multi_label (`bool`): Whether a video may show several classes.
-        num_videos (`dict[str, int]`): Of each split, the number of videos.
-        counts (`dict[str, Counter]`): Of each split, the number of videos of each class, by its name.
+        num_videos (`dict[str, int | None]`): Of each split, the number of videos; `None` if it is a stream, which does
+            not tell.
+        counts (`dict[str, Counter]`): Of each split, the number of videos of each class, by its name; not of a stream.
         missing (`dict[str, list[str]]`): Of each split, the names of the videos that are listed but not on disk.
         bad (`dict[str, dict[str, str]]`): Of each split, the names of those known to be bad, with the reasons.
         notes (`list[str]`): What is odd, and no error.
@@ -51,7 +52,7 @@ class Collection:
     class_names: list[str]
     is_given: bool
     is_multi_label: bool
-    num_videos: dict[str, int]
+    num_videos: dict[str, int | None]
     counts: dict[str, Counter]
     missing: dict[str, list[str]]
     bad: dict[str, dict[str, str]]
@@ -64,8 +65,8 @@ class Collection:
         Raises:
             ValueError: If there is none of that name, or it has no videos.
         """
-        if not self.num_videos.get(name):
-            there = ", ".join(split for split, number in self.num_videos.items() if number) or "nothing"
+        if self.num_videos.get(name, 0) == 0:
+            there = ", ".join(split for split, number in self.num_videos.items() if number != 0) or "nothing"
             names = ", ".join(SPLIT_NAMES.get(name, (name,)))
             raise ValueError(f"{self.root} has no videos of a split {name!r} (called {names}), but of: {there}.")
         return self.videos[name]
@@ -89,6 +90,8 @@ class Collection:
                     "out (to do without: --val_share 0 in extraction, --eval_strategy no in training)."
                 )
             return
+        if "train" not in self.counts:
+            return
         train, val = self.counts["train"], self.counts["val"]
         if (unseen := sorted(val.keys() - train.keys())) and not self.is_given:
             raise ValueError(
@@ -103,18 +106,19 @@ class Collection:
         splits = list(self.num_videos)
         lines = [f"{'class':{width}}" + "".join(f"  {split:>7}" for split in splits)]
         for name, shown in zip(self.class_names, names, strict=True):
-            lines.append(f"{shown:{width}}" + "".join(f"  {self.counts[split][name]:>7,}" for split in splits))
-        lines.append(f"{'all videos':{width}}" + "".join(f"  {number:>7,}" for number in self.num_videos.values()))
+            numbers = [self.counts[split][name] if split in self.counts else None for split in splits]
+            lines.append(f"{shown:{width}}" + "".join(map(_show_number, numbers)))
+        lines.append(f"{'all videos':{width}}" + "".join(map(_show_number, self.num_videos.values())))
         return "\n".join(lines + [f"Note: {note}" for note in (*self.notes, *self._find_oddities())])
 
     def _find_oddities(self) -> Iterator[str]:
         train, val = (self.counts.get(split, Counter()) for split in ("train", "val"))
         unused = [name for name in self.class_names if not any(counts[name] for counts in self.counts.values())]
-        if unused:
+        if unused and None not in self.num_videos.values():
             yield f"{len(unused):,} of {len(self.class_names):,} classes have no videos: {name_some(unused)}."
         if len(self.class_names) == 1:
             yield f"there is one class only, {self.class_names[0]!r}; nothing can be learned from that."
-        if self.num_videos.get("val"):
+        if self.num_videos.get("val") and "train" in self.counts:
             if only_train := sorted(train.keys() - val.keys()):
                 yield f"val has no videos of {len(only_train):,} class(es) that train has: {name_some(only_train)}."
             if only_val := sorted(val.keys() - train.keys()):
@@ -126,6 +130,11 @@ class Collection:
             if reasons:
                 shown = name_some([f"{name}: {reason.rstrip('.')}" for name, reason in reasons.items()])
                 yield f"{split} has {len(reasons):,} that are known to be bad: {shown}."
+
+
+def _show_number(number: int | None) -> str:
+    """A field of a table; of a stream nothing is known."""
+    return f"  {'?':>7}" if number is None else f"  {number:>7,}"
 
 
 def read_collection(

@@ -1,9 +1,13 @@
 """Videos and labels as rows of data sets hold them, people's own included."""
 
+import io
 import math
 import os
+import re
+from functools import cached_property
 from typing import Any
 
+import fsspec
 import numpy as np
 import torch
 
@@ -16,6 +20,35 @@ from .listing import find_file
 _OPTIONAL_COLUMNS = {"name": "", "start_sec": None, "end_sec": None}
 
 
+class FetchedFile:
+    """
+    A binary file at a path of `fsspec`, all of which is fetched when it is first read.
+
+    Args:
+        name (`str`): The path, such as `hf://datasets/me/videos/a.mp4` or `zip://a.mp4::hf://datasets/me/videos/all.zip`.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    @cached_property
+    def _content(self) -> io.BytesIO:
+        with fsspec.open(self.name, "rb") as file:
+            return io.BytesIO(file.read())
+
+    def seekable(self) -> bool:
+        """Whether it can go back, as of any file."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, as of any file."""
+        return self._content.read(size)
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        """Goes to another place, as in any file."""
+        return self._content.seek(place, whence)
+
+
 def find_source(
     video: Any, name: str = "", start_sec: float | None = None, end_sec: float | None = None
 ) -> VideoSource:
@@ -24,7 +57,8 @@ def find_source(
 
     Args:
         video: A path, a URL, the bytes of a file or a binary file; or a dictionary of `path` and `bytes`, one of which
-            may be missing, as columns of `Video(decode=False)` give.
+            may be missing, as columns of `Video(decode=False)` give. A path may be one of `fsspec`, such as `hf://…`
+            in data sets that are streamed.
         name (`str`, *optional*): Of the video, for messages.
         start_sec, end_sec (`float`, *optional*): The part of it that is meant, from the columns of these names; `None`
             and NaN, as tables have for nothing, are its start and its end.
@@ -39,6 +73,8 @@ def find_source(
     if isinstance(video, dict):
         source = video.get("path") if video.get("bytes") is None else video["bytes"]
     if isinstance(source, str):
+        if re.match(r"(?!https?:|file:)[a-z][a-z0-9+.-]*://", source):
+            return FetchedFile(source)
         file = find_file(source) if source.startswith("file://") else source
         return os.path.expanduser(file) if file.startswith("~") and not os.path.exists(file) else file
     if isinstance(source, (os.PathLike, bytes, bytearray, memoryview)) or hasattr(source, "read"):

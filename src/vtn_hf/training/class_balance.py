@@ -22,7 +22,7 @@ def read_labels(videos: Dataset | CachedClips) -> list[list[int]]:
     if isinstance(videos, IterableDataset):
         raise ValueError(
             "`class_balance` needs to know the classes of all videos beforehand, which a stream does not tell; leave "
-            "it out, or unpack the tar files."
+            "it out, or `streaming`, or unpack the tar files."
         )
     if isinstance(videos, CachedClips):
         labels = videos.labels

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -34,6 +34,8 @@ class RecipeTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self._get_recipe("class_balance") == "sampler" and isinstance(self.train_dataset, IterableDataset):
+            read_labels(self.train_dataset)  # says why not; `Trainer` would leave the sampler out
         if self.compute_loss_func is None:
             self.compute_loss_func = VideoClassificationLoss(
                 self.model.config, self.args.label_smoothing_factor, self._find_class_weights()
