@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from pkgutil import resolve_name
 
+import datasets
 import pytest
 import torch
 from example_runs import ROOT, SETTINGS, as_flags, launch, make_launcher
@@ -21,7 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from drawn_videos.motion_clips import write_motion_clips
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.training.arguments import VTNTrainingArguments
-from vtn_hf.training.trainer import VTNTrainer
+from vtn_hf.training.trainer import SetEpoch, VTNTrainer
 
 
 class Clips(torch.utils.data.Dataset):
@@ -73,6 +74,44 @@ def test_any_checkpoint_leads_to_the_same_weights(tmp_path: Path, step: int):
         for trainer in (whole, resumed)
     ]
     assert curves[0] == curves[1] and len(curves[0]) == 12
+
+
+class Epoch:
+    """Is told the epoch, and notes what it was told."""
+
+    def __init__(self):
+        self.epoch, self.seen = 0, []
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+        self.seen.append(epoch)
+
+
+@pytest.mark.parametrize("num_batches", [1, 2])
+@pytest.mark.parametrize("step", [2, 4, 5, 9])
+def test_a_stream_that_has_begun_anew_goes_on_where_it_was(tmp_path: Path, step: int, num_batches: int):
+    """Eight videos in batches of two, or an odd number of accumulated ones, which is less than the run needs."""
+
+    def make(folder: str, **arguments) -> tuple[VTNTrainer, Epoch]:
+        epoch = Epoch()
+        settings = {"max_steps": 12, "gradient_accumulation_steps": num_batches, "max_grad_norm": 0.1}
+        trainer = make_trainer(tmp_path / folder, **settings, **arguments)
+        rows = datasets.Dataset.from_dict({"number": list(range(10 - 2 * num_batches))}).to_iterable_dataset(2)
+        clips = Clips()
+        # The function is called in this process, and in another epoch gives other clips.
+        trainer.train_dataset = rows.shuffle(seed=0, buffer_size=4).map(
+            lambda row: clips[row["number"] + 8 * epoch.epoch], remove_columns=["number"]
+        )
+        trainer.add_callback(SetEpoch(epoch))
+        return trainer, epoch
+
+    whole, seen = make("run")
+    whole.train()
+    resumed, seen_again = make("resumed", seed=1, save_strategy="no")
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"run/checkpoint-{step}"))
+    assert_same_weights(whole.model.state_dict(), resumed.model.state_dict())
+    assert seen.seen == list(range(len(seen.seen))) and len(seen.seen) >= 3
+    assert seen_again.seen == seen.seen[-len(seen_again.seen) :]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     TrainOutput,
     get_last_checkpoint,
+    has_length,
     rotate_checkpoints,
     sort_checkpoints,
 )
@@ -30,8 +31,8 @@ from .recipe_trainer import AVERAGE_NAME, RecipeTrainer
 
 # Where a checkpoint is while it is written, below the output directory. Trainer's pushes to the Hub pass over `_*`.
 _UNFINISHED = "_unfinished"
-# Name in the trainer's state of the losses that are not logged yet.
-_LOSSES = "VTNTrainer"
+# Name of ours in the trainer's state.
+_PROGRESS = "VTNTrainer"
 
 
 class CheckpointTrainer(RecipeTrainer):
@@ -148,21 +149,41 @@ class CheckpointTrainer(RecipeTrainer):
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         super().save_model(output_dir, _internal_call)
 
-    def _note_losses(self):
-        """Keeps the losses that are not logged yet in the trainer's state, so that the curve has no gap."""
-        self.state.stateful_callbacks[_LOSSES] = {
+    def _note_progress(self):
+        """
+        Keeps in the trainer's state the losses that are not logged yet, so that the curve has no gap; and of each
+        process how often it has begun its videos, and how many batches it has had since.
+        """
+        num_batches = round((self.state.epoch - self._epoch) * self._num_batches_in_epoch)
+        place = torch.tensor([[self._epoch, num_batches]], device=self.args.device)
+        self.state.stateful_callbacks[_PROGRESS] = {
             "args": {},
             "attributes": {
                 "losses": self.accelerator.gather(self._tr_loss.reshape(1)).tolist(),
                 "total": self._total_loss_scalar,
                 "step": self._globalstep_last_logged,
+                "places": self.accelerator.gather(place).tolist(),
             },
         }
 
+    def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
+        begun = super()._init_training_state(*args, **kwargs)
+        places = self.state.stateful_callbacks.get(_PROGRESS, {}).get("attributes", {}).get("places")
+        if self._resumed_from is None or places is None or has_length(self.train_dataset):
+            return begun
+        # `Trainer` does not know when a stream has begun anew, which each process does at a time of its own.
+        epoch, num_batches = places[self.args.process_index]
+        self.state.epoch = epoch
+        return epoch, 0 if self.args.ignore_data_skip else num_batches
+
+    def _run_epoch(self, *args, epoch: int, steps_in_epoch: int, **kwargs):
+        self._epoch, self._num_batches_in_epoch = epoch, steps_in_epoch
+        super()._run_epoch(*args, epoch=epoch, steps_in_epoch=steps_in_epoch, **kwargs)
+
     def _go_on(self):
         """Restores what `Trainer` does not: losses not logged yet, the best checkpoint of a folder that was moved."""
-        if _LOSSES in self.state.stateful_callbacks:
-            noted = self.state.stateful_callbacks[_LOSSES]["attributes"]
+        if _PROGRESS in self.state.stateful_callbacks:
+            noted = self.state.stateful_callbacks[_PROGRESS]["attributes"]
             self._tr_loss += noted["losses"][self.args.process_index]
             self._total_loss_scalar, self._globalstep_last_logged = noted["total"], noted["step"]
         if self.args.load_best_model_at_end and self.state.best_global_step:
@@ -186,7 +207,7 @@ class CheckpointTrainer(RecipeTrainer):
             # Left behind by a run that was killed.
             shutil.rmtree(unfinished.parent, ignore_errors=True)
         self._check_finite_weights()
-        self._note_losses()
+        self._note_progress()
         self.accelerator.wait_for_everyone()
         self._is_saving_checkpoint = True
         try:

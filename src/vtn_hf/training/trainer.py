@@ -23,9 +23,14 @@ class SetEpoch(TrainerCallback):
     def __init__(self, transform: ClipTransform | CachedClips):
         self.transform = transform
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, **kwargs):
         # A run that is continued in the middle of an epoch starts with a fraction.
-        self.transform.set_epoch(int(state.epoch))
+        self._next = int(state.epoch)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # Of a stream, whose length nobody knows, `state.epoch` does not tell how often it has begun.
+        self.transform.set_epoch(self._next)
+        self._next += 1
 
 
 class VTNTrainer(CheckpointTrainer):
