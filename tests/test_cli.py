@@ -10,6 +10,7 @@ from transformers import ViTConfig
 
 import vtn_cli
 from vtn_hf.commands.arguments import parse_json
+from vtn_hf.commands.console import _describe
 
 
 COMMANDS = ROOT / "src/vtn_hf/commands"
@@ -73,3 +74,9 @@ def test_json_that_is_none_names_its_option(tmp_path: Path, capsys, text: str):
     with pytest.raises(ValueError, match="--processor_config must be JSON") as error:
         parse_json("processor_config", text)
     assert repr(text) in str(error.value)
+
+
+def test_a_model_that_is_not_found_is_named_however_it_is_given():
+    error = OSError("There is no such file.")
+    for words in (["--model", "no/such"], ["--model=no/such"]):
+        assert _describe(error, words) == "no/such is no folder, and not found on the Hub. There is no such file."

@@ -38,7 +38,7 @@ def test_groups(videos, tmp_path, capsys):
     assert "Farthest from its share: run, 60.0% in train for 60.0%." in capsys.readouterr().out
     # The same again, and another one with another seed.
     again = run(videos, tmp_path / "again", *shares, r"--val_group=p\d+")
-    other = run(videos, tmp_path / "other", *shares, r"--val_group=p\d+", "--seed=1")
+    other = run(videos, tmp_path / "other", *shares, r"--val_group=p\d+", "--val_seed=1")
     assert read_back(again, "val") == read_back(collection, "val") != read_back(other, "val")
 
 

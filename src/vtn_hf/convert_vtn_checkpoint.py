@@ -393,7 +393,7 @@ def add_arguments(parser: argparse.ArgumentParser):
         type=int,
         help="heads of the ViT backbone, which checkpoints do not record (default: known for ViT-Ti, -S, -B and -L)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist already")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
 def convert(options: argparse.Namespace):

@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoConfig
 
 from .. import VTNForVideoClassification, VTNVideoProcessor, optimize
+from ..data.arguments import CollectionArguments
 
 
 DTypeName = Literal["float32", "bfloat16", "float16"]
@@ -17,7 +19,6 @@ EngineName = Literal["torch", "openvino", "auto"]
 DEVICE = "cpu, cuda, cuda:1, mps, …; default: an accelerator if there is one"
 HELP = {
     "model": "a VTN with its processor: a folder, or a repository on the Hub",
-    "data_dir": "folder of videos: in a layout of vtn_hf.data.layouts, such as {train,val}/CLASS/VIDEO",
     "output_dir": "folder to write: a new one, or one to go on with",
     "output": "file to write, or to go on with",
     "overwrite": "replace what is there",
@@ -34,7 +35,11 @@ HELP = {
     "split": "which part of the collection",
     "time_limit_sec": "seconds for one video",
     "memory_limit_gib": "memory for one video",
-}
+    "backbone_name_or_path": "an image model, a folder or a repository on the Hub",
+    "frames_per_chunk": "frames per call of the backbone",
+    "clip_num_frames": "frames of a clip",
+    "clip_duration_sec": "seconds that a clip covers",
+} | {each.name: each.metadata["help"] for each in fields(CollectionArguments)}
 
 
 def positive(kind: type) -> Callable[[str], float]:
@@ -58,6 +63,8 @@ _SETTINGS = {
     "engine": {"choices": get_args(EngineName)},
     "dtype": {"choices": get_args(DTypeName)},
     "seed": {"type": int},
+    "val_seed": {"type": int},
+    "val_share": {"type": positive(float)},
     "num_workers": {"type": positive(int)},
     "num_frames": {"type": positive(int)},
     "fps": {"type": positive(float)},
@@ -74,10 +81,10 @@ def add_shared(parser: argparse.ArgumentParser, name: str, default_is: str | Non
         parser: Of the command, or a group of its arguments.
         name (`str`): Of the argument, one of `HELP`.
         default_is (`str`, *optional*): What it is by default, in words.
-        settings: Of `add_argument`; `help` is added to what is said everywhere.
+        settings: Of `add_argument`; `help` takes the place of what follows the colon in what is said everywhere.
     """
     text = HELP[name] if default_is is None else f"{HELP[name].partition('; default')[0]}; default: {default_is}"
-    text += f": {settings.pop('help')}" if "help" in settings else ""
+    text = f"{text.partition(':')[0]}: {settings.pop('help')}" if "help" in settings else text
     parser.add_argument(f"--{name}", **_SETTINGS.get(name, {}), **settings, help=text)
 
 

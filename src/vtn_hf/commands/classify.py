@@ -167,9 +167,7 @@ def make_parser() -> CommandParser:
     add_shared(compute, "device")
     add_shared(compute, "engine")
     add_shared(compute, "dtype")
-    compute.add_argument(
-        "--frames_per_chunk", type=count, help="frames per call of the backbone; default: the model's"
-    )
+    add_shared(compute, "frames_per_chunk", default_is="the model's", type=count)
     faster = compute.add_mutually_exclusive_group()
     faster.add_argument("--compile", action="store_true", help="torch.compile the backbone: pays off in long videos")
     faster.add_argument("--int8", action="store_true", help="int8 backbone, on a CPU: about twice as fast")

@@ -46,7 +46,8 @@ def command(name: str) -> Callable[[Callable], Callable[[list[str] | None], int]
 def _describe(error: Exception, argv: list[str]) -> str:
     """In one line, with the name of a model that is not found, which transformers may leave out."""
     text = " ".join(str(error).split())
-    options = zip(argv, argv[1:], strict=False)
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    options = zip(words, words[1:], strict=False)
     names = [name for option, name in options if option in ("--model", "--backbone_name_or_path")]
     unknown = [name for name in names if not Path(name).is_dir() and name not in text]
     # Those of the system have a number, and classes of their own.

@@ -80,8 +80,8 @@ class EvaluationArguments(CollectionArguments):
     fps: float | None = field(default=None, metadata={"help": HELP["fps"]})
     num_clips: int | None = field(default=None, metadata={"help": "clips per video; default: the whole video"})
     num_crops: int = field(default=1, metadata={"help": "crops of each clip"})
-    clip_num_frames: int = field(default=16, metadata={"help": "frames of a clip"})
-    clip_duration_sec: float = field(default=2.56, metadata={"help": "seconds that a clip covers"})
+    clip_num_frames: int = field(default=16, metadata={"help": HELP["clip_num_frames"]})
+    clip_duration_sec: float = field(default=2.56, metadata={"help": HELP["clip_duration_sec"]})
     min_coverage: float = field(default=0.5, metadata={"help": HELP["min_coverage"]})
     calibrate: bool = field(
         default=False, metadata={"help": "fit temperature and confidence, and store them in the model's folder"}

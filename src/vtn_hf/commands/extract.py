@@ -62,7 +62,7 @@ class ExtractionArguments(PixelArguments, CollectionArguments):
 
     data_dir: str = field(metadata={"help": HELP["data_dir"]})
     backbone_name_or_path: str = field(
-        metadata={"help": "an image model, or a VTN whose backbone to use: a folder, or a repository on the Hub"}
+        metadata={"help": f"{HELP['backbone_name_or_path']}: a VTN for its backbone, too"}
     )
     output_dir: str = field(metadata={"help": HELP["output_dir"]})
     class_names: str | None = field(default=None, metadata={"help": HELP["class_names"]})
@@ -77,7 +77,7 @@ class ExtractionArguments(PixelArguments, CollectionArguments):
         default="float16", metadata={"help": "of the features on disk"}
     )
     frames_per_chunk: str = field(
-        default="auto", metadata={"help": "frames per call of the backbone: a number, or auto for what is best here"}
+        default="auto", metadata={"help": f"{HELP['frames_per_chunk']}: a number, or auto for what is best here"}
     )
     optimize: bool = field(default=True, metadata={"help": "compute with vtn_hf.optimize"})
     engine: EngineName | None = field(default=None, metadata={"help": HELP["engine"]})

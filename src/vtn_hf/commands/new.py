@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ..data.collection import read_collection
 from ..data.feature_cache import CacheIndex
-from .arguments import add_shared, positive
+from .arguments import add_shared
 from .console import CommandParser, command, show
 
 
@@ -36,8 +36,9 @@ def scan(options: argparse.Namespace, table: Path) -> list[str]:
 
 
 def split(options: argparse.Namespace, table: Path, lists: Path) -> list[str]:
-    given = pass_on(options, "val_share", "val_group", "class_names", "seed")
-    return ["split", "--data_dir", options.data_dir, "--scan_table", table, "--output_dir", lists, *given]
+    given = pass_on(options, "val_share", "val_group", "class_names")
+    names = ["--data_dir", options.data_dir, "--scan_table", table, "--output_dir", lists]
+    return ["split", *names, "--val_seed", options.seed, *given]
 
 
 def extract(options: argparse.Namespace, data_dir: Path, table: Path, features: Path) -> list[str]:
@@ -79,16 +80,12 @@ def make_parser() -> CommandParser:
     add_shared(parser, "data_dir", required=True)
     add_shared(parser, "output_dir", required=True)
     add_shared(parser, "overwrite", help="features and model, not what is known of the videos")
-    parser.add_argument(
-        "--backbone_name_or_path", default="facebook/dinov2-small", help="the image model: a folder or a repository"
-    )
+    add_shared(parser, "backbone_name_or_path", default="facebook/dinov2-small")
     add_shared(parser, "num_frames", default_is="250")
     add_shared(parser, "fps")
     add_shared(parser, "class_names")
-    parser.add_argument("--val_share", type=positive(float), default=0.2, help="to hold out, where there is no val")
-    parser.add_argument(
-        "--val_group", help="what is not torn apart then: a column, or a regular expression for a part of the names"
-    )
+    add_shared(parser, "val_share", default=0.2, help="held out where there is none")
+    add_shared(parser, "val_group")
     add_shared(parser, "device")
     add_shared(parser, "num_workers", default_is="as in each step")
     add_shared(parser, "seed", default=0)

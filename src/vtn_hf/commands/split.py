@@ -68,15 +68,14 @@ def make_parser() -> CommandParser:
     add_shared(parser, "data_dir", required=True)
     add_shared(parser, "output_dir", required=True)
     add_shared(parser, "overwrite")
-    share = positive(float)
-    parser.add_argument("--val_share", type=share, default=0.1, help="share of the videos for val")
-    parser.add_argument("--test_share", type=share, help="share of the videos for test; default: no test")
+    add_shared(parser, "val_share", default=0.2, help="the others are for train")
     parser.add_argument(
-        "--val_group", help="what stays together: a column, or a regular expression for a part of names"
+        "--test_share", type=positive(float), help="about which share of each class is for test; default: no test"
     )
-    parser.add_argument("--scan_table", help="table of vtn scan: copies stay together, damaged videos are left out")
+    add_shared(parser, "val_group")
+    add_shared(parser, "val_seed", default=0)
+    add_shared(parser, "scan_table", help="copies stay together, bad videos are left out")
     add_shared(parser, "class_names")
-    add_shared(parser, "seed", default=0, help="another one makes other splits")
     return parser
 
 
@@ -92,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     listing, class_names, _ = read_listing(options.data_dir, names, options.scan_table, options.val_group)
     check_listing(listing)
     scanned = read_scan(options.scan_table).values() if options.scan_table else ()
-    splits = split_listing(listing, shares, options.val_group, find_scanned_duplicates(scanned), options.seed)
+    splits = split_listing(listing, shares, options.val_group, find_scanned_duplicates(scanned), options.val_seed)
     for name, path in zip(splits, outputs, strict=False):
         with writing(path) as unfinished:
             unfinished.write_text(make_list(splits[name], class_names), encoding="utf-8")

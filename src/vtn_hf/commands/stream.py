@@ -57,7 +57,7 @@ def make_parser() -> CommandParser:
     add_shared(parser, "overwrite")
     parser.add_argument("--top_k", type=positive(int), default=3, help="classes to show and write")
     parser.add_argument("--show", action="store_true", help="show the frames in a window; needs matplotlib")
-    parser.add_argument("--max_seconds", type=positive(float), help="stop after so many seconds")
+    parser.add_argument("--stop_after_sec", type=positive(float), help="seconds to run; default: to the end")
     parser.add_argument(
         "--stall_sec", type=positive(float), default=2.0, help="report a source that is silent so long"
     )
@@ -103,7 +103,7 @@ def watch(
     """Classifies until the source or the time is over."""
     window = Window() if options.show else None
     start, text = time.monotonic(), ""
-    while options.max_seconds is None or time.monotonic() - start < options.max_seconds:
+    while options.stop_after_sec is None or time.monotonic() - start < options.stop_after_sec:
         has_ended = source.has_ended.is_set()
         item = source.read(timeout=0.0 if has_ended else options.stall_sec)
         if item is None:

@@ -23,9 +23,9 @@ FOR_FEATURES = ("min_time_share", "frame_drop_prob", "speed_range", "feature_dro
 class ModelArguments:
     """What to train. Give one of the three."""
 
-    model: str | None = field(default=None, metadata={"help": f"{HELP['model']}, to fine-tune"})
+    model: str | None = field(default=None, metadata={"help": f"{HELP['model']}: to fine-tune"})
     backbone_name_or_path: str | None = field(
-        default=None, metadata={"help": "a pretrained image model for a new VTN: a folder, or a repository on the Hub"}
+        default=None, metadata={"help": f"{HELP['backbone_name_or_path']}: for a new VTN"}
     )
     model_config: str | None = field(
         default=None,
@@ -49,12 +49,12 @@ class DataArguments(PixelArguments, CollectionArguments):
     clip_num_frames: list[int] | None = field(
         default=None,
         metadata={
-            "help": "frames of a training clip, or the least and the greatest number of them; default: 16 of a video, "
+            "help": f"{HELP['clip_num_frames']}: one number, or the least and the greatest; default: 16 of a video, "
             "all of cached features"
         },
     )
     clip_duration_sec: float | None = field(
-        default=None, metadata={"help": "seconds that a training clip covers; default: the whole video"}
+        default=None, metadata={"help": f"{HELP['clip_duration_sec']}; default: the whole video"}
     )
     min_time_share: float = field(
         default=1.0,

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from .collection import Collection, read_collection
-from .hub_videos import read_dataset
+
+if TYPE_CHECKING:
+    from .collection import Collection
 
 
 @dataclass(kw_only=True)
@@ -26,17 +28,17 @@ class CollectionArguments:
     )
     scan_table: str | None = field(
         default=None,
-        metadata={"help": "table of vtn scan: videos that are bad by it are left out, counted and listed"},
+        metadata={"help": "table of vtn scan: bad videos are left out, counted and listed"},
     )
     val_share: float | None = field(
         default=None,
-        metadata={"help": "where there is no val, about which share of each class to hold out for it; 0 for none"},
+        metadata={"help": "about which share of each class is for val: held out where there is none; 0 for none"},
     )
     val_seed: int = field(default=0, metadata={"help": "another one holds other videos out"})
     val_group: str | None = field(
         default=None,
         metadata={
-            "help": "what val_share keeps together: a column of the csv files, or a regular expression for a part of "
+            "help": "what is not torn apart by that: a column of the csv files, or a regular expression for a part of "
             "the videos' names, such as 'person\\d+'"
         },
     )
@@ -46,7 +48,7 @@ class CollectionArguments:
         class_names: list[str] | None = None,
         streams_shards: bool = False,
         splits: Sequence[str] = ("train", "val"),
-    ) -> Collection:
+    ) -> "Collection":
         """
         Reads it, with [`read_collection`] or [`read_dataset`].
 
@@ -55,6 +57,10 @@ class CollectionArguments:
             streams_shards (`bool`, *optional*, defaults to `False`): Whether to stream tar files to train on.
             splits (`Sequence[str]`, *optional*, defaults to `("train", "val")`): Those that are wanted of `streaming`.
         """
+        # All commands have their help from here; most do without datasets.
+        from .collection import read_collection
+        from .hub_videos import read_dataset
+
         if (self.data_dir is None) == (self.dataset_name is None):
             raise ValueError("Give one of --data_dir and --dataset_name.")
         held_out = {"val_share": self.val_share, "val_seed": self.val_seed, "val_group": self.val_group}

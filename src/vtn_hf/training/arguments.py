@@ -36,7 +36,7 @@ class VTNTrainingArguments(TrainingArguments):
     """`TrainingArguments`, and the parts of a recipe that it lacks; it has no default for `output_dir`."""
 
     output_dir: str | None = field(default=None, metadata={"help": "folder to write: a new one, or one to go on with"})
-    overwrite: bool = field(default=False, metadata={"help": "delete the run that is in output_dir, and begin anew"})
+    overwrite: bool = field(default=False, metadata={"help": "replace what is there: begin the run anew"})
     lr_epochs: list[float] | None = field(
         default=None,
         metadata={"help": "epochs, the first of them 0, at which the factors of lr_factors begin to hold"},
