@@ -1,11 +1,13 @@
 """Sources at their own pace: a clock that goes on, and frames that are dropped."""
 
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import av
 import pytest
+from rtsp_server import Camera
 from test_whole_video import make_pictures
 from video_files import write_video
 
@@ -112,9 +114,14 @@ def test_a_live_stream_that_ends_is_opened_again(server, tmp_path, monkeypatch):
 
 
 def test_it_gives_up(server, monkeypatch):
-    monkeypatch.setattr(live_source, "MAX_FAILURES", 3)
+    """After pauses that grow."""
+    settings = {"FIRST_PAUSE_SEC": 0.1, "MAX_PAUSE_SEC": 0.3, "MAX_FAILURES": 4}
+    for name, value in settings.items():
+        monkeypatch.setattr(live_source, name, value)
+    start = time.monotonic()
     source = LiveSource(f"{server[0]}/nothing.m3u8")
-    assert read_all(source) == [] and source.num_reconnects == 3 and "404" in str(source.error)
+    assert read_all(source) == [] and source.num_reconnects == 4 and "404" in str(source.error)
+    assert time.monotonic() - start > 0.1 + 0.2 + 0.3 + 0.3
 
 
 @pytest.mark.parametrize("where", ["file", "address"])
@@ -128,6 +135,31 @@ def test_what_only_turns_out_to_be_a_playlist_opens_nothing(server, tmp_path, mo
     source = LiveSource(str(tmp_path / "video.mp4") if where == "file" else f"{address}/video.mp4")
     assert read_all(source) == [] and source.error is not None
     assert not any(name.endswith(".ts") for name in handler.asked)
+
+
+def test_a_camera_that_goes_away_is_connected_to_again(monkeypatch):
+    """By RTSP, twice: time goes on, and only what is said on the connection is needed."""
+    monkeypatch.setattr(live_source, "FIRST_PAUSE_SEC", 0.01)
+    with Camera(make_pictures(20, height=64, width=64)) as camera:
+        source = LiveSource(camera.address, size=99)
+        times = []
+        while len(times) < 30:
+            item = source.read(timeout=20)
+            assert item is not None, source.error
+            times.append(item[1])
+        source.close()
+    assert source.num_reconnects >= 1 and times == sorted(times) and times[-1] - times[0] > 2.5
+    assert camera.requests[:4] == ["OPTIONS", "DESCRIBE", "SETUP", "PLAY"]
+
+
+def test_a_camera_that_says_nothing_is_a_failure(monkeypatch):
+    monkeypatch.setattr(live_source, "FIRST_PAUSE_SEC", 0.01)
+    monkeypatch.setattr(live_source, "MAX_SILENCE_SEC", 0.3)
+    with Camera(make_pictures(20, height=64, width=64)) as camera:
+        camera.num_silent = 2
+        source = LiveSource(camera.address, size=99)
+        assert source.read(timeout=20) is not None and source.num_reconnects == 2 and source.error is None
+        source.close()
 
 
 def test_files_and_addresses_of_files(server, tmp_path):

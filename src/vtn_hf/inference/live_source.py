@@ -127,6 +127,8 @@ def _open(name: str, input_format: str | None) -> Iterator[Any]:
         options = {"protocol_whitelist": _PROTOCOLS}
         if url.scheme in ("http", "https") and not is_playlist:
             options["format_whitelist"] = _STREAMED_FORMATS
+        if url.scheme in ("rtsp", "rtsps"):
+            options["rtsp_flags"] = "prefer_tcp"  # datagrams get lost, and many networks let none through
         with av.open(name, container_options=options, timeout=MAX_SILENCE_SEC) as container:
             yield container
     else:
