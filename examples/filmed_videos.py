@@ -92,7 +92,7 @@ def read_videos(options: argparse.Namespace) -> Videos:
     return Videos(paths, labels, collection.class_names, folds, **settings)
 
 
-def extract_features(data_dir: str, videos: Videos, frame_grid: int | None):
+def extract_features(data_dir: str, videos: Videos, frame_grid: int | None, is_mirrored: bool = True):
     """Computes the features that are not there yet."""
     features_dir = videos.find_features_dir(frame_grid)
     command = ["--data_dir", data_dir, "--backbone_name_or_path", videos.backbone_name_or_path, "--val_share", "0"]
@@ -100,7 +100,8 @@ def extract_features(data_dir: str, videos: Videos, frame_grid: int | None):
     command += [] if frame_grid is None else ["--frame_grid", str(frame_grid)]
     # Whole pictures, squeezed to a square, and their mirror images.
     side = str(videos.frame_size)
-    command += ["--resize_to", side, side, "--crop_size", side, "--num_views", "2", "--flip_prob", "1"]
+    command += ["--resize_to", side, side, "--crop_size", side]
+    command += ["--num_views", "2", "--flip_prob", "1"] if is_mirrored else []
     command += ["--num_workers", str(videos.num_workers)]
     extract.main(command)
     if (found := CachedClips(features_dir, "train").paths) != videos.paths:
@@ -167,11 +168,8 @@ class Cell:
         videos = Subset(source, indices.tolist())
         return Shuffled(videos) if self.variant.is_shuffled else videos
 
-    def run(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """
-        Class probabilities (videos, classes) of whole videos, averaged with those of their mirror images and, of
-        features, over parts of them; and what it cost.
-        """
+    def train_model(self) -> tuple[VTNTrainer, float]:
+        """A trainer whose model is trained, and the seconds that it took."""
         set_seed(self.seed)
         training_videos, source = self.make_training_videos()
         trainer = VTNTrainer(
@@ -187,7 +185,15 @@ class Cell:
         )
         start = time.monotonic()
         trainer.train()
-        cost = {"train_sec": round(time.monotonic() - start, 1)}
+        return trainer, time.monotonic() - start
+
+    def run(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """
+        Class probabilities (videos, classes) of whole videos, averaged with those of their mirror images and, of
+        features, over parts of them; and what it cost.
+        """
+        trainer, seconds = self.train_model()
+        cost = {"train_sec": round(seconds, 1)}
         cost["num_parameters"] = trainer.model.num_parameters(only_trainable=True)
         scores = {"whole": self.predict(trainer, self.make_test_videos())}
         mirrored = self.predict(trainer, self.make_test_videos(is_mirrored=True))

@@ -156,7 +156,12 @@ def test_the_stored_confidence():
     with pytest.raises(ValueError, match="the model stores none"):
         classify_video(model, PROCESSOR, video, confidence="stored")
     model.config.anytime_confidence = 0.8
-    assert classify_video(model, PROCESSOR, video, confidence="stored").stopped == "certain"
+    result = classify_video(model, PROCESSOR, video, confidence="stored")
+    assert (result.stopped, result.num_frames_seen) == ("certain", 16)
+    model.config.anytime_min_frames = 2  # found with this confidence, and for no other
+    assert classify_video(model, PROCESSOR, video, confidence="stored").num_frames_seen == 4
+    assert classify_video(model, PROCESSOR, video, confidence="stored", min_frames=3).num_frames_seen == 6
+    assert classify_video(model, PROCESSOR, video, confidence=0.8).num_frames_seen == 16
 
 
 def test_settled():

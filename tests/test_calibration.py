@@ -9,7 +9,7 @@ from test_whole_video import make_model
 
 from vtn_hf import VTNConfig, VTNForVideoClassification
 from vtn_hf.inference.anytime import StopRule, classify_looks, order_coarse_to_fine
-from vtn_hf.inference.calibration import Calibration, calibrate, cross_fit, fit_temperature
+from vtn_hf.inference.calibration import Calibration, begin_with, calibrate, cross_fit, fit_temperature
 from vtn_hf.training.metrics import CalibrationError
 
 
@@ -78,7 +78,7 @@ def test_confidence_costs_no_more_than_allowed(max_loss):
     found = calibrate(looks, labels, max_loss)
     rule = StopRule(confidence=found.confidence)
     hits, shares = [], []
-    for video, label in zip(looks, labels.tolist(), strict=True):
+    for video, label in zip(begin_with(looks, found.min_frames), labels.tolist(), strict=True):
         earlier = None
         for place, (_, logits) in enumerate(video):
             scores = (logits / found.temperature).softmax(dim=-1)
@@ -102,6 +102,23 @@ def test_where_few_frames_are_never_enough():
     assert found.accuracy == found.accuracy_of_all_frames == found.share_of_frames == 1
 
 
+def test_the_first_look_is_as_small_as_it_may_be():
+    """Of 64 frames, two and four tell the class; or are sure of a wrong one, and eight are not."""
+    labels = torch.arange(4).repeat(20)
+    right = 10 * torch.nn.functional.one_hot(labels, 4).float()
+    counts = (2, 4, 8, 16, 32, 64)
+    found = calibrate([[(count, row) for count in counts] for row in right], labels)
+    assert (found.min_frames, found.share_of_frames) == (2, 4 / 64)
+    looks = [[(count, 3 * row.flip(0) if count < 8 else row) for count in counts] for row in right]
+    found = calibrate(looks, labels)
+    assert (found.min_frames, found.accuracy, found.share_of_frames) == (8, 1.0, 16 / 64)
+
+
+def test_videos_that_are_over_at_once_allow_no_confidence():
+    looks = [[(2, row)] for row in torch.eye(4).repeat(5, 1)]
+    assert calibrate(looks, torch.arange(4).repeat(5)).confidence == 1.0
+
+
 def test_too_few_videos():
     with pytest.raises(ValueError, match="there are 1"):
         calibrate([[(8, torch.zeros(3))]], torch.tensor([0]))
@@ -111,11 +128,12 @@ def test_what_is_stored(tmp_path):
     model = make_model()
     model.save_pretrained(tmp_path)
     before = json.loads((tmp_path / "config.json").read_text())
-    Calibration(temperature=1.5, confidence=0.85).store(tmp_path)
+    Calibration(temperature=1.5, confidence=0.85, min_frames=4).store(tmp_path)
     after = json.loads((tmp_path / "config.json").read_text())
     assert {name for name in after if after[name] != before.get(name)} == {
         "calibration_temperature",
         "anytime_confidence",
+        "anytime_min_frames",
     }
     config = VTNForVideoClassification.from_pretrained(tmp_path).config
     assert (config.calibration_temperature, config.anytime_confidence) == (1.5, 0.85)

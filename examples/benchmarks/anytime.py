@@ -2,13 +2,14 @@
 As many frames as it takes against all frames, on the same weights: accuracy, frames and seconds per video.
 
     vtn extract --data_dir VIDEOS --backbone_name_or_path BACKBONE --output_dir FEATURES
-    vtn train --features FEATURES --recipe cached_features --clip_num_frames 8 250 --seed 0 --output_dir RUN0
+    vtn train --features FEATURES --recipe cached_features --clip_num_frames 2 250 --seed 0 --output_dir RUN0
     python examples/benchmarks/anytime.py moment --features FEATURES --models RUN0 RUN1 RUN2
 
-Each half of the held-out videos is classified with the temperature and the confidence that the other half gives. The
-controls have as many frames: spread evenly, the same number for each video; and in random order, under the same rule.
-Models that are in the output already are not measured again. `--num_timed 20` also times so many videos from their
-files, one after the other, with all frames and with as many as it takes.
+Each half of the held-out videos is classified with the temperature, the confidence and the first look that the other
+half gives; `anytime_filmed.py` does the same in folds. The controls have as many frames: spread evenly, the same
+number for each video; and in random order, under the same rule. Models that are in the output already are not measured
+again. `--num_timed 20` also times so many videos from their files, one after the other, with all frames and with as
+many as it takes. `--figure PICTURE` draws the curves of all collections in the output.
 """
 
 import argparse
@@ -24,108 +25,140 @@ from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.feature_cache import CachedClips
 from vtn_hf.frame_sampling_vtn import sample_uniform
 from vtn_hf.inference.anytime import classify_looks, plan_looks
-from vtn_hf.inference.calibration import Calibration, Looks, Stops, calibrate
+from vtn_hf.inference.calibration import FIRST_LOOKS, Calibration, Looks, Stops, begin_with, calibrate
 from vtn_hf.inference.whole_video import classify_video
 
 
-CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
-FRAME_COUNTS = (8, 16, 32, 64, 128)
+CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
+FRAME_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
+CURVES = ("anytime", "spread evenly", "random order")
+
+Example = dict[str, torch.Tensor]  # of a video, `inputs_embeds` (frames, features) and `position_ids` (frames,)
 
 
 @torch.no_grad()
-def classify(model: VTNForVideoClassification, example: dict[str, torch.Tensor], places: np.ndarray) -> torch.Tensor:
+def classify(model: VTNForVideoClassification, example: Example, places: np.ndarray) -> torch.Tensor:
     """Logits of some frames of a video."""
     features, position_ids = (example[name][None, places] for name in ("inputs_embeds", "position_ids"))
     return model(inputs_embeds=features, position_ids=position_ids).logits[0]
 
 
-def look_at_random(model: VTNForVideoClassification, example: dict, generator: np.random.Generator) -> Looks:
+def look_at_all(model: VTNForVideoClassification, examples: list[Example]) -> list[Looks]:
+    """All looks that a calibration may begin with."""
+    return [classify_looks(model, each["inputs_embeds"], each["position_ids"], min(FIRST_LOOKS)) for each in examples]
+
+
+def look_at_random(
+    model: VTNForVideoClassification, example: Example, min_frames: int, generator: np.random.Generator
+) -> Looks:
     """As [`classify_looks`], but in random order."""
     num_frames = len(example["position_ids"])
     order = generator.permutation(num_frames)
-    return [(count, classify(model, example, np.sort(order[:count]))) for count in plan_looks(num_frames, 8)]
+    return [(count, classify(model, example, np.sort(order[:count]))) for count in plan_looks(num_frames, min_frames)]
 
 
-def stop(looks: list[Looks], temperature: float, confidence: float) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Answer, frames and share of frames of each video."""
-    stops = [Stops(video, temperature) for video in looks]
-    ends = [each.find_end(confidence) for each in stops]
-    counts = np.array([each.counts[end] for each, end in zip(stops, ends, strict=True)])
-    totals = np.array([each.counts[-1] for each in stops])
-    return [each.answers[end] for each, end in zip(stops, ends, strict=True)], counts, counts / totals
+class Part:
+    """
+    Some videos, classified by the calibration of others.
+
+    Args:
+        model (`VTNForVideoClassification`): Trained on other videos.
+        examples (`list`): The videos.
+        looks (`list`): What [`look_at_all`] gives of them.
+        labels (`torch.Tensor` of shape `(videos,)`): Their classes.
+        calibration (`Calibration`): Of other videos.
+
+    Attributes:
+        hits, counts (`dict[str, np.ndarray]`): For all frames and each of `CURVES`, which videos are right and how
+            many frames were looked at, `(videos,)`.
+        curves (`dict[str, np.ndarray]`): For each of `CURVES`, hits and counts at each confidence or number of
+            frames, `(2, points, videos)`.
+    """
+
+    def __init__(
+        self,
+        model: VTNForVideoClassification,
+        examples: list[Example],
+        looks: list[Looks],
+        labels: torch.Tensor,
+        calibration: Calibration,
+    ):
+        self._model, self._examples, self._labels, self.calibration = model, examples, labels.numpy(), calibration
+        generator, min_frames = np.random.default_rng(0), calibration.min_frames
+        looks = begin_with(looks, min_frames)
+        random = [look_at_random(model, each, min_frames, generator) for each in examples]
+        found = {
+            "all frames": self._stop(looks, 1.0),
+            "anytime": self._stop(looks, calibration.confidence),
+            "random order": self._stop(random, calibration.confidence),
+        }
+        found["spread evenly"] = self._spread(max(1, round(found["anytime"][1].mean())))
+        self.hits, self.counts = ({name: pair[place] for name, pair in found.items()} for place in (0, 1))
+        self.curves = {
+            "anytime": np.stack([self._stop(looks, each) for each in CONFIDENCES], axis=1),
+            "spread evenly": np.stack([self._spread(each) for each in FRAME_COUNTS], axis=1),
+            "random order": np.stack([self._stop(random, each) for each in CONFIDENCES], axis=1),
+        }
+
+    def _stop(self, looks: list[Looks], confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        """Hits and frames of each video."""
+        stops = [Stops(video, self.calibration.temperature) for video in looks]
+        ends = [each.find_end(confidence) for each in stops]
+        answers, counts = (
+            np.array([getattr(each, name)[end] for each, end in zip(stops, ends, strict=True)])
+            for name in ("answers", "counts")
+        )
+        return answers == self._labels, counts
+
+    def _spread(self, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same of so many frames spread evenly."""
+        places = [sample_uniform(len(each["position_ids"]), num_frames) for each in self._examples]
+        answers = [
+            int(classify(self._model, each, chosen).argmax())
+            for each, chosen in zip(self._examples, places, strict=True)
+        ]
+        return np.array(answers) == self._labels, np.array([len(chosen) for chosen in places])
 
 
-def calibrate_halves(looks: list[Looks], labels: torch.Tensor) -> list[Calibration]:
-    """For each half of the videos, what the other one gives."""
-    return [calibrate(looks[1 - half :: 2], labels[1 - half :: 2]) for half in (0, 1)]
+def summarize(parts: list[Part]) -> dict:
+    """All that is said of a model, or of those of several folds, over all videos."""
+    hits, counts = (
+        {name: np.concatenate([getattr(part, which)[name] for part in parts]) for name in parts[0].hits}
+        for which in ("hits", "counts")
+    )
+    rows = {f"{name}, top-1": float(each.mean()) for name, each in hits.items()}
+    rows |= {f"{name}, mean of frames": float(each.mean()) for name, each in counts.items()}
+    rows["anytime, p95 of frames"] = float(np.percentile(counts["anytime"], 95))
+    rows["anytime, mean share of frames"] = float((counts["anytime"] / counts["all frames"]).mean())
+    for name in ("temperature", "confidence", "min_frames"):
+        rows[name] = statistics.mean(getattr(part.calibration, name) for part in parts)
+    curves = {name: np.concatenate([part.curves[name] for part in parts], axis=2).mean(axis=2) for name in CURVES}
+    return rows | {"curves": {name: each[::-1].T.tolist() for name, each in curves.items()}}
 
 
-def stop_halves(looks: list[Looks], found: list[Calibration], confidence: float | None = None) -> tuple:
-    """As [`stop`], each half by the calibration of the other, or by a given confidence."""
-    answers, counts, shares = [np.zeros(len(looks)) for _ in range(3)]
-    for half, each in enumerate(found):
-        parts = stop(looks[half::2], each.temperature, confidence or each.confidence)
-        answers[half::2], counts[half::2], shares[half::2] = parts
-    return answers, counts, shares
+def measure(model: VTNForVideoClassification, clips: CachedClips) -> tuple[dict, Calibration]:
+    """All that is measured without decoding, and the calibration by all videos."""
+    examples, labels = [clips[index] for index in range(len(clips))], clips.labels
+    looks = look_at_all(model, examples)
+    parts = []
+    for half in (0, 1):
+        calibration = calibrate(looks[1 - half :: 2], labels[1 - half :: 2])
+        parts.append(Part(model, examples[half::2], looks[half::2], labels[half::2], calibration))
+    return summarize(parts), calibrate(looks, labels)
 
 
-def score(answers, labels: torch.Tensor) -> float:
-    """Top-1."""
-    return float((torch.as_tensor(np.array(answers)) == labels).double().mean())
-
-
-def score_spread(
-    model: VTNForVideoClassification, examples: list[dict], labels: torch.Tensor, num_frames: int
-) -> float:
-    """Top-1 of so many frames spread evenly."""
-    places = [sample_uniform(len(each["position_ids"]), num_frames) for each in examples]
-    logits = [classify(model, each, chosen) for each, chosen in zip(examples, places, strict=True)]
-    return score([int(each.argmax()) for each in logits], labels)
-
-
-def trace(looks: list[Looks], found: list[Calibration], labels: torch.Tensor) -> list[tuple[float, float]]:
-    """Mean of frames and top-1 for each confidence."""
-    stopped = [stop_halves(looks, found, confidence) for confidence in CONFIDENCES]
-    return [(float(counts.mean()), score(answers, labels)) for answers, counts, _ in stopped]
-
-
-def measure(model: VTNForVideoClassification, clips: CachedClips) -> dict:
-    """All that is measured without decoding."""
-    examples, generator = [clips[index] for index in range(len(clips))], np.random.default_rng(0)
-    labels = clips.labels
-    looks = [classify_looks(model, each["inputs_embeds"], each["position_ids"]) for each in examples]
-    random = [look_at_random(model, each, generator) for each in examples]
-    found = calibrate_halves(looks, labels)
-    answers, counts, shares = stop_halves(looks, found)
-    random_answers, random_counts, _ = stop_halves(random, found)
-    return {
-        "all frames, top-1": score([int(video[-1][1].argmax()) for video in looks], labels),
-        "anytime, top-1": score(answers, labels),
-        "spread evenly, top-1": score_spread(model, examples, labels, round(counts.mean())),
-        "random order, top-1": score(random_answers, labels),
-        "all frames, mean": statistics.mean(video[-1][0] for video in looks),
-        "anytime, mean of frames": float(counts.mean()),
-        "anytime, p95 of frames": float(np.percentile(counts, 95)),
-        "anytime, mean share of frames": float(shares.mean()),
-        "random order, mean of frames": float(random_counts.mean()),
-        "confidence": statistics.mean(each.confidence for each in found),
-        "temperature": statistics.mean(each.temperature for each in found),
-        "curves": {
-            "anytime": trace(looks, found, labels),
-            "random order": trace(random, found, labels),
-            "spread evenly": [(count, score_spread(model, examples, labels, count)) for count in FRAME_COUNTS],
-        },
-    }
-
-
-def time_videos(model: VTNForVideoClassification, processor: VTNVideoProcessor, sources: list, found: dict) -> dict:
+def time_videos(
+    model: VTNForVideoClassification, processor: VTNVideoProcessor, sources: list, calibration: Calibration
+) -> dict[str, float]:
     """Seconds per video from its file, all frames and as many as it takes in turns."""
-    model.config.calibration_temperature = found["temperature"]
+    model.config.calibration_temperature = calibration.temperature
+    settings = {"confidence": calibration.confidence, "min_frames": calibration.min_frames}
     seconds = {"all frames": [], "anytime": []}
+    classify_video(model, processor, sources[0], num_frames=processor.num_frames)  # to warm up
     for source in sources:
-        for name, confidence in (("all frames", None), ("anytime", found["confidence"])):
+        for name, others in (("all frames", {}), ("anytime", settings)):
             start = time.perf_counter()
-            classify_video(model, processor, source, confidence=confidence, num_frames=processor.num_frames)
+            classify_video(model, processor, source, num_frames=processor.num_frames, **others)
             seconds[name].append(time.perf_counter() - start)
     rows = {f"{name}, mean of seconds": statistics.mean(each) for name, each in seconds.items()}
     return rows | {f"{name}, p95 of seconds": float(np.percentile(each, 95)) for name, each in seconds.items()}
@@ -134,10 +167,63 @@ def time_videos(model: VTNForVideoClassification, processor: VTNVideoProcessor, 
 def print_table(name: str, results: dict[str, dict]):
     """Mean and standard deviation over the models, in markdown."""
     print(f"| {name} | mean | standard deviation over {len(results)} models |\n| --- | --- | --- |")
-    for row in next(iter(results.values())):
-        if row != "curves":
-            values = [each[row] for each in results.values() if row in each]
-            print(f"| {row} | {statistics.mean(values):.4g} | {np.std(values):.2g} |")
+    for row in dict.fromkeys(key for each in results.values() for key in each if key != "curves"):
+        values = [each[row] for each in results.values() if row in each]
+        print(f"| {row} | {statistics.mean(values):.4g} | {np.std(values):.2g} |")
+
+
+def plot(record: dict[str, dict], path: Path):
+    """Top-1 against frames per video, means over the models of each collection."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(record), figsize=(4 * len(record), 3.2), squeeze=False, layout="constrained")
+    for axes, (name, results) in zip(panels[0], record.items(), strict=True):
+        for curve in CURVES:
+            frames, top1 = np.mean([each["curves"][curve] for each in results.values()], axis=0).T
+            axes.plot(frames, top1, marker="o", markersize=3, label=curve)
+        axes.set(title=name, xscale="log", xlabel="mean of frames per video")
+        axes.grid(alpha=0.3)
+    panels[0, 0].set_ylabel("top-1")
+    panels[0, 0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+class Record:
+    """
+    The results in a file, of each collection by model.
+
+    Args:
+        path (`Path`): The file, which may be there.
+        name (`str`): Of the collection.
+    """
+
+    def __init__(self, path: Path, name: str):
+        self._path, self._name = path, name
+        self.all = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.results = self.all.setdefault(name, {})
+
+    def add(self, model: str, rows: dict):
+        """Keeps what was measured of a model."""
+        self.results[model] = self.results.get(model, {}) | rows
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(self.all, indent=2) + "\n", encoding="utf-8")
+
+    def report(self, figure: Path | None):
+        """Prints the table of this collection, and draws all of them."""
+        print_table(self._name, self.results)
+        if figure is not None:
+            plot(self.all, figure)
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    """Those of what comes out."""
+    parser.add_argument("--num_timed", type=int, default=0, help="videos to time from their files")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/anytime.json")
+    parser.add_argument("--figure", type=Path, help="plot to write")
 
 
 def main():
@@ -146,23 +232,19 @@ def main():
     parser.add_argument("--features", type=Path, required=True, help="what vtn extract made of it")
     parser.add_argument("--models", nargs="+", required=True, help="trained on its train split, one per seed")
     parser.add_argument("--split", default="val", help="videos that the models were not trained on")
-    parser.add_argument("--num_timed", type=int, default=0, help="videos to time from their files")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/anytime.json")
+    add_arguments(parser)
     options = parser.parse_args()
-    record = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
-    results = record.setdefault(options.name, {})
-    clips = CachedClips(options.features, options.split)
+    record, clips = Record(options.output, options.name), CachedClips(options.features, options.split)
     for path in options.models:
-        if path in results:
+        if path in record.results:
             continue
         model = VTNForVideoClassification.from_pretrained(path)
-        results[path] = measure(model, clips)
+        rows, calibration = measure(model, clips)
         if options.num_timed:
             processor = VTNVideoProcessor.from_pretrained(path)
-            results[path] |= time_videos(model, processor, clips.sources[: options.num_timed], results[path])
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print_table(options.name, results)
+            rows |= time_videos(model, processor, clips.sources[: options.num_timed], calibration)
+        record.add(path, rows)
+    record.report(options.figure)
 
 
 if __name__ == "__main__":

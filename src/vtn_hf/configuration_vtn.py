@@ -118,6 +118,7 @@ class VTNConfig(PreTrainedConfig):
             passes all at once.
         calibration_temperature: Divides logits for calibrated scores.
         anytime_confidence: Calibrated score from which a few frames are as good as all.
+        anytime_min_frames: Frames of the first look for which that is so.
 
     Raises:
         ValueError: If there is no such field, or it may not have such a value.
@@ -162,6 +163,7 @@ class VTNConfig(PreTrainedConfig):
     frames_per_chunk: int | str | None = "auto"
     calibration_temperature: float | int = 1.0
     anytime_confidence: float | int | None = None
+    anytime_min_frames: int | None = None
     vtn_hf_version: str = __version__
 
     def __post_init__(self, **kwargs):

@@ -161,7 +161,11 @@ def make_parser() -> CommandParser:
         help="score from which no more frames are looked at, or stored: that of vtn evaluate --calibrate",
     )
     enough.add_argument("--max_seconds", type=positive(float), help="seconds for a video, within a chunk of frames")
-    enough.add_argument("--min_frames", type=count, default=8, help="frames of the first look")
+    enough.add_argument(
+        "--min_frames",
+        type=count,
+        help="frames of the first look; default: 8, or what --calibrate found with a stored confidence",
+    )
     enough.add_argument("--calibrated", action="store_true", help="scores by the temperature of --calibrate, too")
     compute = parser.add_argument_group("how to compute")
     add_shared(compute, "device")

@@ -11,8 +11,8 @@ RUN. Any number of processes share the videos (`accelerate launch -m vtn_hf.comm
 are kept in RESULTS/scores-*.jsonl, so the same command goes on where a stopped run ended.
 
 With `--calibrate`, on videos that RUN was not trained on, it also finds the temperature with which scores say how
-often they are right, and from which score on a few frames of a video are as good as all (at most 0.5 points of
-accuracy are lost), and writes both into the configuration of RUN.
+often they are right, from which score on a few frames of a video are as good as all (at most 0.5 points of accuracy
+are lost), and how many to begin with, and writes all into the configuration of RUN.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from ..data.feature_cache import hash_weights
 from ..data.rows import find_sources
 from ..inference.anytime import classify_looks
 from ..inference.attention import look_at_example
-from ..inference.calibration import Looks, calibrate, cross_fit, pool_looks
+from ..inference.calibration import FIRST_LOOKS, Looks, begin_with, calibrate, cross_fit, pool_looks
 from ..inference.multi_view import MultiView, score_views
 from ..inference.repeats import encode_distinct
 from ..inference.scores import to_scores
@@ -155,7 +155,7 @@ def check_finite(scores: torch.Tensor):
 def score_looks(model: VTNForVideoClassification, inputs: dict) -> dict[str, list]:
     """Class probabilities of a video, and the logits of each look at it, coarse to fine."""
     features = model.vtn.get_frame_features(inputs["pixel_values"].to(model.device))[0]
-    looks = classify_looks(model, features, inputs["position_ids"][0].to(model.device))
+    looks = classify_looks(model, features, inputs["position_ids"][0].to(model.device), min(FIRST_LOOKS))
     check_finite(looks[-1][1])
     return {
         "probabilities": to_scores(model, looks[-1][1]).tolist(),
@@ -172,7 +172,7 @@ def calibrate_model(rows: list[dict], is_multi_label: bool, folder: str) -> dict
     calibration.store(folder)
     if is_multi_label:
         return calibration.to_dict()
-    errors = {}
+    errors, looks = {}, begin_with(looks, calibration.min_frames)
     for name, each in (("before", looks), ("after", cross_fit(looks, labels))):
         errors[f"calibration_error_{name}"] = measure_calibration_error([video[-1:] for video in each], labels)
         errors[f"calibration_error_of_all_looks_{name}"] = measure_calibration_error(each, labels)

@@ -24,6 +24,9 @@ from .repeats import RepeatFinder
 from .scores import to_scores
 
 
+DEFAULT_MIN_FRAMES = 8
+
+
 def order_coarse_to_fine(num_frames: int) -> np.ndarray:
     """
     Orders frames so that every beginning of the order is spread over the video: the first, the last, the middle one,
@@ -76,7 +79,10 @@ def measure_agreement(earlier: torch.Tensor, scores: torch.Tensor, is_multi_labe
 
 @torch.no_grad()
 def classify_looks(
-    model: VTNForVideoClassification, features: torch.Tensor, position_ids: torch.Tensor, min_frames: int = 8
+    model: VTNForVideoClassification,
+    features: torch.Tensor,
+    position_ids: torch.Tensor,
+    min_frames: int = DEFAULT_MIN_FRAMES,
 ) -> list[tuple[int, torch.Tensor]]:
     """
     Classifies a video at each look, from the features of all its frames.
@@ -114,7 +120,7 @@ class StopRule:
 
     confidence: float | None = None
     max_seconds: float | None = None
-    min_frames: int = 8
+    min_frames: int = DEFAULT_MIN_FRAMES
 
     def __post_init__(self):
         if self.confidence is not None and not 0 < self.confidence <= 1:
@@ -130,9 +136,12 @@ class StopRule:
         model: VTNForVideoClassification,
         confidence: float | str | None,
         max_seconds: float | None,
-        min_frames: int,
+        min_frames: int | None,
     ) -> "StopRule":
-        """Makes the rule for a model, in whose configuration `confidence="stored"` is looked up."""
+        """
+        Makes the rule for a model, in whose configuration `confidence="stored"` is looked up, and the frames of the
+        first look that belong to it.
+        """
         if isinstance(confidence, str):
             if confidence != "stored":
                 raise ValueError(f'`confidence` must be a number or "stored", got {confidence!r}.')
@@ -141,7 +150,9 @@ class StopRule:
                 raise ValueError(
                     'confidence="stored", but the model stores none: `vtn evaluate --calibrate` finds and stores it.'
                 )
-        rule = cls(confidence, max_seconds, min_frames)
+            if min_frames is None:
+                min_frames = getattr(model.config, "anytime_min_frames", None)  # not in code of older checkpoints
+        rule = cls(confidence, max_seconds, DEFAULT_MIN_FRAMES if min_frames is None else min_frames)
         if rule.may_be_certain and model.config.problem_type == "regression":
             raise ValueError("A model for regression has no classes to be certain of; leave `confidence` out.")
         return rule

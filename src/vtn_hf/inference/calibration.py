@@ -1,6 +1,6 @@
 """
-Calibration on held-out videos: the temperature with which scores say how often they are right, and the score from
-which on a few frames suffice. Both are kept in the configuration of the model.
+Calibration on held-out videos: the temperature with which scores say how often they are right, the score from which on
+a few frames suffice, and how few are worth a look. All are kept in the configuration of the model.
 """
 
 import json
@@ -13,13 +13,15 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 
 from ..outputs import writing
-from .anytime import measure_agreement
+from .anytime import DEFAULT_MIN_FRAMES, measure_agreement
 
 
 Looks = list[tuple[int, torch.Tensor]]  # at a video: numbers of frames, and logits `(num_labels,)`
 
 # Bounds of the temperature; beyond them, scores are certain of everything or of nothing.
 _BOUNDS = (0.05, 20.0)
+# Frames of the first look, and scores, that are tried.
+FIRST_LOOKS = (2, 4, 8, 16, 32)
 _CONFIDENCES = (*np.arange(0.3, 0.99, 0.02).round(2).tolist(), 0.99, 0.995, 0.999, 1.0)
 
 
@@ -31,6 +33,7 @@ class Calibration:
     Args:
         temperature (`float`): What logits are divided by.
         confidence (`float`, *optional*): Score from which an answer is as good as that of all frames; 1.0 if none is.
+        min_frames (`int`, *optional*): Frames of the first look.
         accuracy (`float`, *optional*): Share of these videos that are classified correctly when it is applied.
         accuracy_of_all_frames (`float`, *optional*): The same when all frames are looked at.
         share_of_frames (`float`, *optional*): Share of its frames that is looked at, averaged over the videos.
@@ -38,15 +41,17 @@ class Calibration:
 
     temperature: float
     confidence: float | None = None
+    min_frames: int | None = None
     accuracy: float | None = None
     accuracy_of_all_frames: float | None = None
     share_of_frames: float | None = None
 
     def store(self, folder: str | Path):
-        """Writes temperature and confidence into the configuration of the model in a folder."""
+        """Writes temperature, confidence and first look into the configuration of the model in a folder."""
         path = Path(folder, "config.json")
         config = json.loads(path.read_text(encoding="utf-8"))
-        config |= {"calibration_temperature": self.temperature, "anytime_confidence": self.confidence}
+        config |= {"calibration_temperature": self.temperature}
+        config |= {"anytime_confidence": self.confidence, "anytime_min_frames": self.min_frames}
         with writing(path) as unfinished:
             unfinished.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -96,10 +101,11 @@ def cross_fit(looks: list[Looks], labels: torch.Tensor) -> list[Looks]:
 def calibrate(looks: list[Looks], labels: torch.Tensor, max_loss: float = 0.005) -> Calibration:
     """
     Fits the temperature to all looks, as a certainty is to mean the same after few frames and after many, and finds
-    the lowest confidence that costs no more accuracy than allowed.
+    the lowest confidence that costs no more accuracy than allowed; of the first looks tried, the one with which so the
+    fewest frames are looked at.
 
     Args:
-        looks (`list`): For each held-out video, what [`classify_looks`] gives.
+        looks (`list`): For each held-out video, what [`classify_looks`] gives with the fewest `min_frames` to try.
         labels (`torch.Tensor`): As in [`fit_temperature`]; the confidence is found for one class per video only.
         max_loss (`float`, *optional*, defaults to 0.005): Accuracy that may be lost, between 0 and 1.
 
@@ -108,9 +114,21 @@ def calibrate(looks: list[Looks], labels: torch.Tensor, max_loss: float = 0.005)
     """
     if len(looks) < 2:
         raise ValueError(f"To calibrate needs two videos at least, and better some hundred; there are {len(looks)}.")
-    temperature = fit_temperature(*pool_looks(looks, labels))
     if labels.ndim == 2:
-        return Calibration(temperature)
+        return Calibration(fit_temperature(*pool_looks(begin_with(looks, DEFAULT_MIN_FRAMES), labels)))
+    found = [_calibrate_first(looks, labels, max_loss, min_frames) for min_frames in reversed(FIRST_LOOKS)]
+    return min(found, key=lambda each: each.share_of_frames)
+
+
+def begin_with(looks: list[Looks], min_frames: int) -> list[Looks]:
+    """The looks at each video without those at fewer frames, but for the last one."""
+    return [[look for look in video[:-1] if look[0] >= min_frames] + video[-1:] for video in looks]
+
+
+def _calibrate_first(looks: list[Looks], labels: torch.Tensor, max_loss: float, min_frames: int) -> Calibration:
+    """[`calibrate`] with this first look."""
+    looks = begin_with(looks, min_frames)
+    temperature = fit_temperature(*pool_looks(looks, labels))
     stops = [Stops(video, temperature) for video in looks]
     best = total = None
     for confidence in reversed(_CONFIDENCES):
@@ -120,7 +138,9 @@ def calibrate(looks: list[Looks], labels: torch.Tensor, max_loss: float = 0.005)
         total = np.mean(hits) if total is None else total  # the first confidence, 1.0, never stops early
         if np.mean(hits) < total - max_loss:
             break
-        best = Calibration(temperature, confidence, float(np.mean(hits)), float(total), float(share))
+        # Not one that is lower than it need be: videos that end before the second look would allow any.
+        if best is None or share < best.share_of_frames:
+            best = Calibration(temperature, confidence, min_frames, float(np.mean(hits)), float(total), float(share))
     return best
 
 

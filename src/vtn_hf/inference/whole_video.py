@@ -76,7 +76,7 @@ def classify_video(
     *,
     confidence: float | str | None = None,
     max_seconds: float | None = None,
-    min_frames: int = 8,
+    min_frames: int | None = None,
     calibrated: bool = False,
     window: int | None = None,
     stride: int | None = None,
@@ -98,7 +98,8 @@ def classify_video(
             certain; at 1.0 it never is. `"stored"` is the one that `vtn evaluate --calibrate` found for this model.
         max_seconds (`float`, *optional*): Seconds from the call on, after which no further chunk is begun;
             `min_frames` frames are looked at in any case.
-        min_frames (`int`, *optional*, defaults to 8): Frames of the first look.
+        min_frames (`int`, *optional*): Frames of the first look; defaults to 8, and for `confidence="stored"` to what
+            was found with it.
         calibrated (`bool`, *optional*, defaults to `False`): Whether the scores go by that temperature, too.
         window (`int`, *optional*): Frames that the scores at one time are computed from, as if they were a video of
             their own; defaults to `model.config.num_frames`.
