@@ -85,6 +85,7 @@ PLAIN = Variant(
         "max_grad_norm": 1.0,
     },
 )
+_NARROW = {"hidden_size": 128, "num_hidden_layers": 1, "intermediate_size": 512}
 # One change of it each.
 STEPS = {
     "mirror images": replace(PLAIN, is_mirrored=True),
@@ -92,10 +93,11 @@ STEPS = {
     "changes in time": replace(PLAIN, time=TimeAugmentation(0.7, 0.3, (0.7, 1.4))),
     "features left out": replace(PLAIN, feature_drop_prob=0.5),
     "mixup": replace(PLAIN, mixup_alpha=0.8),
+    "one layer of width 128": PLAIN.change(_NARROW),
     "24 epochs": PLAIN.change(training={"num_train_epochs": 24}),
     "stretched positions": PLAIN.change({"position_overflow": "stretch", "max_position_embeddings": 18}),
 }
-SMALL = PLAIN.change({"hidden_size": 128, "num_hidden_layers": 1, "intermediate_size": 512}, is_mirrored=True)
+SMALL = PLAIN.change(_NARROW, is_mirrored=True)
 CHANGES = SMALL.change({"frame_changes": True})
 # More than one vector per frame.
 PLACES = {
