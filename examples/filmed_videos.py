@@ -17,6 +17,7 @@ were chosen.
 import argparse
 import json
 import re
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,10 +126,7 @@ class Cell:
         if self.variant.is_end_to_end:
             return self.variant.model(VTNConfig(**fields))
         backbone_config = load_backbone_config(self.videos.backbone_name_or_path)
-        model = self.variant.model(VTNConfig(backbone_config=backbone_config, **fields))
-        # Its features are there; the hundreds of modules of one that is not called would cost half of a training step.
-        model.vtn.backbone = nn.Identity()
-        return model
+        return self.variant.model(VTNConfig(backbone_config=backbone_config, **fields))
 
     def make_processor(self) -> VTNVideoProcessor:
         if self.variant.is_end_to_end:
@@ -172,8 +170,12 @@ class Cell:
         """A trainer whose model is trained, and the seconds that it took."""
         set_seed(self.seed)
         training_videos, source = self.make_training_videos()
+        model = self.make_model()
+        if not self.variant.is_end_to_end:
+            # Its features are there; hundreds of modules that are not called would cost half of a training step.
+            model.vtn.backbone = nn.Identity()
         trainer = VTNTrainer(
-            model=self.make_model(),
+            model=model,
             args=self.make_arguments(),
             train_dataset=training_videos,
             data_collator=collate_videos,
@@ -205,6 +207,19 @@ class Cell:
         return scores | {
             "parts": np.mean([self.predict(trainer, self.make_test_videos(part)) for part in parts], axis=0)
         }, cost
+
+    def time_videos(self, num_videos: int) -> float:
+        """Seconds from a file to its scores, the median of so many videos; weights are random."""
+        model, processor = self.make_model().eval(), self.make_processor()
+        seconds = []
+        # Of the first one, some goes to what is done once.
+        for index in self.test[: num_videos + 1]:
+            start = time.perf_counter()
+            inputs = processor(self.videos.paths[index], return_tensors="pt")
+            with torch.inference_mode():
+                model(**inputs).logits.softmax(dim=-1)
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds[1:])
 
     def make_arguments(self) -> VTNTrainingArguments:
         return VTNTrainingArguments(
@@ -260,6 +275,16 @@ def run_cell(name: str, seed: int, fold: int, videos: Videos, protocol: str) -> 
     return {"variant": name, "seed": seed, "fold": fold, "protocol": protocol} | {"top1": hits} | cost
 
 
+def time_variants(videos: Videos, only: str, num_videos: int):
+    """Keeps the seconds per video of the variants in RUN/seconds.json."""
+    path = videos.output_dir / "seconds.json"
+    seconds = json.loads(path.read_text()) if path.is_file() else {}
+    for name, variant in VARIANTS.items():
+        if variant is not None and re.search(only, name):
+            seconds[name] = Cell(variant, videos, seed=0, fold=0, protocol="test").time_videos(num_videos)
+    path.write_text(json.dumps(seconds, indent=2) + "\n")
+
+
 def main(argv: list[str] | None = None):
     """Runs what is missing and reports what is there."""
     parser = argparse.ArgumentParser(description="VTN on filmed videos.")
@@ -273,6 +298,7 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--folds", nargs="+", type=int, default=list(range(NUM_FOLDS)))
     parser.add_argument("--protocol", choices=("test", "val"), default="test", help="what is evaluated on")
+    parser.add_argument("--num_timed", type=int, default=0, help="videos to time, from file to scores")
     parser.add_argument("--report_only", action="store_true", help="train nothing")
     options = parser.parse_args(argv)
     videos = read_videos(options)
@@ -285,6 +311,8 @@ def main(argv: list[str] | None = None):
             line = run_cell(name, seed, fold, videos, options.protocol)
             with open(options.output_dir / "results.jsonl", "a") as results:
                 results.write(json.dumps(line) + "\n")
+        if options.num_timed:
+            time_variants(videos, options.only, options.num_timed)
     write_report(read_results(options.output_dir), videos.labels, options.output_dir, options.folds)
 
 

@@ -66,7 +66,7 @@ def test_it_runs_goes_on_and_reports(collection, backbone, tmp_path, monkeypatch
 
     filmed_videos.main([*command, "--only", "frozen|places|shuffled|pixels", "--folds", "0"])
     first = filmed_videos.read_results(tmp_path)
-    filmed_videos.main([*command, "--folds", "0", "1"])
+    filmed_videos.main([*command, "--folds", "0", "1", "--num_timed", "2"])
     results = filmed_videos.read_results(tmp_path)
 
     assert [(line["variant"], line["fold"]) for line in first] == [(name, 0) for name in tiny if name != "end to end"]
@@ -78,6 +78,7 @@ def test_it_runs_goes_on_and_reports(collection, backbone, tmp_path, monkeypatch
     for name, row in rows.items():
         mine = [line["top1"]["whole"] for line in results if line["variant"] == name]
         assert row["top1"] == [pytest.approx(np.mean(mine))]
+        assert (row["sec_per_video"] is None) == (name == "pixels")
     assert "| end to end (test) | 1 | " in capsys.readouterr().out
 
     filmed_videos.main([*command, "--protocol", "val", "--only", "pixels", "--folds", "0"])

@@ -15,13 +15,14 @@ def write_report(lines: list[dict], labels: np.ndarray, output_dir: Path, folds:
     (output_dir / "report.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(
         "| | seeds | top-1 | with mirror image | five halves averaged | classes averaged | calibration error "
-        "| minutes of training |"
+        "| minutes of training | s per video |"
     )
-    print("| --- " * 8 + "|")
+    print("| --- " * 9 + "|")
     for row in rows:
         names = ("top1", "mirrored", "parts", "mean_class_accuracy", "calibration_error")
         minutes = f"{np.mean(row['train_sec']) / 60:.2f}"
-        cells = [len(row["seeds"]), *(format_spread(row[name]) for name in names), minutes]
+        seconds = "–" if row["sec_per_video"] is None else f"{row['sec_per_video']:.3f}"
+        cells = [len(row["seeds"]), *(format_spread(row[name]) for name in names), minutes, seconds]
         print(f"| {row['variant']} ({row['protocol']}) | {' | '.join(map(str, cells))} |")
 
 
@@ -30,12 +31,15 @@ def summarize(lines: list[dict], labels: np.ndarray, output_dir: Path, num_folds
     seeds = defaultdict(lambda: defaultdict(list))
     for line in lines:
         seeds[line["protocol"], line["variant"]][line["seed"]].append(line)
+    timings = output_dir / "seconds.json"
+    seconds = json.loads(timings.read_text(encoding="utf-8")) if timings.is_file() else {}
     rows = []
     for (protocol, variant), cells in seeds.items():
         complete = {seed: folds for seed, folds in sorted(cells.items()) if len(folds) == num_folds}
         if not complete:
             continue
         row = {"variant": variant, "protocol": protocol, "seeds": list(complete)}
+        row["sec_per_video"] = seconds.get(variant)
         figures = [measure(variant, seed, folds, labels, output_dir) for seed, folds in complete.items()]
         rows.append(row | {name: [each[name] for each in figures] for name in figures[0]})
     return rows
