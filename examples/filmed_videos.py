@@ -155,8 +155,9 @@ class Cell:
         if self.variant.is_end_to_end:
             pictures = self.videos.load_pictures(self.variant.pictures["size"])
             labels = torch.from_numpy(self.videos.labels)
-            mirror = ClipAugmentation(make_processor(self.variant.pictures["size"]), flip_prob=1.0)
-            source = Pictures(pictures, labels, augmentation=mirror if is_mirrored else None)
+            processor = make_processor(self.variant.pictures["size"])
+            mirror = ClipAugmentation(processor, flip_prob=1.0) if is_mirrored else None
+            source = Pictures(pictures, labels, augmentation=mirror, time_augmentation=time_augmentation)
         else:
             view = int(is_mirrored)
             source = CachedClips(self.features_dir, "train", view=view, time_augmentation=time_augmentation)
@@ -191,8 +192,8 @@ class Cell:
 
     def run(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """
-        Class probabilities (videos, classes) of whole videos, averaged with those of their mirror images and, of
-        features, over parts of them; and what it cost.
+        Class probabilities (videos, classes) of whole videos, averaged with those of their mirror images, and averaged
+        over parts of them; and what it cost.
         """
         trainer, seconds = self.train_model()
         cost = {"train_sec": round(seconds, 1)}
@@ -200,13 +201,10 @@ class Cell:
         scores = {"whole": self.predict(trainer, self.make_test_videos())}
         mirrored = self.predict(trainer, self.make_test_videos(is_mirrored=True))
         scores["mirrored"] = (scores["whole"] + mirrored) / 2
-        if self.variant.is_end_to_end:
-            return scores, cost
         take = partial(take_part, num_parts=NUM_PARTS, share=PART_SHARE)
         parts = [partial(take, number=number) for number in range(NUM_PARTS)]
-        return scores | {
-            "parts": np.mean([self.predict(trainer, self.make_test_videos(part)) for part in parts], axis=0)
-        }, cost
+        scores["parts"] = np.mean([self.predict(trainer, self.make_test_videos(part)) for part in parts], axis=0)
+        return scores, cost
 
     def time_videos(self, num_videos: int) -> float:
         """Seconds from a file to its scores, the median of so many videos; weights are random."""
