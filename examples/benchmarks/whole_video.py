@@ -7,6 +7,7 @@ Each call measures one round of one part and adds it to the results, so that no 
     python examples/benchmarks/whole_video.py memory    # their growth, each in a process of its own
     python examples/benchmarks/whole_video.py chunks    # frames per chunk, and the model as it is
     python examples/benchmarks/whole_video.py backbones # backbones as they are and optimised
+    python examples/benchmarks/whole_video.py grid      # a grid of features beside one vector per frame
     python examples/benchmarks/whole_video.py file      # from file to scores, over the backbone alone
     python examples/benchmarks/whole_video.py repeats   # every picture four times
     python examples/benchmarks/whole_video.py length --num_frames 60  # memory from the 1st to the 60th minute
@@ -31,6 +32,7 @@ from vtn_hf.video_decoding_vtn import iter_video_frames
 
 RESULTS = Path(__file__).parent / "results"
 FRAMES_PER_CHUNK = 8
+GRID = 4
 CONVOLUTIONAL = {
     "ResNet-50": {"model_type": "resnet"},
     "ConvNeXt-T": {"model_type": "convnext"},
@@ -40,8 +42,8 @@ CONVOLUTIONAL = {
 
 def make_model(name: str) -> VTNForVideoClassification:
     """With random weights, and batch normalisation that keeps features at the size of those of a trained model."""
-    if name == "ViT-B":
-        return make_vit_b_vtn().eval()
+    if name in ("ViT-B", "grid"):
+        return make_vit_b_vtn(frame_grid=GRID if name == "grid" else None).eval()
     torch.manual_seed(0)
     model = VTNForVideoClassification(VTNConfig(backbone_config=CONVOLUTIONAL[name])).train()
     for module in model.modules():
@@ -86,7 +88,7 @@ def compare_speed(num_frames: int) -> dict:
 
 @torch.no_grad()
 def measure_memory(name: str, num_frames: int) -> float:
-    """MB, of the original, the model as it is or optimised, ViT-B's or another backbone's."""
+    """MB, of the original, the model as it is or optimised, ViT-B's, with a grid, or another backbone's."""
     kind, _, backbone = name.partition("-")
     model = make_model(backbone or "ViT-B")
     function = {"original": OriginalVTN, "plain": lambda model: model, "optimised": optimize}[kind](model)
@@ -95,12 +97,14 @@ def measure_memory(name: str, num_frames: int) -> float:
 
 
 def compare_memory(num_frames: int) -> dict:
-    """Each in a process of its own, as memory that was freed once does not count as growth when it is taken again."""
-    growth = {}
-    for name in ("original", "plain", "optimised", "plain-EfficientNet-Lite0", "optimised-EfficientNet-Lite0"):
-        command = [sys.executable, __file__, f"memory-{name}", "--num_frames", str(num_frames)]
-        growth[f"{name} MB"] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return growth
+    names = ("original", "plain", "optimised", "plain-EfficientNet-Lite0", "optimised-EfficientNet-Lite0")
+    return {f"{name} MB": measure_memory_alone(name, num_frames) for name in names}
+
+
+def measure_memory_alone(name: str, num_frames: int) -> float:
+    """In a process of its own, as memory that was freed once does not count as growth when it is taken again."""
+    command = [sys.executable, __file__, f"memory-{name}", "--num_frames", str(num_frames)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 @torch.no_grad()
@@ -137,6 +141,36 @@ def compare_backbones(num_frames: int) -> dict:
         round[f"{name}, speedup"] = sum(seconds["plain"]) / sum(seconds["optimised"])
         round[f"{name}, largest difference / largest feature"] = difference.item()
     return round
+
+
+@torch.no_grad()
+def compare_grid(num_frames: int) -> dict:
+    """
+    What a grid costs, of the optimised model: first the last layer of the backbone, which is whole, then the encoder
+    over `1 + GRID ** 2` tokens per frame. Memory as in [`compare_memory`].
+    """
+    models = {"vector": optimize(make_model("ViT-B")), "grid": optimize(make_model("grid"))}
+    pixel_values = make_pixels(num_frames)
+    seconds = {f"{name}, {part}": 0.0 for name in models for part in ("backbone", "encoder")}
+    features = {name: [] for name in models}
+    for model in models.values():
+        model(pixel_values[:, :FRAMES_PER_CHUNK])
+    for part in pixel_values.split(50, dim=1):
+        for name, model in models.items():
+            seconds[f"{name}, backbone"] += measure_seconds(
+                lambda: features[name].append(model.vtn.get_frame_features(part))  # noqa: B023
+            )
+    for name, model in models.items():
+        whole = torch.cat(features[name], dim=1)
+        seconds[f"{name}, encoder"] = measure_seconds(lambda: model(inputs_embeds=whole))  # noqa: B023
+    vector, whole_layer = (seconds[f"{name}, backbone"] + seconds["vector, encoder"] for name in models)
+    memory = {name: measure_memory_alone(name, num_frames) for name in ("optimised", "optimised-grid")}
+    return {
+        **{f"{name} s": value for name, value in seconds.items()},
+        "last layer whole / class token alone": whole_layer / vector,
+        "grid / vector, last layer whole": (seconds["grid, backbone"] + seconds["grid, encoder"]) / whole_layer,
+        "growth of memory beside one vector, MB": memory["optimised-grid"] - memory["optimised"],
+    }
 
 
 def write_video(path: Path, frames, fps: int = 25) -> Path:
@@ -251,7 +285,7 @@ def measure_one_length(num_frames: int, path: Path) -> float:
 
 def main():
     parser = argparse.ArgumentParser(description="Whole videos: time and memory against the original's computation.")
-    parser.add_argument("part", help="speed, memory, chunks, backbones, file, repeats or length")
+    parser.add_argument("part", help="speed, memory, chunks, backbones, grid, file, repeats or length")
     parser.add_argument("--num_frames", type=int, default=250, help="frames of the video (length: minutes)")
     parser.add_argument("--video", type=Path, help="the long video, or the folder to write it to")
     options = parser.parse_args()
@@ -270,6 +304,7 @@ def main():
             "memory": compare_memory,
             "chunks": compare_chunks,
             "backbones": compare_backbones,
+            "grid": compare_grid,
             "file": compare_file,
             "repeats": compare_repeats,
         }
