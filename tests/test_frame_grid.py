@@ -200,6 +200,18 @@ def test_export_with_any_number_of_videos_and_frames():
             assert_close(exported(*inputs), encoder(*inputs), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("fields", [{"frame_grid": None}, {}, {"frame_pooling": "attention"}])
+def test_export_from_pixels(fields):
+    backbone = make_backbone_config("dinov2_with_registers")
+    torch.manual_seed(0)
+    model = VTNForVideoClassification(VTNConfig(**FIELDS | {"frame_grid": 2, "backbone_config": backbone} | fields))
+    dimensions = {0: torch.export.Dim("videos", max=64), 1: torch.export.Dim("frames", max=1000)}
+    inputs = {"pixel_values": make_frames(2, 5)}
+    exported = torch.export.export(model.eval(), (), inputs, dynamic_shapes={"pixel_values": dimensions}).module()
+    pixel_values = make_frames(1, 9)
+    assert_close(exported(pixel_values=pixel_values).logits, model(pixel_values).logits, atol=1e-5, rtol=1e-5)
+
+
 # What comes in and goes out
 
 

@@ -161,10 +161,10 @@ def encode(backbone: PreTrainedModel, frames: torch.Tensor, frame_grid: int | No
     else:
         outputs = backbone(pixel_values=frames)
     vector = _pool(backbone, outputs)
-    if len(vector) != len(frames):  # Pixtral takes them for one sequence
-        raise ValueError(
-            f"{type(backbone).__name__} is no backbone: of {len(frames)} frames it gives {len(vector)} vector(s)."
-        )
+    # Pixtral takes all for one sequence. Not `len`, which would fix the number in an exported graph.
+    if vector.shape[0] != frames.shape[0]:
+        counts = f"of {frames.shape[0]} frames it gives {vector.shape[0]} vector(s)"
+        raise ValueError(f"{type(backbone).__name__} is no backbone: {counts}.")
     if frame_grid is None:
         return vector
     feature_map = _find_feature_map(backbone, outputs, frames.shape[2:], vector.shape[1])

@@ -69,7 +69,8 @@ class VideoScorer:
         Returns:
             `dict[str, np.ndarray]`: These columns, and `label` and `score`, the best class; `scores` of all classes in
             the order of the model's labels, a list; `frames`, how many were looked at; or with `features` these,
-            float32 of shape `(frames, features)`, `frame_numbers` and `frame_times` (seconds); and `error`.
+            float32 of shape `(frames, features)`, or with a grid `(frames, tokens, features)`, `frame_numbers` and
+            `frame_times` (seconds); and `error`.
         """
         columns = {name: list(rows[name]) for name in rows}
         videos = columns[self.column]
@@ -84,7 +85,7 @@ class VideoScorer:
         nothing = np.zeros(0, np.float32)
         if self.features:
             added = {
-                "features": nothing.reshape(0, 0),
+                "features": nothing.reshape(0, *self.model.vtn.feature_shape),
                 "frame_numbers": nothing.astype(np.int64),
                 "frame_times": nothing,
             }
