@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from types import SimpleNamespace
 
 import av
@@ -12,7 +13,7 @@ from test_video_decoding_vtn import RECIPES, encode, remux
 from test_whole_video import PROCESSOR, UNEVEN, assert_close, count_encoded, make_model, make_pictures
 from video_files import write_video
 
-from vtn_hf import video_decoding_vtn
+from vtn_hf import VTNConfig, video_decoding_vtn
 from vtn_hf.inference import anytime
 from vtn_hf.inference.anytime import StopRule, order_coarse_to_fine, plan_looks
 from vtn_hf.inference.whole_video import classify_video
@@ -247,7 +248,9 @@ def write_long_video(path, pictures, num_frames):
         ({"confidence": 1.5}, "1.5"),
         ({"confidence": "high"}, '"stored"'),
         ({"max_seconds": 0}, "max_seconds"),
+        ({"max_seconds": math.nan}, "nan"),
         ({"confidence": 0.9, "min_frames": 0}, "min_frames"),
+        ({"confidence": 0.9, "min_frames": 2.5}, "whole number"),
     ],
 )
 def test_arguments_that_cannot_be(arguments, message):
@@ -261,6 +264,19 @@ def test_what_has_no_other_order_or_no_classes():
         classify_video(model, PROCESSOR, (picture for picture in video), confidence=0.9)
     with pytest.raises(ValueError, match="no frames"):
         classify_video(model, PROCESSOR, video[:0], confidence=0.9)
-    model.config.problem_type = "regression"
-    with pytest.raises(ValueError, match="regression"):
-        classify_video(model, PROCESSOR, video, confidence=0.9)
+    for config in (VTNConfig(problem_type="regression"), VTNConfig(num_labels=1)):
+        with pytest.raises(ValueError, match="regression"):
+            StopRule(confidence=0.9).check(config)
+    StopRule(confidence=0.9).check(VTNConfig(num_labels=1, problem_type="multi_label_classification"))
+
+
+def test_a_model_that_reads_changes_is_to_be_calibrated():
+    config = make_model(frame_changes=True).config
+    with pytest.warns(UserWarning, match="--calibrate"):
+        StopRule.of_model(SimpleNamespace(config=config), 0.9, None, None)
+    with pytest.raises(ValueError, match="2 or more"):
+        StopRule.of_model(SimpleNamespace(config=config), 0.9, None, 1)
+    config.anytime_confidence = 0.8
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert StopRule.of_model(SimpleNamespace(config=config), "stored", None, None).min_frames == 8

@@ -9,13 +9,16 @@ temporal encoder, which is cheap, on all frames seen so far.
 import copy
 import math
 import time
+import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..configuration_vtn import VTNConfig
 from ..modeling_vtn import VTNForVideoClassification
 from ..video_decoding_vtn import VideoSource
 from ..video_processing_vtn import VTNVideoProcessor
@@ -127,8 +130,8 @@ class StopRule:
             raise ValueError(f"`confidence` must be above 0 and at most 1, got {self.confidence}.")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"`max_seconds` must be positive, got {self.max_seconds}.")
-        if self.min_frames < 1:
-            raise ValueError(f"`min_frames` must be at least 1, got {self.min_frames}.")
+        if not isinstance(self.min_frames, Integral) or self.min_frames < 1:
+            raise ValueError(f"`min_frames` must be a whole number, at least 1, got {self.min_frames!r}.")
 
     @classmethod
     def of_model(
@@ -153,9 +156,33 @@ class StopRule:
             if min_frames is None:
                 min_frames = getattr(model.config, "anytime_min_frames", None)  # not in code of older checkpoints
         rule = cls(confidence, max_seconds, DEFAULT_MIN_FRAMES if min_frames is None else min_frames)
-        if rule.may_be_certain and model.config.problem_type == "regression":
-            raise ValueError("A model for regression has no classes to be certain of; leave `confidence` out.")
+        if rule.may_be_certain:
+            rule.check(model.config)
         return rule
+
+    def check(self, config: VTNConfig):
+        """
+        Warns of scores that say little of certainty.
+
+        Raises:
+            ValueError: If a model has nothing to be certain of.
+        """
+        is_multi_label = config.problem_type == "multi_label_classification"
+        if config.problem_type == "regression" or (config.num_labels == 1 and not is_multi_label):
+            raise ValueError("A model for regression has no classes to be certain of; leave `confidence` out.")
+        if not getattr(config, "frame_changes", False):  # not in code of older checkpoints
+            return
+        if self.min_frames == 1:
+            raise ValueError(
+                "The model reads changes between frames, and one frame has none; `min_frames` must be 2 or more."
+            )
+        if config.anytime_confidence is None:
+            warnings.warn(
+                "The model reads changes between frames, which are larger the fewer are looked at. Train it on clips "
+                "of few and many frames (--clip_num_frames 8 64), and let `vtn evaluate --calibrate` find out from "
+                "which score on it can be believed.",
+                stacklevel=4,
+            )
 
     @property
     def may_be_certain(self) -> bool:
