@@ -8,8 +8,16 @@ import torch
 from test_whole_video import make_model
 
 from vtn_hf import VTNConfig, VTNForVideoClassification
-from vtn_hf.inference.anytime import StopRule, classify_looks, order_coarse_to_fine
-from vtn_hf.inference.calibration import Calibration, begin_with, calibrate, cross_fit, fit_temperature
+from vtn_hf.inference.anytime import StopRule, classify_looks, order_coarse_to_fine, plan_looks
+from vtn_hf.inference.calibration import (
+    FIRST_LOOKS,
+    Calibration,
+    begin_with,
+    calibrate,
+    cross_fit,
+    fit_temperature,
+    plan_all_looks,
+)
 from vtn_hf.training.metrics import CalibrationError
 
 
@@ -114,6 +122,14 @@ def test_the_first_look_is_as_small_as_it_may_be():
     assert (found.min_frames, found.accuracy, found.share_of_frames) == (8, 1.0, 16 / 64)
 
 
+@pytest.mark.parametrize("min_frames", FIRST_LOOKS)
+def test_looks_with_any_first_look_are_among_all(min_frames):
+    for total in range(1, 400):
+        video = [(count, None) for count in plan_all_looks(total)]
+        [chosen] = begin_with([video], min_frames)
+        assert [count for count, _ in chosen] == plan_looks(total, min_frames)
+
+
 def test_videos_that_are_over_at_once_allow_no_confidence():
     looks = [[(2, row)] for row in torch.eye(4).repeat(5, 1)]
     assert calibrate(looks, torch.arange(4).repeat(5)).confidence == 1.0
@@ -146,7 +162,7 @@ def test_what_is_stored(tmp_path):
 def test_looks_are_those_of_the_frames_that_are_there():
     model = make_model()
     features, position_ids = torch.randn(40, 32), torch.arange(0, 80, 2)
-    looks = classify_looks(model, features, position_ids, min_frames=4)
+    looks = classify_looks(model, features, position_ids, plan_looks(40, 4))
     assert [count for count, _ in looks] == [4, 8, 16, 40]
     for count, logits in looks:
         places = np.sort(order_coarse_to_fine(40)[:count])

@@ -25,7 +25,7 @@ from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.feature_cache import CachedClips
 from vtn_hf.frame_sampling_vtn import sample_uniform
 from vtn_hf.inference.anytime import classify_looks, plan_looks
-from vtn_hf.inference.calibration import FIRST_LOOKS, Calibration, Looks, Stops, begin_with, calibrate
+from vtn_hf.inference.calibration import Calibration, Looks, Stops, begin_with, calibrate, plan_all_looks
 from vtn_hf.inference.whole_video import classify_video
 
 
@@ -45,7 +45,10 @@ def classify(model: VTNForVideoClassification, example: Example, places: np.ndar
 
 def look_at_all(model: VTNForVideoClassification, examples: list[Example]) -> list[Looks]:
     """All looks that a calibration may begin with."""
-    return [classify_looks(model, each["inputs_embeds"], each["position_ids"], min(FIRST_LOOKS)) for each in examples]
+    return [
+        classify_looks(model, each["inputs_embeds"], each["position_ids"], plan_all_looks(len(each["position_ids"])))
+        for each in examples
+    ]
 
 
 def look_at_random(

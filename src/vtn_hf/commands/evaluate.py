@@ -39,7 +39,7 @@ from ..data.feature_cache import hash_weights
 from ..data.rows import find_sources
 from ..inference.anytime import classify_looks
 from ..inference.attention import look_at_example
-from ..inference.calibration import FIRST_LOOKS, Looks, begin_with, calibrate, cross_fit, pool_looks
+from ..inference.calibration import Looks, begin_with, calibrate, cross_fit, plan_all_looks, pool_looks
 from ..inference.multi_view import MultiView, score_views
 from ..inference.repeats import encode_distinct
 from ..inference.scores import to_scores
@@ -155,7 +155,8 @@ def check_finite(scores: torch.Tensor):
 def score_looks(model: VTNForVideoClassification, inputs: dict) -> dict[str, list]:
     """Class probabilities of a video, and the logits of each look at it, coarse to fine."""
     features = model.vtn.get_frame_features(inputs["pixel_values"].to(model.device))[0]
-    looks = classify_looks(model, features, inputs["position_ids"][0].to(model.device), min(FIRST_LOOKS))
+    position_ids = inputs["position_ids"][0].to(model.device)
+    looks = classify_looks(model, features, position_ids, plan_all_looks(len(features)))
     check_finite(looks[-1][1])
     return {
         "probabilities": to_scores(model, looks[-1][1]).tolist(),

@@ -82,10 +82,7 @@ def measure_agreement(earlier: torch.Tensor, scores: torch.Tensor, is_multi_labe
 
 @torch.no_grad()
 def classify_looks(
-    model: VTNForVideoClassification,
-    features: torch.Tensor,
-    position_ids: torch.Tensor,
-    min_frames: int = DEFAULT_MIN_FRAMES,
+    model: VTNForVideoClassification, features: torch.Tensor, position_ids: torch.Tensor, counts: Sequence[int]
 ) -> list[tuple[int, torch.Tensor]]:
     """
     Classifies a video at each look, from the features of all its frames.
@@ -94,13 +91,13 @@ def classify_looks(
         model (`VTNForVideoClassification`): In eval mode.
         features (`torch.Tensor` of shape `(frames, backbone features)`): Of all frames.
         position_ids (`torch.Tensor` of shape `(frames,)`): Their numbers in the video.
-        min_frames (`int`, *optional*, defaults to 8): Frames of the first look.
+        counts (`Sequence[int]`): Frames of each look, such as [`plan_looks`] gives.
 
     Returns:
-        `list`: For each look, the number of frames and the logits `(num_labels,)`; the last one is at all frames.
+        `list`: For each look, the number of frames and the logits `(num_labels,)`.
     """
     order, looks = torch.from_numpy(order_coarse_to_fine(len(features))).to(features.device), []
-    for count in plan_looks(len(features), min_frames):
+    for count in counts:
         places = order[:count].sort().values
         logits = model(inputs_embeds=features[None, places], position_ids=position_ids[None, places]).logits[0]
         looks.append((count, logits))

@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 
 from ..outputs import writing
-from .anytime import DEFAULT_MIN_FRAMES, measure_agreement
+from .anytime import DEFAULT_MIN_FRAMES, measure_agreement, plan_looks
 
 
 Looks = list[tuple[int, torch.Tensor]]  # at a video: numbers of frames, and logits `(num_labels,)`
@@ -21,7 +21,7 @@ Looks = list[tuple[int, torch.Tensor]]  # at a video: numbers of frames, and log
 # Bounds of the temperature; beyond them, scores are certain of everything or of nothing.
 _BOUNDS = (0.05, 20.0)
 # Frames of the first look, and scores, that are tried.
-FIRST_LOOKS = (2, 4, 8, 16, 32)
+FIRST_LOOKS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _CONFIDENCES = (*np.arange(0.3, 0.99, 0.02).round(2).tolist(), 0.99, 0.995, 0.999, 1.0)
 
 
@@ -105,7 +105,7 @@ def calibrate(looks: list[Looks], labels: torch.Tensor, max_loss: float = 0.005)
     fewest frames are looked at.
 
     Args:
-        looks (`list`): For each held-out video, what [`classify_looks`] gives with the fewest `min_frames` to try.
+        looks (`list`): For each held-out video, what [`classify_looks`] gives for [`plan_all_looks`].
         labels (`torch.Tensor`): As in [`fit_temperature`]; the confidence is found for one class per video only.
         max_loss (`float`, *optional*, defaults to 0.005): Accuracy that may be lost, between 0 and 1.
 
@@ -120,9 +120,15 @@ def calibrate(looks: list[Looks], labels: torch.Tensor, max_loss: float = 0.005)
     return min(found, key=lambda each: each.share_of_frames)
 
 
+def plan_all_looks(num_frames: int) -> list[int]:
+    """Frames of all looks that may be wanted of a video, whichever is the first one."""
+    return sorted({count for min_frames in FIRST_LOOKS for count in plan_looks(num_frames, min_frames)})
+
+
 def begin_with(looks: list[Looks], min_frames: int) -> list[Looks]:
-    """The looks at each video without those at fewer frames, but for the last one."""
-    return [[look for look in video[:-1] if look[0] >= min_frames] + video[-1:] for video in looks]
+    """Of all looks at each video, the last of which is at all frames, those that there are with this first look."""
+    plans = [plan_looks(video[-1][0], min_frames) for video in looks]
+    return [[look for look in video if look[0] in plan] for video, plan in zip(looks, plans, strict=True)]
 
 
 def _calibrate_first(looks: list[Looks], labels: torch.Tensor, max_loss: float, min_frames: int) -> Calibration:
