@@ -75,7 +75,13 @@ def test_maps_of_a_grid_are_the_places_attended_to(processor, video):
     assert maps.shape == (2, 32, 32)
     for number, places in zip((0, 7), maps, strict=True):
         row, column = np.unravel_index(look.places[number].argmax(), (4, 4))
-        assert places[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8].max() == 1
+        assert places[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8].max() == places.max()
+    # Half of one frame's attention falls on one of 16 places; another frame's is spread evenly, and looks so.
+    look.places = np.full((8, 4, 4), 0.01, np.float32)
+    look.places[7, 0, 0] = 0.15
+    maps = attention_figures.map_frames(model, look, np.array([0, 7]))
+    np.testing.assert_allclose(maps[0], 1 / 8, rtol=1e-5)
+    assert maps[1].max() == pytest.approx(1) and maps[1].min() == pytest.approx(1 / 15)
 
 
 def test_rollout_of_one_layer_is_its_attention(processor, video):

@@ -27,15 +27,22 @@ MIN_MAP_SIDE = 7
 
 
 def map_frames(model: VTNForVideoClassification, look: Look, numbers: np.ndarray) -> np.ndarray:
-    """Maps of what counts within frames, in the size of the pictures: (numbers, height, width), each from 0 to 1."""
+    """
+    Maps of what counts within frames, in the size of the pictures: (numbers, height, width), from 0 to 1. Of places it
+    is the share of the frame's attention, on one scale for the video: where all places count alike, it shows.
+    """
     if look.places is not None:
-        maps = torch.from_numpy(look.places[numbers])
-    else:
-        find_maps = roll_out if has_class_token(model.vtn.backbone) else grad_cam
-        maps = find_maps(model, look, numbers)
-    maps = nn.functional.interpolate(maps[:, None], size=look.pictures.shape[1:3], mode="bilinear")[:, 0].cpu().numpy()
+        shares = look.places / np.maximum(look.places.sum(axis=(1, 2), keepdims=True), 1e-12)
+        return _enlarge(torch.from_numpy(shares[numbers] / max(shares.max(), 1e-12)), look)
+    find_maps = roll_out if has_class_token(model.vtn.backbone) else grad_cam
+    maps = _enlarge(find_maps(model, look, numbers), look)
     maps = maps - maps.min(axis=(1, 2), keepdims=True)
     return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
+
+
+def _enlarge(maps: torch.Tensor, look: Look) -> np.ndarray:
+    """To the size of the pictures."""
+    return nn.functional.interpolate(maps[:, None], size=look.pictures.shape[1:3], mode="bilinear")[:, 0].cpu().numpy()
 
 
 @torch.no_grad()
