@@ -299,6 +299,12 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--num_timed", type=int, default=0, help="videos to time, from file to scores")
     parser.add_argument("--report_only", action="store_true", help="train nothing")
     options = parser.parse_args(argv)
+    chosen = [variant for name, variant in VARIANTS.items() if re.search(options.only, name)]
+    if not chosen:
+        parser.error(f"--only {options.only} is in the name of no variant; they are: {', '.join(VARIANTS)}.")
+    needs_backbone = any(variant is not None and not variant.is_end_to_end for variant in chosen)
+    if needs_backbone and options.backbone_name_or_path is None and not options.report_only:
+        parser.error('--backbone_name_or_path is missing; --only "kernel|end to end" does without.')
     videos = read_videos(options)
     if not options.report_only:
         cells = list(list_cells(options))

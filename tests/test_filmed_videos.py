@@ -118,6 +118,20 @@ def test_recordings_of_a_list_are_groups(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "forzen"], "--only forzen is in the name of no variant; they are: kernel ridge"),
+        ([], '--backbone_name_or_path is missing; --only "kernel|end to end" does without.'),
+    ],
+)
+def test_mistakes_are_told(collection, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit):
+        filmed_videos.main([str(collection), "--output_dir", str(tmp_path), *options])
+
+    assert message in capsys.readouterr().err
+
+
 def test_equal_videos_have_one_size_and_rate_and_at_most_one_length(tmp_path):
     for name, num_frames, size, rate in (("a/long.mkv", 75, (64, 48), 25), ("b/short one.mp4", 8, (40, 80), 10)):
         (tmp_path / "all" / name).parent.mkdir(parents=True)
