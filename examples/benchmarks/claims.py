@@ -120,7 +120,7 @@ def read_torchvision(architecture: str, num_frames: int, size: int, num_views: i
 # Of two, those that begin with ImageNet-22k are the default.
 _SWIN = get_model_weights("swin3d_b").KINETICS400_V1
 MODELS = {
-    **{name: adopt(name) for name in PEERS},
+    **{name: adopt(name) for name, peer in PEERS.items() if peer.top1 is not None},
     "R(2+1)D-18": read_torchvision("r2plus1d_18", 16, 112, 5),
     "S3D": read_torchvision("s3d", 128, 224, 1),
     "MViTv2-S": read_torchvision("mvit_v2_s", 16, 224, 5),
