@@ -211,6 +211,10 @@ def test_state_of_something_else_is_refused():
     [state] = stream.state_dict()
     with pytest.raises(ValueError, match="holds 7 features per frame, but the backbone gives 32"):
         stream.load_state_dict([state | {"features": torch.zeros(0, 7)}])
+    grid = StreamingClassifier(make_model(frame_grid=2), PROCESSOR)
+    grid.push([make_pictures(1)[0]])
+    with pytest.raises(ValueError, match="holds 5 x 32 features per frame, but the backbone gives 32"):
+        stream.load_state_dict(grid.state_dict())
     with pytest.raises(ValueError, match="`num_frames` is 4"):
         full = StreamingClassifier(make_model(), PROCESSOR, num_frames=8)
         push_all(full, make_pictures(6))

@@ -98,7 +98,7 @@ class _Stream:
             and self.step > 0
             and held <= self.num_seen
             and (last == (None, None) if self.num_seen == 0 else all(map(torch.is_tensor, last)))
-            and (self.num_seen == 0 or (last[0].ndim == 3 and last[1].shape == feature_shape))
+            and (self.num_seen == 0 or (last[0].ndim == 3 and last[1].shape == self.features.shape[1:]))
         )
         if not is_whole:
             raise ValueError("The state of a stream is damaged: its parts do not fit together.")
