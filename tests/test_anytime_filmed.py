@@ -57,6 +57,12 @@ def test_fewer_frames():
     assert anytime_filmed.FewerFrames(5)(position_ids[:3], generator)[0].tolist() == [0, 1, 2]
 
 
+def test_a_missing_backbone_is_told(capsys):
+    with pytest.raises(SystemExit):
+        anytime_filmed.main(["words", "VIDEOS", "--output_dir", "RUN", "--variant", "VTN"])
+    assert "--backbone_name_or_path is missing" in capsys.readouterr().err
+
+
 def test_variants_without_training_are_not_offered(capsys):
     with pytest.raises(SystemExit):
         anytime_filmed.main(["words", "VIDEOS", "--output_dir", "RUN", "--variant", "kernel ridge on pixels"])

@@ -93,8 +93,10 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add_arguments(parser)
     options = parser.parse_args(argv)
-    record, videos = Record(options.output, options.name), read_videos(options)
     variant = replace(VARIANTS[options.variant], is_mirrored=False)
+    if not variant.is_end_to_end and options.backbone_name_or_path is None:
+        parser.error(f"--backbone_name_or_path is missing, which {options.variant!r} is not trained without.")
+    record, videos = Record(options.output, options.name), read_videos(options)
     if options.min_train_frames:
         variant = replace(variant, time=FewerFrames(options.min_train_frames))
     if not variant.is_end_to_end:
