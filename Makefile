@@ -15,7 +15,7 @@ WHEEL := .venv-wheel
 
 .PHONY: quickstart test test-slow test-floor test-latest conformance fuzz quality types style docs wheel clean
 
-quickstart: $(VENV)/.train
+quickstart: $(VENV)/.package
 	$(BIN)/python examples/quickstart.py
 
 # The tests keep to one thread each, so every core takes files of its own.
@@ -74,8 +74,8 @@ wheel: $(VENV)/.release
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.train: $(BIN)/python setup.py constraints.txt
-	$(BIN)/python -m pip install -e '.[train]'
+$(VENV)/.package: $(BIN)/python setup.py constraints.txt
+	$(BIN)/python -m pip install -e .
 	touch $@
 
 $(VENV)/.release: $(VENV)/.dev

@@ -1,8 +1,9 @@
 """
 The paper's ablations on videos that must be seen whole (`drawn_videos.event_videos`), as one grid that can be resumed.
 
-    make quickstart                 # trains the backbone, on short clips
     python examples/ablate.py       # computes features, trains whatever is not there yet, reports
+
+The backbone is that of a VTN trained on short clips (`examples/configs/motion_clips.yaml` says how).
 
 A cell of the grid is a task, a variant of the model and a seed. It trains on cached features of the frozen backbone
 and leaves OUTPUT_DIR/cells/<task>/<variant>/seed<n>: the model, its processors and result.json. A stopped run goes on
@@ -374,7 +375,7 @@ def list_cells(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
 def main():
     """Runs what is missing of the grid and reports what is there."""
     parser = argparse.ArgumentParser(description="Ablations of the temporal encoder on long videos.")
-    parser.add_argument("--backbone", default="runs/quickstart/model", help="a VTN, whose backbone to start from")
+    parser.add_argument("--backbone", default="runs/motion_clips", help="a VTN, whose backbone to start from")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"), help="everything that is made")
     parser.add_argument("--report_dir", type=Path, default=Path("docs/reports"), help="tables and figures")
     parser.add_argument("--tasks", nargs="+", choices=CLASS_NAMES, default=list(CLASS_NAMES))

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from drawn_videos import drawing, motion_clips
-from drawn_videos.motion_clips import CLASS_NAMES, TIME_REVERSED, draw_clip, write_motion_clips
+from drawn_videos.motion_clips import (
+    CLASS_NAMES,
+    SMALL_CLASS_NAMES,
+    TIME_REVERSED,
+    draw_clip,
+    write_motion_clips,
+    write_small_motion_clips,
+)
 
 
 NUM_TRAIN, NUM_VAL, SEED = 23, 10, 5
@@ -85,15 +92,29 @@ def corner_gain(frames):
     return np.hypot(*(gained - centre).T).mean() - np.hypot(*(lost - centre).T).mean()
 
 
+def area_gain(frames):
+    """How much more of the last frame than of the first one is object."""
+    mask = is_strong(contrast(frames))
+    return int(mask[-1].sum()) - int(mask[0].sum())
+
+
+def width_gain(frames):
+    """How much wider the objects of the last frame reach than those of the first one, in pixels."""
+    columns = [np.flatnonzero(mask.any(axis=0)) for mask in is_strong(contrast(frames))[[0, -1]]]
+    first, last = (np.ptp(each) for each in columns)
+    return last - first
+
+
 def test_classes_come_in_five_pairs():
-    assert len(CLASS_NAMES) == 10
-    assert list(CLASS_NAMES) == sorted(TIME_REVERSED)
+    assert {*CLASS_NAMES, *SMALL_CLASS_NAMES} == TIME_REVERSED.keys()
+    for names in (CLASS_NAMES, SMALL_CLASS_NAMES):
+        assert len(names) == 10 and {TIME_REVERSED[name] for name in names} == {*names}
     for class_name, partner in TIME_REVERSED.items():
         assert partner != class_name
         assert TIME_REVERSED[partner] == class_name
 
 
-@pytest.mark.parametrize("class_name", CLASS_NAMES)
+@pytest.mark.parametrize("class_name", TIME_REVERSED)
 def test_clip_is_a_small_colour_video(class_name):
     for seed in range(4):
         frames, frame_rate = draw(class_name, seed)
@@ -112,7 +133,7 @@ def test_clips_vary_in_everything():
     assert len({frame_rate for _, frame_rate in clips}) > 3
 
 
-@pytest.mark.parametrize("class_name", CLASS_NAMES)
+@pytest.mark.parametrize("class_name", TIME_REVERSED)
 def test_partner_is_the_same_scene_backwards(class_name):
     frames, frame_rate = draw(class_name, 11)
     partner_frames, partner_frame_rate = draw(TIME_REVERSED[class_name], 11)
@@ -128,6 +149,8 @@ def test_partner_is_the_same_scene_backwards(class_name):
         ("orbiting clockwise", clockwise_area),
         ("growing", growth),
         ("circle before square", corner_gain),
+        ("appearing", area_gain),
+        ("moving apart", width_gain),
     ],
 )
 def test_class_shows_the_motion_it_names(class_name, measure):
@@ -154,6 +177,16 @@ def test_folder_is_balanced(clips_root):
         assert sorted(counts) == list(CLASS_NAMES)
         assert sum(counts.values()) == total
         assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_small_clips_are_small(tmp_path):
+    root = write_small_motion_clips(tmp_path, num_train=10, num_val=0, num_workers=1)
+    for path in root.rglob("*.mp4"):
+        frames = decode(path)
+        assert 12 <= len(frames) <= 16 and frames.shape[1:] == (32, 32, 3)
+    assert {path.name for path in (root / "train").iterdir()} == {*SMALL_CLASS_NAMES}
+    with pytest.raises(FileExistsError):
+        write_motion_clips(root, 10, 0)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -11,7 +11,6 @@ from baselines import FrameAverageClassifier, LSTMClassifier
 from torch.testing import assert_close
 from transformers import TrainingArguments
 
-from drawn_videos.motion_clips import write_motion_clips
 from vtn_hf import VTNConfig, VTNVideoProcessor
 from vtn_hf.training.trainer import VTNTrainer
 
@@ -35,13 +34,10 @@ def test_baselines_train(model_class: type, tmp_path: Path):
         assert_close(trainer.model.eval()(pixels).logits, model.eval()(pixels).logits)
 
 
-def write_few_clips(root: Path, num_train: int, num_val: int, seed: int):
-    write_motion_clips(root, num_train // 90, num_val // 30, seed)
-
-
 @pytest.mark.slow
 def test_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(quickstart, "write_motion_clips", write_few_clips)
+    monkeypatch.setattr(quickstart, "NUM_TRAIN", 40)
+    monkeypatch.setattr(quickstart, "NUM_VAL", 20)
     with contextlib.chdir(tmp_path):
         quickstart.main()
     summary = json.loads((tmp_path / "runs/quickstart/summary.json").read_text())
