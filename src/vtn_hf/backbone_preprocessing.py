@@ -9,8 +9,10 @@ from .pixels_vtn import INTERPOLATION
 
 
 # What a VTN takes over from its backbone's preprocessor.
-_OF_BACKBONE = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "resample")
-_OF_BACKBONE += ("do_flip_channel_order",)
+_OF_BACKBONE = (
+    *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "resample"),
+    "do_flip_channel_order",
+)
 
 
 def read_backbone_preprocessing(backbone_name_or_path: str | os.PathLike) -> dict:

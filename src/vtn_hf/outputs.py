@@ -190,7 +190,7 @@ def _is_taken(path: Path) -> bool:
 
 
 def _check_distinct(outputs: list[str | Path]):
-    first = {}
+    first: dict[str, Path] = {}
     for output in outputs:
         real = Path(output).resolve()
         other = first.setdefault(str(real).casefold(), real)

@@ -53,7 +53,7 @@ class ResultFile:
         self.records = self._format.read(content)
         self._is_empty = not self.records
         self._path = path
-        self._file = None
+        self._file: io.FileIO | None = None
         if path.exists():
             self._open(content)
 

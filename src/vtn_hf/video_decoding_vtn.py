@@ -38,8 +38,8 @@ from .pixels_vtn import ChooseRegion, FrameConverter
 
 
 VideoSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | VideoSegment
-SampleIndices = Callable[[VideoMetadata], Sequence[int]]
-PlanRounds = Callable[[VideoMetadata], Sequence[Sequence[int]]]
+SampleIndices = Callable[["TimedVideoMetadata"], Sequence[int] | np.ndarray]
+PlanRounds = Callable[["TimedVideoMetadata"], Sequence[Sequence[int] | np.ndarray]]
 ConvertFrame = Callable[[np.ndarray], np.ndarray]
 
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"

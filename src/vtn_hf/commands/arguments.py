@@ -56,7 +56,7 @@ def positive(kind: type) -> Callable[[str], float]:
     return parse
 
 
-_SETTINGS = {
+_SETTINGS: dict[str, dict[str, Any]] = {
     "output_dir": {"type": Path},
     "output": {"type": Path},
     "overwrite": {"action": "store_true"},
@@ -73,7 +73,7 @@ _SETTINGS = {
 }
 
 
-def add_shared(parser: argparse.ArgumentParser, name: str, default_is: str | None = None, **settings):
+def add_shared(parser: argparse._ActionsContainer, name: str, default_is: str | None = None, **settings):
     """
     Adds an argument that other commands have too.
 
@@ -147,7 +147,7 @@ def parse_json(name: str, text: str) -> dict[str, Any]:
 
 def load_processor(model: str, num_frames: int | None, fps: float | None = None) -> VTNVideoProcessor:
     """The processor of a model, with what the arguments of these names override."""
-    overrides = {"num_frames": num_frames, "fps": fps}
+    overrides: dict[str, Any] = {"num_frames": num_frames, "fps": fps}
     return VTNVideoProcessor.from_pretrained(
         model, **{name: value for name, value in overrides.items() if value is not None}
     )

@@ -47,8 +47,10 @@ STOPS = {"certain": "certain", "time": "the time was up"}
 # FFmpeg's names of the containers of annotated copies.
 COPY_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 # Options that the scores depend on.
-SETTINGS = ("fps", "num_frames", "window", "stride", "repeat_threshold", "top_k", "int8", "engine", "dtype")
-SETTINGS += ("confidence", "max_seconds", "min_frames", "calibrated")
+SETTINGS = (
+    *("fps", "num_frames", "window", "stride", "repeat_threshold", "top_k", "int8", "engine", "dtype"),
+    *("confidence", "max_seconds", "min_frames", "calibrated"),
+)
 
 
 def plan_copies(target: Path | None, videos: list[str], folders: list[str]) -> dict[str, Path]:
@@ -87,8 +89,8 @@ def describe(path: str, result: VideoClassification, labels: dict[int, str], top
 def list_stretches(timeline: list[dict]) -> list[tuple[str, str]]:
     """From when to when a class is the best one, in words, and its name."""
     stretches = []
-    for label, parts in itertools.groupby(timeline, key=lambda part: part["scores"][0]["label"]):
-        parts = list(parts)
+    for label, group in itertools.groupby(timeline, key=lambda part: part["scores"][0]["label"]):
+        parts = list(group)
         start, end = parts[0]["start_sec"], parts[-1]["end_sec"]
         span = (
             f"frames {parts[0]['first_frame']} to {parts[-1]['last_frame']}"
@@ -211,7 +213,7 @@ class Classifier:
         if self._exact is not None:
             inputs = self.processor(video, num_frames=FRAMES_COMPARED, return_tensors="pt")
             change = measure_quantization(self._exact, self.model, inputs)
-            show(f"int8: {change} ({FRAMES_COMPARED} frames of {video})")
+            show(f"int8: {change} ({FRAMES_COMPARED} frames of {video!s})")
             self._exact = None
         return classify_video(
             self.model,

@@ -20,13 +20,13 @@ from ..data.class_names import escape_bytes
 USER_ERRORS = (ValueError, OSError, FloatingPointError, StrictDataclassError, yaml.YAMLError)
 
 
-def command(name: str) -> Callable[[Callable], Callable[[list[str] | None], int]]:
+def command(name: str) -> Callable[[Callable[[list[str] | None], int | None]], Callable[..., int]]:
     """
     Makes a function of the arguments the `main` of a command, which returns the exit status: that of the function; 2
     after an error that a user can mend, told in one line; 130 if it was stopped.
     """
 
-    def decorate(function: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:
+    def decorate(function: Callable[[list[str] | None], int | None]) -> Callable[..., int]:
         @functools.wraps(function)
         def main(argv: list[str] | None = None) -> int:
             try:

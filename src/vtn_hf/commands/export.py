@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForVideoClassification
@@ -29,7 +30,7 @@ EXAMPLE = [100, 70]
 COMPARED = ([20, 33], [1], [64], [7, 7, 3], [250])
 
 
-def make_inputs(model: VTNForVideoClassification, num_frames: list[int], side: int) -> dict[str, torch.Tensor]:
+def make_inputs(model: VTNForVideoClassification, num_frames: list[int], side: int) -> dict[str, Any]:
     """Random frames of `side` x `side` pixels, of as many videos as there are numbers of frames."""
     generator = torch.Generator().manual_seed(0)
     longest = max(num_frames)

@@ -31,24 +31,24 @@ BATCH_SIZE = 16
 MAX_EPOCHS = 100
 
 
-def scan(options: argparse.Namespace, table: Path) -> list[str]:
+def scan(options: argparse.Namespace, table: Path) -> list:
     return ["scan", "--data_dir", options.data_dir, "--output", table, *pass_on(options, "num_workers")]
 
 
-def split(options: argparse.Namespace, table: Path, lists: Path) -> list[str]:
+def split(options: argparse.Namespace, table: Path, lists: Path) -> list:
     given = pass_on(options, "val_share", "val_group", "class_names")
     names = ["--data_dir", options.data_dir, "--scan_table", table, "--output_dir", lists]
     return ["split", *names, "--val_seed", options.seed, *given]
 
 
-def extract(options: argparse.Namespace, data_dir: Path, table: Path, features: Path) -> list[str]:
+def extract(options: argparse.Namespace, data_dir: Path, table: Path, features: Path) -> list:
     given = pass_on(
         options, "backbone_name_or_path", "num_frames", "fps", "device", "num_workers", "class_names", "overwrite"
     )
     return ["extract", "--data_dir", data_dir, "--scan_table", table, "--output_dir", features, *given]
 
 
-def train(options: argparse.Namespace, features: Path) -> list[str]:
+def train(options: argparse.Namespace, features: Path) -> list:
     num_videos = len(CacheIndex.load(features).splits["train"])
     num_epochs = min(max(math.ceil(MIN_STEPS / math.ceil(num_videos / BATCH_SIZE)), 10), MAX_EPOCHS)
     best = ["--load_best_model_at_end", "--save_strategy", "steps", "--save_steps", 0.05, "--early_stopping", 10]

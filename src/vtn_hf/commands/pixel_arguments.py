@@ -1,6 +1,7 @@
 """What becomes of the pictures of a video: the arguments that training and extraction share, and what they ask for."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from .. import VTNVideoProcessor
 from ..data.augmentation import ClipAugmentation
@@ -47,7 +48,7 @@ class PixelArguments:
 
     def make_processor(self, model: str | None, backbone: str | None) -> VTNVideoProcessor:
         """The processor of a model, or of an image model, or the default one, with what the arguments override."""
-        overrides = {"num_frames": self.num_frames or 250}
+        overrides: dict[str, Any] = {"num_frames": self.num_frames or 250}
         if self.fps is not None:
             overrides["fps"] = self.fps
         if self.resize_to is not None:

@@ -67,7 +67,7 @@ def prepare_video(paths: tuple[Path, Path], short_side: int, key_frame_distance:
             if stream is None:
                 rate = Fraction(found[0].fps or 25).limit_denominator(1001)
                 stream = container.add_stream("libx264", rate=rate, options=options)
-                stream.height, stream.width = _fit(*picture.shape[:2], short_side)
+                stream.height, stream.width = _fit(picture.shape[0], picture.shape[1], short_side)
                 stream.pix_fmt = "yuv420p"
                 stream.thread_count = 1
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
@@ -79,7 +79,8 @@ def prepare_video(paths: tuple[Path, Path], short_side: int, key_frame_distance:
 def _fit(height: int, width: int, short_side: int) -> tuple[int, int]:
     """The size with the given short side, in even numbers, as 4:2:0 pictures need them."""
     scale = min(1, short_side / min(height, width))
-    return tuple(max(2, 2 * round(side * scale / 2)) for side in (height, width))
+    height, width = (max(2, 2 * round(side * scale / 2)) for side in (height, width))
+    return height, width
 
 
 def prepare_videos(
@@ -122,7 +123,7 @@ def prepare_videos(
             crf=crf,
             limits=DecodeLimits(max_decode_sec=time_limit_sec),
         )
-        results = map_files(prepare, to_do, num_workers or os.cpu_count(), time_limit_sec + 10)
+        results = map_files(prepare, to_do, num_workers or os.cpu_count() or 1, time_limit_sec + 10)
         try:
             return _list_failures(tqdm(results, total=len(to_do), unit="video"), target_root / "failed.csv")
         finally:

@@ -35,8 +35,8 @@ def scan(root: Path, table: Path, num_workers: int, time_limit_sec: float, memor
         found = " ".join(passed_over.describe(root))
         raise FileNotFoundError(f"{root} holds no file with one of the endings {endings}. {found}")
     check_outputs([table], [root, *paths], overwrite=True)
-    videos = scan_videos(paths, table, num_workers, time_limit_sec, memory_limit_gib)
-    videos = list(tqdm(videos, total=len(paths), unit="file"))
+    scanned = scan_videos(paths, table, num_workers, time_limit_sec, memory_limit_gib)
+    videos = list(tqdm(scanned, total=len(paths), unit="file"))
     splits, labels = find_places(root, videos)
     parts = [describe_coverage(videos), describe_duplicates(videos, splits), describe_classes(labels)]
     print("\n".join([*passed_over.describe(root), *parts]))

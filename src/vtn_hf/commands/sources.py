@@ -19,7 +19,7 @@ def find_sources(sources: list[str]) -> tuple[dict[str, VideoSource], list[str]]
     """
     lists = [source for source in sources if source.lower().endswith(".csv") and Path(source).is_file()]
     videos, folders = find_videos([source for source in sources if source not in lists])
-    found = dict(zip(videos, videos, strict=True))
+    found: dict[str, VideoSource] = dict(zip(videos, videos, strict=True))
     for file in lists:
         found |= read_sources(Path(file))
     return found, folders
@@ -35,7 +35,8 @@ def find_videos(sources: list[str]) -> tuple[list[str], list[str]]:
     Raises:
         FileNotFoundError: If a source is not there or holds no videos.
     """
-    videos, folders = {}, []
+    videos: dict[str, str] = {}
+    folders = []
     for source in sources:
         if Path(source).is_dir():
             folders.append(source)

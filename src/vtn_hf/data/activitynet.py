@@ -48,8 +48,8 @@ def list_activitynet(root: Path) -> Listing:
         raise ValueError(f"{root} has no annotated segments. {' '.join(listing.notes)}")
     find, is_multi_label = VideoFinder(root), any(len({*each}) > 1 for each in labels.values())
     for (split, file_name, name, segment), found in labels.items():
-        label = [*dict.fromkeys(found)] if is_multi_label else found[0]
-        row = Row(find(name), label, escape_bytes(name), f"{file_name}: {name}", None, *segment)
+        classes: str | list = [*dict.fromkeys(found)] if is_multi_label else found[0]
+        row = Row(find(name), classes, escape_bytes(name), f"{file_name}: {name}", None, *segment)
         row.where = name_segment(row.where, *segment)
         listing.rows.setdefault(split, []).append(row)
     listing.found = sorted({label for found in labels.values() for label in found})

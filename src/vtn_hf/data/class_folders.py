@@ -65,7 +65,7 @@ def list_class_folders(root: Path) -> Listing:
 
 
 def _read_folder(path: Path, passed_over: PassedOver) -> _Folder:
-    videos = {"": []} | {name: [] for name in list_folders(path)}
+    videos: dict[str, list[Path]] = {name: [] for name in ("", *list_folders(path))}
     for video in find_videos(path, passed_over):
         parts = video.relative_to(path).parts
         videos[parts[0] if len(parts) > 1 else ""].append(video)
@@ -99,7 +99,8 @@ def _find_classes_in_splits(root: Path, folders: dict[str, _Folder], notes: list
             f"{root}: {len(stray):,} video(s) of a split are in no class folder, so that their class is not known "
             f"({name_some(stray, root=root)}). Move them to SPLIT/CLASS/VIDEO, or out of {root}."
         )
-    classes, spelt = {}, {}
+    classes: dict[str, dict] = {}
+    spelt: dict[str, str] = {}
     for name, folder in folders.items():
         split = find_split(name) or escape_bytes(name)
         if find_split(name) is None and not folder.has_class_folders:

@@ -1,6 +1,7 @@
 """From rows of a `datasets.Dataset` to batches: videos are decoded in the worker that uses them."""
 
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -158,7 +159,7 @@ class ClipTransform:
             # Whole frames, so that the video is decoded once.
             whole = replace(bare, do_resize=False, do_center_crop=False)
             clips = self._load_together(source, num_frames, generators, whole)
-            take = self.augmentation
+            take: Callable[[torch.Tensor, np.random.Generator], torch.Tensor] = self.augmentation
         else:
             # Only the part of each frame that a clip is to show.
             clips = []
@@ -220,7 +221,7 @@ class ClipTransform:
             example["pixel_values"], example["labels"] = clip, target
 
 
-def _hide(label: int | torch.Tensor) -> int | torch.Tensor:
+def _hide(label: int | float | torch.Tensor) -> int | torch.Tensor:
     """The label of a video that takes no part."""
     return NO_LABEL if isinstance(label, int) else torch.full_like(torch.as_tensor(label), NO_LABEL)
 

@@ -179,7 +179,7 @@ def read_collection(
     counts = {
         split: Counter(names[label] for row in rows for label in row.labels) for split, rows in listing.rows.items()
     }
-    num_videos = {split: len(rows) for split, rows in listing.rows.items()}
+    num_videos: dict[str, int | None] = {split: len(rows) for split, rows in listing.rows.items()}
     bad = {split: listing.bad[split] for split in {**listing.rows, **listing.bad}}
     return Collection(
         listing.root, videos, names, is_given, is_multi_label, num_videos, counts, missing, bad, listing.notes

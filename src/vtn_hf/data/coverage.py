@@ -72,7 +72,7 @@ def report_coverage(num_videos: int | None, missing: list[str], damaged: list[di
     return {
         "annotated": annotated,
         "used": used,
-        "coverage": used / annotated if annotated else None,
+        "coverage": used / annotated if used is not None and annotated else None,
         "missing": missing,
         "damaged": damaged,
     }

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from itertools import islice
 from multiprocessing.context import BaseContext
@@ -22,7 +22,7 @@ def map_files(
     num_workers: int,
     time_limit_sec: float,
     memory_limit_gib: float | None = 4,
-) -> Iterator[tuple[Any, Any]]:
+) -> Generator[tuple[Any, Any]]:
     """
     Calls a function on each item in one of several processes.
 

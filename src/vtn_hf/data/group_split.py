@@ -112,8 +112,8 @@ class _Assignment:
             gains = ((2 * self._missing - counts[group]) * counts[group] / shares[:, None]).sum(axis=1)
             self._put(group, int(gains.argmax()))
         for split in set(range(len(shares))) - {*self._splits.tolist()}:
-            fullest = np.bincount(self._splits).argmax()
-            smallest = min(np.flatnonzero(self._splits == fullest), key=lambda group: counts[group, -1])
+            fullest = int(np.bincount(self._splits).argmax())
+            smallest = min(np.flatnonzero(self._splits == fullest).tolist(), key=lambda group: counts[group, -1])
             self._put(smallest, fullest, sign=-1)
             self._put(smallest, split)
 

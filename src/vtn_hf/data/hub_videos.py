@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from datasets import (
     ClassLabel,
@@ -28,7 +28,7 @@ from .listing import is_video_name
 from .splits import find_split, hold_out
 
 
-Rows = Dataset | IterableDataset
+Rows: TypeAlias = Dataset | IterableDataset
 
 
 def read_dataset(
@@ -70,7 +70,8 @@ def read_dataset(
         _hold_out_val(videos, name, val_share, val_seed, val_group, notes)
     label = List(ClassLabel(names=names)) if is_multi_label else ClassLabel(names=names)
     features = Features({"video": Video(decode=False), "label": label, "name": Value("string")})
-    counts, num_videos, numbered = {}, {}, {}
+    counts, numbered = {}, {}
+    num_videos: dict[str, int | None] = {}
     for split, rows in videos.items():
         find_numbers = partial(_find_numbers, feature=rows.features["label"], names=names, name=name)
         if isinstance(rows, IterableDataset):
@@ -82,7 +83,7 @@ def read_dataset(
             counts[split] = Counter(names[number] for each in numbers for number in each)
     is_stream = any(isinstance(rows, IterableDataset) for rows in numbered.values())
     numbered = IterableDatasetDict(numbered) if is_stream else DatasetDict(numbered)
-    nothing = {split: [] for split in numbered}, {split: {} for split in numbered}
+    nothing: tuple[dict, dict] = {split: [] for split in numbered}, {split: {} for split in numbered}
     return Collection(
         Path(name), numbered, names, class_names is not None, is_multi_label, num_videos, counts, *nothing, notes
     )

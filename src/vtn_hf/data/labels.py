@@ -1,6 +1,7 @@
 """Which classes a collection has, and which label each of its videos has."""
 
 from collections import defaultdict
+from typing import Any
 
 from .class_names import (
     CLASS_NAMES_FILE,
@@ -60,7 +61,8 @@ def resolve_labels(listing: Listing, class_names: list[str]):
         ValueError: If a row is of a class that is none of them.
     """
     find_label = make_label_lookup(tuple(class_names))
-    unknown, spellings = {}, defaultdict(set)
+    unknown: dict[str | int, str] = {}
+    spellings: dict[int, set[str]] = defaultdict(set)
     for rows in listing.rows.values():
         for row in rows:
             for label in row.labels:
@@ -68,8 +70,9 @@ def resolve_labels(listing: Listing, class_names: list[str]):
                 if number is None or not 0 <= number < len(class_names):
                     unknown.setdefault(label, row.where)
                 spellings[number].add(str(label))
-            labels = dict.fromkeys(label if isinstance(label, int) else find_label(label) for label in row.labels)
-            row.label = sorted(labels) if isinstance(row.label, list) else next(iter(labels))
+            numbers = (label if isinstance(label, int) else find_label(label) for label in row.labels)
+            distinct: dict[Any, None] = dict.fromkeys(numbers)
+            row.label = sorted(distinct) if isinstance(row.label, list) else next(iter(distinct))
     if unknown:
         _refuse_unknown(listing, class_names, unknown)
     listing.notes += [
@@ -90,5 +93,6 @@ def _refuse_unknown(listing: Listing, class_names: list[str], unknown: dict[str 
         )
     raise ValueError(
         f"{root} has {listing.subject} that are none of the {number} classes: "
-        f"{describe_unknown(unknown, class_names)} (the first at {where}). The classes are {name_some(class_names)}."
+        f"{describe_unknown(map(str, unknown), class_names)} (the first at {where}). "
+        f"The classes are {name_some(class_names)}."
     )

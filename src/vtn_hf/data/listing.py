@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from .class_names import escape_bytes
@@ -62,8 +63,8 @@ class Row:
         return self.start_sec, self.end_sec
 
     @property
-    def labels(self) -> list[str | int]:
-        """The classes, also where there is one."""
+    def labels(self) -> list[Any]:
+        """The classes, also where there is one: names, or numbers once they are known."""
         return self.label if isinstance(self.label, list) else [self.label]
 
 
@@ -108,8 +109,8 @@ class PassedOver:
     """Counts the files of a collection that are no videos, and says which they are."""
 
     def __init__(self):
-        self._examples = defaultdict(list)
-        self._counts = Counter()
+        self._examples: dict[str, list[Path]] = defaultdict(list)
+        self._counts: Counter[str] = Counter()
 
     def add(self, path: Path, kind: str):
         """Notes a file or folder, by what it is."""

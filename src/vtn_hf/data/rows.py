@@ -5,7 +5,7 @@ import math
 import os
 import re
 from functools import cached_property
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import fsspec
 import numpy as np
@@ -74,7 +74,7 @@ def find_source(
         source = video.get("path") if video.get("bytes") is None else video["bytes"]
     if isinstance(source, str):
         if re.match(r"(?!https?:|file:)[a-z][a-z0-9+.-]*://", source):
-            return FetchedFile(source)
+            return cast(BinaryIO, FetchedFile(source))
         file = find_file(source) if source.startswith("file://") else source
         return os.path.expanduser(file) if file.startswith("~") and not os.path.exists(file) else file
     if isinstance(source, (os.PathLike, bytes, bytearray, memoryview)) or hasattr(source, "read"):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -85,7 +86,8 @@ def scan_video(path: str, limits: DecodeLimits | None = None) -> ScannedVideo:
         video = replace(_begin(path), sha256=hash_video(path))
     except OSError as error:
         return replace(_begin(path), reason=str(error), final=False)
-    found, size, num_frames, pictures = [], None, 0, []
+    found: list = []
+    size, num_frames, pictures = (0, 0), 0, []
 
     def take_all(metadata) -> range:
         found[:] = [metadata]
@@ -94,7 +96,7 @@ def scan_video(path: str, limits: DecodeLimits | None = None) -> ScannedVideo:
     start = time.monotonic()
     try:
         for frame in iter_video_frames(path, take_all, limits=limits):
-            size = frame.shape
+            size = frame.shape[:2]
             # In a short video a frame is several of the moments.
             pictures += [shrink(frame)] * choose_moments(found[0].total_num_frames).count(num_frames)
             num_frames += 1
@@ -328,7 +330,7 @@ def _parse(row: dict[str, str]) -> ScannedVideo:
         ("fps", "duration_sec"),
         ("ok", "final"),
     )
-    values = {}
+    values: dict[str, Any] = {}
     for name, text in row.items():
         if name in texts:
             values[name] = text
@@ -342,7 +344,7 @@ def _parse(row: dict[str, str]) -> ScannedVideo:
 def _read_rotation(path: str) -> int:
     with (
         open(path, "rb") as file,
-        av.open(file, metadata_errors="replace", options={"protocol_whitelist": "none"}) as video,
+        av.open(file, "r", metadata_errors="replace", options={"protocol_whitelist": "none"}) as video,
     ):
-        frame = next(video.decode(video.streams.best("video")))
+        frame: Any = next(video.decode(video.streams.best("video")))
         return int(np.round(frame.rotation)) % 360

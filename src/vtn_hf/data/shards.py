@@ -6,6 +6,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .class_names import clean_name, escape_bytes
 from .listing import Listing, Row, is_video_name
@@ -37,7 +38,7 @@ def list_shards(root: Path) -> Listing:
     """
     listing = Listing(root, {}, None, "labels")
     shards = find_shards(root)
-    fields = set()
+    fields: set[str] = set()
     for path in shards:
         split = _name_split(path, root)
         rows, bad = listing.rows.setdefault(split, []), listing.bad[split]
@@ -125,7 +126,7 @@ def _read_members(path: Path, notes: list[str]) -> Iterator[tuple[tarfile.TarFil
         raise ValueError(f"cannot be read: {error}") from error
 
 
-def _read_sample(sample: dict[str, str | bytes]) -> tuple[str, str | int]:
+def _read_sample(sample: dict[str, Any]) -> tuple[str, str | int]:
     """
     Place and class of a video.
 

@@ -64,7 +64,8 @@ def hold_out(groups: Sequence[str], labels: Sequence[Sequence[Hashable]], share:
     draws = {group: _draw(group, seed) for group in groups}
     if len(draws) < 2:
         raise ValueError(f"A share of {share} cannot be held out of {len(groups)} videos in {len(draws)} group(s).")
-    groups_of, classes_of = defaultdict(set), defaultdict(set)
+    groups_of: dict[Hashable, set] = defaultdict(set)
+    classes_of: dict[Hashable, set] = defaultdict(set)
     for group, classes in zip(groups, labels, strict=True):
         classes_of[group].update(classes)
         for label in classes:
@@ -75,13 +76,13 @@ def hold_out(groups: Sequence[str], labels: Sequence[Sequence[Hashable]], share:
         return all(len(groups_of[label] - chosen) > 1 for label in classes_of[group])
 
     # The smallest classes first: they have the least choice.
-    shown = sorted(groups_of.values(), key=lambda each: (len(each), min(map(draws.get, each))))
+    shown = sorted(groups_of.values(), key=lambda each: (len(each), min(draws[group] for group in each)))
     for each in shown:
         if share * len(each) >= 0.5 and not each & chosen and (spare := list(filter(can_go, each))):
-            chosen.add(min(spare, key=draws.get))
+            chosen.add(min(spare, key=draws.__getitem__))
     for each in shown:
         if each <= chosen:
-            chosen.discard(max(each, key=draws.get))
+            chosen.discard(max(each, key=draws.__getitem__))
     return [group in chosen for group in groups]
 
 

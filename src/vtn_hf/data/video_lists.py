@@ -51,7 +51,8 @@ def list_csv(root: Path, group_column: str | None = None) -> Listing:
     Raises:
         ValueError: If a line cannot be understood, or the files are of different kinds.
     """
-    tables, notes, spelt, find = {}, [], {}, VideoFinder(root)
+    tables, notes, find = {}, [], VideoFinder(root)
+    spelt: dict[str, str] = {}
     for file in sorted(root.glob("*.csv")):
         split = find_split(file.stem) or escape_bytes(file.stem)
         if find_split(file.stem) is None and not _is_list(file):
@@ -232,8 +233,8 @@ def _read_line(file: Path, number: int, line: dict, kind: str, group_column: str
         raise ValueError(f"{file}:{number}: expected a video and its {kind}, got {line}.")
     group = line.get(group_column)
     label = names if kind == "labels" else names[0]
-    texts = [next(filter(None, (line.get(name) for name in names)), "") for names in _SEGMENT_COLUMNS]
-    segment = read_segment(*texts, f"{file}:{number}")
+    start, end = (next(filter(None, (line.get(name) for name in names)), "") for names in _SEGMENT_COLUMNS)
+    segment = read_segment(start, end, f"{file}:{number}")
     path = make_path(video, file.parent) if segment == (None, None) else find(video)
     return Row(path, label, escape_bytes(video), where, group, *segment)
 
@@ -264,14 +265,14 @@ def read_segment(start: str | float, end: str | float, where: str) -> tuple[floa
         ValueError: If they are none; names `where`.
     """
     try:
-        segment = tuple(float(text) if str(text).strip() else None for text in (start, end))
-        VideoSegment(where, *segment)
+        start_sec, end_sec = (float(text) if str(text).strip() else None for text in (start, end))
+        VideoSegment(where, start_sec, end_sec)
     except ValueError:
         raise ValueError(
             f"{where}: start and end of a segment must be seconds from 0 on, the end behind the start, got {start!r} "
             f"and {end!r}."
         ) from None
-    return segment
+    return start_sec, end_sec
 
 
 def _is_segment(fields: list[str]) -> bool:
@@ -291,8 +292,8 @@ def _read_segments(file: Path, find: VideoFinder) -> _Table:
     rows = []
     for number, (video, start, end, label) in lines:
         segment = read_segment(start, end, f"{file}:{number}")
-        label, video = int(label) if has_numbers else clean_name(label), video.strip()
-        rows.append(Row(find(video), label, escape_bytes(video), f"{file.name}:{number}", None, *segment))
+        video, found = video.strip(), int(label) if has_numbers else clean_name(label)
+        rows.append(Row(find(video), found, escape_bytes(video), f"{file.name}:{number}", None, *segment))
     return _Table("path label" if has_numbers else "label", rows, [])
 
 

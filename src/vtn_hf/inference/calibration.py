@@ -4,6 +4,7 @@ a few frames suffice, and how few are worth a look. All are kept in the configur
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """
     logits = logits.double()
     if labels.ndim == 2:
-        labels, loss = labels.double(), nn.functional.binary_cross_entropy_with_logits
+        labels = labels.double()
+        loss: Callable[..., torch.Tensor] = nn.functional.binary_cross_entropy_with_logits
     else:
         loss = nn.functional.cross_entropy
     found = minimize_scalar(

@@ -71,9 +71,9 @@ class MultiView:
             source, lambda metadata: np.unique(self.sample(metadata)), whole, processor.limits
         )
         clips = self.sample(metadata)
-        crop, size = replace(pixels, do_resize=False), pictures.shape[-2:]
+        crop, (height, width) = replace(pixels, do_resize=False), pictures.shape[-2:]
         places = [0.5] if self.num_crops == 1 else np.linspace(0, 1, self.num_crops)
-        crops = [crop.take(pictures, crop.view(*size, position)) for position in places]
+        crops = [crop.take(pictures, crop.view(height, width, position)) for position in places]
         return {
             "pixel_values": pixels.normalize(torch.stack(crops)),
             "frames": torch.from_numpy(np.searchsorted(metadata.frames_indices, clips)),

@@ -36,9 +36,9 @@ class RepeatFinder:
         it is new.
         """
         # Equal pictures have equal digests; two different pictures with equal ones are not known to exist.
-        digest = hashlib.blake2b(repr(picture.shape).encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(picture.numpy()))
-        digest = digest.digest()
+        content = hashlib.blake2b(repr(picture.shape).encode(), digest_size=16)
+        content.update(np.ascontiguousarray(picture.numpy()).data)
+        digest = content.digest()
         number = self._numbers.get(digest)
         is_new = number is None and not self._is_near_last(picture)
         if is_new:

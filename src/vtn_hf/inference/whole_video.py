@@ -150,13 +150,13 @@ def make_timeline(
     stride = max(window // 2, 1) if stride is None else stride
     if window < 1 or stride < 1:
         raise ValueError(f"`window` and `stride` must be positive, got {window} and {stride}.")
-    starts = list(range(0, total - window, stride)) + [total - window]
-    scores = to_scores(model, _classify_windows(model, video, starts, window), calibrated)
+    window_starts = list(range(0, total - window, stride)) + [total - window]
+    scores = to_scores(model, _classify_windows(model, video, window_starts, window), calibrated)
     # Half way between the middles of two windows is half way between their starts, half a window later.
-    borders = [0, *((a + b + window) // 2 for a, b in zip(starts[:-1], starts[1:], strict=True)), total]
-    numbers, starts = video.frame_numbers.tolist(), video.starts
+    borders = [0, *((a + b + window) // 2 for a, b in zip(window_starts[:-1], window_starts[1:], strict=True)), total]
+    numbers = video.frame_numbers.tolist()
     ends = [numbers[border] if border < total else numbers[-1] + 1 for border in borders]
-    seconds = [starts[border] for border in borders]
+    seconds = [video.starts[border] for border in borders]
     return [
         Segment(ends[i], ends[i + 1] - 1, seconds[i], seconds[i + 1], window_scores)
         for i, window_scores in enumerate(scores)

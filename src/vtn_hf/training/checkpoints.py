@@ -56,7 +56,7 @@ def read_weights(folder: str | os.PathLike) -> dict[str, torch.Tensor]:
     Raises:
         FileNotFoundError, ValueError: As there, and if a file is damaged.
     """
-    weights = {}
+    weights: dict[str, torch.Tensor] = {}
     for path in find_weights(folder):
         with _naming(path):
             if path.suffix == ".safetensors":
