@@ -1,5 +1,6 @@
 """A segment of a long file is, for everyone who reads it, what the same seconds cut out without loss are."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -343,3 +344,16 @@ def test_damage_elsewhere_costs_nothing(tmp_path):
     assert np.array_equal(decode_video(VideoSegment(str(path), 26.0, 28.0))[0], frames[260:280])
     with pytest.raises(VideoDecodeError):
         decode_video(VideoSegment(str(path), 13.0, 17.0))
+
+
+@pytest.mark.slow
+def test_benchmark(tmp_path, monkeypatch):
+    """The file that is repeated, and not encoded anew, has segments everywhere."""
+    path = Path(__file__).parent.parent / "examples/benchmarks/segments.py"
+    spec = importlib.util.spec_from_file_location("segments", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    monkeypatch.setattr(benchmark, "LENGTHS", {"minute": 1, "hour": 2})
+    assert benchmark.main(["--output", str(tmp_path / "segments.json"), "--num_segments", "2"]) == 0
+    rows = json.loads((tmp_path / "segments.json").read_text())["rows"]
+    assert [row["container"] for row in rows] == ["mp4", "mkv", "ts"] * 2 and all(row["ratio"] > 0 for row in rows)
