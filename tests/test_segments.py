@@ -189,6 +189,9 @@ def test_numbers_of_classes(tmp_path):
     make_files(tmp_path, "a.mp4")
     (tmp_path / "train.csv").write_text("a,0,1,2\na,1,2,0\n")
     assert read_back(read_collection(tmp_path, ["x", "y", "z"])) == {"a#t=0,1": "z", "a#t=1,2": "x"}
+    (tmp_path / "train.csv").write_text("a,,1,2\na,1.5,,0\na,.5,1.,1\n")
+    names = {"a#t=,1": "z", "a#t=1.5": "x", "a#t=0.5,1": "y"}
+    assert read_back(read_collection(tmp_path, ["x", "y", "z"])) == names
 
 
 @pytest.mark.parametrize(
@@ -199,6 +202,9 @@ def test_numbers_of_classes(tmp_path):
         ("a,1,2,run\na,1,2\n", "train.csv:2: expected a video, start, end and label"),
         ("a,1,2,run\na,4,2,run\n", "train.csv:2: start and end"),
         ("a,1,2,run\na,1,2,walk\n", "train.csv:1 and train.csv:2 are the same file, but of different classes"),
+        ("a,1,2,run\na,1.0001,2.0,walk\n", "train.csv:1 and train.csv:2 are the same file, but of different classes"),
+        ("a,-1,2,run\n", "train.csv:1: start and end of a segment must be seconds from 0 on"),
+        ("video,label,start,start\na.mp4,run,1,2\n", "train.csv:1: there are several columns start"),
     ],
 )
 def test_bad_lists(tmp_path, content, message):

@@ -85,7 +85,7 @@ def test_pyslowfast_csv(root):
     assert read_collection(root).class_names == ["0", "1", "2"]
     with pytest.raises(ValueError, match="labels up to 2, but there are only 2 classes.*train.csv:1"):
         read_collection(root, ["x", "y"])
-    (root / "val.csv").write_text("c.mp4 1\n\n")
+    (root / "val.csv").write_text("c.mp4 1\nc.mp4\n")
     with pytest.raises(ValueError, match="val.csv:2: expected a path and the number of a class"):
         read_collection(root)
 
@@ -216,4 +216,24 @@ def test_two_lists_of_one_split(root):
     for name in ("val.csv", "valid.csv"):
         (root / name).write_text("video,label\na.mp4,a\n")
     with pytest.raises(ValueError, match="holds both val.csv and valid.csv, which mean one split"):
+        read_collection(root)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [("video,label,Label", "several columns label"), ("video,label,labels", "both columns, label and labels")],
+)
+def test_columns_of_which_one_would_be_lost(root, header, message):
+    make_files(root, "a.mp4")
+    (root / "train.csv").write_text(f"{header}\na.mp4,run,walk\n")
+    with pytest.raises(ValueError, match=f"train.csv:1: there are {message}"):
+        read_collection(root)
+
+
+def test_empty_lines_and_impossible_numbers(root):
+    make_files(root, "a.mp4", "b.mp4")
+    (root / "train.csv").write_text("a.mp4 0\n\nb.mp4 1\n  \n")
+    assert read_back(read_collection(root)) == {"a.mp4": "0", "b.mp4": "1"}
+    (root / "train.csv").write_text("a.mp4 0\nb.mp4 20260101\n")
+    with pytest.raises(ValueError, match="has the label 20260101, which would make 20,260,102 classes"):
         read_collection(root)

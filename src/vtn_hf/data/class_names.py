@@ -13,6 +13,7 @@ from pathlib import Path
 
 CLASS_NAMES_FILE = "classes.txt"
 KINETICS_SIZES = (400, 600, 700)
+_MAX_NUMBERED_CLASSES = 1_000_000
 
 
 def read_kinetics_labels(num_classes: int) -> list[str]:
@@ -81,6 +82,26 @@ def check_class_names(names: list[str], source: str):
             raise ValueError(
                 f"{source}: class names must differ, but the labels {first} and {label} are both {name!r}."
             )
+
+
+def name_by_numbers(labels: Iterable[int], source: str) -> list[str]:
+    """
+    The names of classes that have none: their numbers, from 0 on.
+
+    Args:
+        labels (`Iterable[int]`): The numbers that occur.
+        source (`str`): Where they are from, for the message.
+
+    Raises:
+        ValueError: If a number is so large that it cannot be that of a class.
+    """
+    largest = max(labels, default=-1)
+    if largest >= _MAX_NUMBERED_CLASSES:
+        raise ValueError(
+            f"{source} has the label {largest}, which would make {largest + 1:,} classes; up to "
+            f"{_MAX_NUMBERED_CLASSES:,} can be numbered."
+        )
+    return [str(number) for number in range(largest + 1)]
 
 
 def read_text(file: Path) -> str:

@@ -22,7 +22,7 @@ from datasets import (
     load_dataset_builder,
 )
 
-from .class_names import clean_name, describe_unknown, make_label_lookup
+from .class_names import clean_name, describe_unknown, make_label_lookup, name_by_numbers
 from .collection import Collection
 from .listing import is_video_name
 from .splits import find_split, hold_out
@@ -160,7 +160,7 @@ def _find_class_names(videos: dict[str, Rows], name: str) -> list[str]:
     if found and all(isinstance(label, str) for label in found):
         return sorted({clean_name(label) for label in found})
     if found and all(isinstance(label, int) and label >= 0 for label in found):
-        return [str(number) for number in range(max(found) + 1)]
+        return name_by_numbers(found, name)
     unknown = describe_unknown(map(str, found), [])
     raise ValueError(f"The labels of {name} must be names or numbers from 0 on, got {unknown}.")
 

@@ -3,6 +3,7 @@
 import csv
 import functools
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from ..frame_sampling_vtn import VideoSegment
 from ..video_decoding_vtn import VideoSource
-from .class_names import clean_name, escape_bytes, read_text
+from .class_names import clean_name, escape_bytes, name_by_numbers, read_text
 from .listing import Listing, PassedOver, Row, find_file, find_videos, make_path, name_some
 from .rows import find_source
 from .splits import find_split
@@ -66,10 +67,8 @@ def list_csv(root: Path, group_column: str | None = None) -> Listing:
         raise ValueError(f"The csv files of {root} are of different kinds: {kinds}.")
     rows = {split: table.rows for split, table in tables.items()}
     labels = {label for split in rows.values() for row in split for label in row.labels}
-    if set(kinds.values()) == {"path label"}:
-        found = [str(number) for number in range(max(labels, default=-1) + 1)]
-    else:
-        found = sorted(labels)
+    has_numbers = set(kinds.values()) == {"path label"}
+    found = name_by_numbers(labels, str(root)) if has_numbers else sorted(labels)
     columns = sorted({column for table in tables.values() for column in table.columns})
     return Listing(root, rows, found, "labels", columns=columns, notes=notes)
 
@@ -169,6 +168,9 @@ def _open_table(file: Path) -> _Reader:
     separator = max(",;\t", key=first_line.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     columns = [column.strip().lower() for column in reader.fieldnames or ()]
+    for column in ("video", "label", "labels", *itertools.chain(*_SEGMENT_COLUMNS)):
+        if columns.count(column) > 1:
+            raise ValueError(f"{file}:1: there are several columns {column}: {', '.join(columns)}.")
     reader.fieldnames = columns
     return _Reader(file, columns, reader)
 
@@ -207,16 +209,17 @@ def _read_csv(file: Path, group_column: str | None, find: VideoFinder) -> _Table
     table = _open_table(file)
     if _is_segment(table.columns):
         return _read_segments(file, find)
-    kind = next((column for column in ("label", "labels") if column in table.columns), None)
+    kinds = [column for column in ("label", "labels") if column in table.columns]
+    if "video" in table.columns and len(kinds) == 2:
+        raise ValueError(f"{file}:1: there are both columns, label and labels; leave one of them out.")
+    kind = next(iter(kinds), None)
     if "video" in table.columns and kind is not None:
         rows = [_read_line(file, number, line, kind, group_column, find) for number, line in table]
         return _Table(kind, rows, table.columns)
     if "video" in table.columns or kind is not None:
         raise ValueError(f"{file}:1: expected the columns video, and label or labels, got {', '.join(table.columns)}.")
-    lines = read_text(file).split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return _Table("path label", [_read_path_label(file, number, line) for number, line in enumerate(lines, 1)], [])
+    lines = [(number, line) for number, line in enumerate(read_text(file).split("\n"), 1) if line.strip()]
+    return _Table("path label", [_read_path_label(file, number, line) for number, line in lines], [])
 
 
 def _read_line(file: Path, number: int, line: dict, kind: str, group_column: str | None, find: VideoFinder) -> Row:
@@ -259,13 +262,13 @@ def read_sources(file: Path) -> dict[str, VideoSource]:
 
 def read_segment(start: str | float, end: str | float, where: str) -> tuple[float | None, float | None]:
     """
-    Start and end of a part of a video, in seconds; `None` where the text is empty.
+    Start and end of a part of a video, in seconds, to the millisecond; `None` where the text is empty.
 
     Raises:
         ValueError: If they are none; names `where`.
     """
     try:
-        start_sec, end_sec = (float(text) if str(text).strip() else None for text in (start, end))
+        start_sec, end_sec = (round(float(text), 3) if str(text).strip() else None for text in (start, end))
         VideoSegment(where, start_sec, end_sec)
     except ValueError:
         raise ValueError(
@@ -276,8 +279,9 @@ def read_segment(start: str | float, end: str | float, where: str) -> tuple[floa
 
 
 def _is_segment(fields: list[str]) -> bool:
-    """Whether these are video, start, end and label."""
-    return len(fields) == 4 and all(re.fullmatch(r"\s*\d+(\.\d*)?\s*", field) for field in fields[1:3])
+    """Whether these are video, start, end and label; of the times, one may be empty."""
+    times = [field.strip() for field in fields[1:3]]
+    return len(fields) == 4 and any(times) and all(re.fullmatch(r"([+-]?(\d+\.?|\.\d)\d*)?", time) for time in times)
 
 
 def _read_segments(file: Path, find: VideoFinder) -> _Table:
