@@ -352,6 +352,19 @@ def test_damage_elsewhere_costs_nothing(tmp_path):
         decode_video(VideoSegment(str(path), 13.0, 17.0))
 
 
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ({"segment": [None, 3], "label": "Diving"}, "seconds from 0 on, the end behind the start, got None and '?3"),
+        ({"segment": [0, 3], "label": 3}, "a segment of two numbers and a label, got .*'label': 3"),
+    ],
+)
+def test_activitynet_of_nothing_but_bad_annotations(tmp_path, annotation, message):
+    write_activitynet(make_files(tmp_path, "aaa.mp4"), aaa={"subset": "training", "annotations": [annotation]})
+    with pytest.raises(ValueError, match=f"has no annotated segments. activity_net.json: aaa: .*{message}"):
+        read_collection(tmp_path)
+
+
 @pytest.mark.slow
 def test_benchmark(tmp_path, monkeypatch):
     """The file that is repeated, and not encoded anew, has segments everywhere."""

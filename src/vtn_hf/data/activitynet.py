@@ -45,7 +45,8 @@ def list_activitynet(root: Path) -> Listing:
     if bare:
         listing.notes.append(f"{len(bare):,} video(s) have no annotations, and are left out: {name_some(bare)}.")
     if not labels:
-        raise ValueError(f"{root} has no annotated segments. {' '.join(listing.notes)}")
+        bad = [reason for reasons in listing.bad.values() for reason in reasons.values()]
+        raise ValueError(f"{root} has no annotated segments. {' '.join([*listing.notes, *bad[:1]])}")
     find, is_multi_label = VideoFinder(root), any(len({*each}) > 1 for each in labels.values())
     for (split, file_name, name, segment), found in labels.items():
         classes: str | list = [*dict.fromkeys(found)] if is_multi_label else found[0]

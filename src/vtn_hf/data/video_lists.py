@@ -270,7 +270,7 @@ def read_segment(start: str | float, end: str | float, where: str) -> tuple[floa
     try:
         start_sec, end_sec = (round(float(text), 3) if str(text).strip() else None for text in (start, end))
         VideoSegment(where, start_sec, end_sec)
-    except ValueError:
+    except (TypeError, ValueError):
         raise ValueError(
             f"{where}: start and end of a segment must be seconds from 0 on, the end behind the start, got {start!r} "
             f"and {end!r}."
