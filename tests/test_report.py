@@ -139,8 +139,14 @@ def test_many_classes_and_videos_make_no_large_page(tmp_path: Path):
 
 def test_figures_that_are_not_finite_are_left_out(tmp_path: Path):
     log = [{"epoch": 1.0, "loss": float("nan")}, {"epoch": 2.0, "loss": 1.0}, {"epoch": 3.0, "loss": float("inf")}]
+    log.append({"epoch": 4.0, "loss": 0.5})
     page = write_report(tmp_path, EVALUATION, log).read_text()
-    assert page.count("<title>training: ") == 1 and "nan" not in page.lower().replace("nand", "")
+    assert page.count("<title>training: ") == 2 and "nan" not in page.lower().replace("nand", "")
+
+
+def test_one_evaluation_is_no_curve(tmp_path: Path):
+    page = write_report(tmp_path, EVALUATION, [{"epoch": 2.0, "eval_top1": 0.5}]).read_text()
+    assert "<figcaption>Held-out accuracy" not in page
 
 
 def test_shapes_that_do_not_belong_together_are_refused():

@@ -23,7 +23,7 @@ _LOW, _HIGH = np.array([247, 251, 255]), np.array([8, 48, 107])
 
 def draw_curves(title: str, x_label: str, curves: Mapping[str, Points], y_max: float | None = None) -> Markup:
     """
-    Draws curves over a common axis, each point with its values as a tooltip.
+    Draws curves over a common axis, each point with its values as a tooltip; nothing, if all are at one place.
 
     Args:
         title (`str`), x_label (`str`): What is drawn, and over what.
@@ -32,10 +32,10 @@ def draw_curves(title: str, x_label: str, curves: Mapping[str, Points], y_max: f
     """
     finite = {name: [point for point in points if np.isfinite(point).all()] for name, points in curves.items()}
     curves = {name: points for name, points in finite.items() if points}
-    if not curves:
+    if len({x for points in curves.values() for x, _ in points}) < 2:  # which is no curve
         return Markup("")
     xs, ys = np.concatenate([*map(np.array, curves.values())]).T
-    axes = _Axes(xs.min(), max(xs.max(), xs.min() + 1e-9), min(0, ys.min()), max(ys.max() * 1.05, 1e-9))
+    axes = _Axes(xs.min(), xs.max(), min(0, ys.min()), max(ys.max() * 1.05, 1e-9))
     if y_max is not None:
         axes.high = y_max
     lines = [
