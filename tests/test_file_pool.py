@@ -2,6 +2,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
@@ -41,6 +42,22 @@ def test_crashes_and_hangs_cost_their_item_only(num_workers):
     if sys.platform == "linux":
         assert isinstance(results["memory"], MemoryError)
     assert set(results) == set(items)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_broken_pools_lose_nothing(monkeypatch, num_workers):
+    def break_down(*args):
+        raise BrokenProcessPool
+
+    # As when a process ends before it was heard what it works on.
+    monkeypatch.setattr("pebble.pool.process.PoolManager.find_expired_task", break_down)
+    results = list(map_files(work, ["a", "b", "crash", "c", "fail", "kill", "d"], num_workers, time_limit_sec=10))
+    assert sorted(item for item, _ in results) == ["a", "b", "c", "crash", "d", "fail", "kill"]
+    results = dict(results)
+    assert {item: results[item] for item in "abcd"} == {"a": "aa", "b": "bb", "c": "cc", "d": "dd"}
+    for item in ("crash", "kill"):
+        assert isinstance(results[item], ChildProcessError) and "its process ended" in str(results[item])
+    assert isinstance(results["fail"], ValueError)
 
 
 def test_nothing_to_do():

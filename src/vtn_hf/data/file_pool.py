@@ -2,8 +2,9 @@
 
 import multiprocessing
 import re
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -41,22 +42,41 @@ def map_files(
         `tuple`: Item and result, as they are ready. The result is the exception where there was one; a `TimeoutError`
         or `ChildProcessError` where the process had to be ended or ended by itself.
     """
-    pool = ProcessPool(
-        num_workers,
-        context=_make_context(),
-        initializer=limit_memory,
-        initargs=[memory_limit_gib],
-    )
+    options = {"time_limit_sec": time_limit_sec, "memory_limit_gib": memory_limit_gib}
     waiting = iter(items)
+    while suspects := (yield from _map_in_pool(function, waiting, num_workers, **options)):
+        for item in suspects:
+            if (yield from _map_in_pool(function, iter([item]), 1, **options)):
+                yield item, ChildProcessError("its process ended")
+
+
+def _map_in_pool(
+    function: Callable[[Any], Any],
+    items: Iterator,
+    num_workers: int,
+    time_limit_sec: float,
+    memory_limit_gib: float | None,
+) -> Generator[tuple[Any, Any], None, list]:
+    """
+    As [`map_files`], until all is done or the pool breaks: it does so where a process ends before it was heard what it
+    works on. Returns the items that were in the pool then.
+    """
+    initializer = {"initializer": limit_memory, "initargs": [memory_limit_gib]}
+    pool = ProcessPool(num_workers, context=_make_context(), **initializer)
     tasks: dict[Future, Any] = {}
     try:
         while True:
-            for item in islice(waiting, num_workers * _TASKS_PER_WORKER - len(tasks)):
-                tasks[pool.schedule(function, [item], timeout=time_limit_sec)] = item
+            for item in islice(items, num_workers * _TASKS_PER_WORKER - len(tasks)):
+                try:
+                    tasks[pool.schedule(function, [item], timeout=time_limit_sec)] = item
+                except RuntimeError:  # it is broken
+                    return [*tasks.values(), item]
             if not tasks:
-                return
+                return []
             done, _ = wait(tasks, return_when=FIRST_COMPLETED)
-            for task in done:
+            for task in filter(done.__contains__, list(tasks)):
+                if isinstance(task.exception(), BrokenProcessPool):
+                    return list(tasks.values())
                 yield tasks.pop(task), _get_result(task, time_limit_sec)
     finally:
         pool.stop()

@@ -151,25 +151,28 @@ class CheckpointTrainer(RecipeTrainer):
 
     def _note_progress(self):
         """
-        Keeps in the trainer's state the losses that are not logged yet, so that the curve has no gap; and of each
-        process how often it has begun its videos, and how many batches it has had since.
+        Keeps in the trainer's state the losses that are not logged yet, so that the curve has no gap, and how far a
+        stream has been read.
         """
+        noted = {
+            "losses": self.accelerator.gather(self._tr_loss.reshape(1)).tolist(),
+            "total": self._total_loss_scalar,
+            "step": self._globalstep_last_logged,
+        }
+        if not has_length(self.train_dataset):
+            noted["places"] = self._gather_places()
+        self.state.stateful_callbacks[_PROGRESS] = {"args": {}, "attributes": noted}
+
+    def _gather_places(self) -> list[list[int]]:
+        """Of each process, how often it has begun its stream, and how many batches it has had since."""
         num_batches = round((self.state.epoch - self._epoch) * self._num_batches_in_epoch)
         place = torch.tensor([[self._epoch, num_batches]], device=self.args.device)
-        self.state.stateful_callbacks[_PROGRESS] = {
-            "args": {},
-            "attributes": {
-                "losses": self.accelerator.gather(self._tr_loss.reshape(1)).tolist(),
-                "total": self._total_loss_scalar,
-                "step": self._globalstep_last_logged,
-                "places": self.accelerator.gather(place).tolist(),
-            },
-        }
+        return self.accelerator.gather(place).tolist()
 
     def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
         begun = super()._init_training_state(*args, **kwargs)
         places = self.state.stateful_callbacks.get(_PROGRESS, {}).get("attributes", {}).get("places")
-        if self._resumed_from is None or places is None or has_length(self.train_dataset):
+        if self._resumed_from is None or places is None:
             return begun
         # `Trainer` does not know when a stream has begun anew, which each process does at a time of its own.
         epoch, num_batches = places[self.args.process_index]
