@@ -42,11 +42,10 @@ def map_files(
         `tuple`: Item and result, as they are ready. The result is the exception where there was one; a `TimeoutError`
         or `ChildProcessError` where the process had to be ended or ended by itself.
     """
-    options = {"time_limit_sec": time_limit_sec, "memory_limit_gib": memory_limit_gib}
-    waiting = iter(items)
-    while suspects := (yield from _map_in_pool(function, waiting, num_workers, **options)):
+    waiting, limits = iter(items), (time_limit_sec, memory_limit_gib)
+    while suspects := (yield from _map_in_pool(function, waiting, num_workers, *limits)):
         for item in suspects:
-            if (yield from _map_in_pool(function, iter([item]), 1, **options)):
+            if (yield from _map_in_pool(function, iter([item]), 1, *limits)):
                 yield item, ChildProcessError("its process ended")
 
 
@@ -61,8 +60,7 @@ def _map_in_pool(
     As [`map_files`], until all is done or the pool breaks: it does so where a process ends before it was heard what it
     works on. Returns the items that were in the pool then.
     """
-    initializer = {"initializer": limit_memory, "initargs": [memory_limit_gib]}
-    pool = ProcessPool(num_workers, context=_make_context(), **initializer)
+    pool = ProcessPool(num_workers, initializer=limit_memory, initargs=[memory_limit_gib], context=_make_context())
     tasks: dict[Future, Any] = {}
     try:
         while True:
