@@ -10,7 +10,12 @@ from .pixels_vtn import INTERPOLATION
 
 # What a VTN takes over from its backbone's preprocessor.
 _OF_BACKBONE = (
-    *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "resample"),
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    "resample",
     "do_flip_channel_order",
 )
 

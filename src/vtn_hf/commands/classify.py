@@ -48,8 +48,19 @@ STOPS = {"certain": "certain", "time": "the time was up"}
 COPY_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 # Options that the scores depend on.
 SETTINGS = (
-    *("fps", "num_frames", "window", "stride", "repeat_threshold", "top_k", "int8", "engine", "dtype"),
-    *("confidence", "max_seconds", "min_frames", "calibrated"),
+    "fps",
+    "num_frames",
+    "window",
+    "stride",
+    "repeat_threshold",
+    "top_k",
+    "int8",
+    "engine",
+    "dtype",
+    "confidence",
+    "max_seconds",
+    "min_frames",
+    "calibrated",
 )
 
 
