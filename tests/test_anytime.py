@@ -134,6 +134,27 @@ def test_stops_when_certain(tmp_path):
     assert result.timeline[0].first_frame == 0 and result.timeline[-1].last_frame == 99
 
 
+def test_nothing_is_decoded_while_a_look_may_be_the_last():
+    given, pictures = [], make_pictures(64)
+
+    class Video:
+        def __len__(self):
+            return len(pictures)
+
+        def __getitem__(self, number):
+            given.append(number)
+            return pictures[number]
+
+    model = make_certain()
+    model.classifier.register_forward_hook(lambda *_: time.sleep(0.1))  # in which a thread could go on
+    assert classify_video(model, PROCESSOR, Video(), confidence=0.95).num_frames_seen == 16
+    assert len(given) == 16
+    given.clear()
+    model.config.calibration_temperature = 1e6  # nothing is certain
+    assert classify_video(model, PROCESSOR, Video(), confidence=0.95).stopped == "all frames"
+    assert sorted(given) == list(range(64))
+
+
 def test_min_frames_and_what_there_is_to_look_at():
     model, video = make_certain(), make_pictures(100)
     assert classify_video(model, PROCESSOR, video, confidence=0.9, min_frames=3).num_frames_seen == 6

@@ -9,6 +9,7 @@ import torch
 from video_files import write_video
 
 from vtn_hf import VideoDecodeError, VTNConfig, VTNForVideoClassification, VTNVideoProcessor
+from vtn_hf.inference.frame_features import Prefetcher
 from vtn_hf.inference.multi_view import MultiView, score_views
 from vtn_hf.inference.repeats import encode_distinct
 from vtn_hf.inference.streaming import StreamingClassifier
@@ -311,6 +312,22 @@ def test_frames_of_several_sizes():
     assert_close(features[3:], encode_video(model, PROCESSOR, pictures[3:]).features)
     with pytest.raises(ValueError, match=r"one size, got \[\(32, 38\), \(40, 32\)\]"):
         encode_video(model, VTNVideoProcessor(size=32, do_center_crop=False), pictures)
+
+
+def test_who_stops_reading_leaves_nothing_running():
+    ended = threading.Event()
+
+    def count():
+        try:
+            yield from itertools.count()
+        finally:
+            ended.set()
+
+    for is_paused in (False, True):
+        ended.clear()
+        with Prefetcher(count(), 2, lambda item: is_paused) as items:  # noqa: B023
+            assert [next(items) for _ in range(5)] == [0, 1, 2, 3, 4]
+        assert ended.is_set()
 
 
 def test_the_decoder_is_never_far_ahead():

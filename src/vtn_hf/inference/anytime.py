@@ -326,7 +326,12 @@ def encode_until_certain(
     pictures = PictureSource(processor, video, num_frames, fps)
     seen = _Seen(pictures, ChunkEncoder(model, pictures.pixels, chunk_size))
     numbered = _number_pictures(pictures, rule, RepeatFinder(repeat_threshold))
-    with tqdm(unit="frame", disable=not progress) as bar, Prefetcher(numbered, chunk_size) as items:
+    # After a look that may be the last one, decoding more would only take time from the backbone.
+    pauses_after = (lambda item: item[1] in item[0].ends) if rule.may_be_certain else (lambda item: False)
+    with (
+        tqdm(unit="frame", disable=not progress) as bar,
+        Prefetcher(numbered, chunk_size, pauses_after) as items,
+    ):
         for plan, number, *picture in items:
             bar.total = len(plan.looks[-1])
             bar.update()

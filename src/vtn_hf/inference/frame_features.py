@@ -1,5 +1,6 @@
 """From a video to features: each different picture goes through the backbone once, while a thread decodes the next."""
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -284,12 +285,20 @@ class PictureSource:
 
 
 class Prefetcher:
-    """Runs a generator in a thread that is at most `size` items ahead; what it raises is raised where it is read."""
+    """
+    Runs a generator in a thread that is at most `size` items ahead; what it raises is raised where it is read.
 
-    def __init__(self, items: Generator, size: int):
-        self._items = items
+    Args:
+        items (`Generator`): What is run.
+        size (`int`): Items that wait to be read.
+        pauses_after (`Callable`, *optional*): Whether nobody may want what follows an item; it is begun only when it
+            is asked for.
+    """
+
+    def __init__(self, items: Generator, size: int, pauses_after: Callable[[Any], bool] = lambda item: False):
+        self._items, self._pauses_after = items, pauses_after
         self._queue = queue.Queue(size)
-        self._is_closed = threading.Event()
+        self._is_closed, self._goes_on = threading.Event(), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Iterator:
@@ -298,29 +307,31 @@ class Prefetcher:
 
     def __exit__(self, *exception):
         self._is_closed.set()
+        self._goes_on.release()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()  # the thread may be waiting for a place
         self._thread.join()
 
     def _run(self):
         try:
             for item in self._items:
-                if not self._put((item, None)):
+                self._put(item, None)
+                if self._pauses_after(item):
+                    self._goes_on.acquire()
+                if self._is_closed.is_set():
                     return
-            self._put((None, StopIteration()))
+            self._put(None, StopIteration())
         except Exception as error:
-            self._put((None, error))
+            self._put(None, error)
         finally:
             # Here, in the thread that ran it, and at once: it may hold a decoder.
             self._items.close()
 
-    def _put(self, entry: tuple) -> bool:
-        """Waits for a free place; false if nobody reads any more."""
-        while not self._is_closed.is_set():
-            try:
-                self._queue.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+    def _put(self, item: Any, error: Exception | None):
+        """Waits for a free place, unless nobody reads any more."""
+        if not self._is_closed.is_set():
+            self._queue.put((item, error))
 
     def _read(self) -> Iterator:
         while True:
@@ -330,3 +341,5 @@ class Prefetcher:
             if error is not None:
                 raise error
             yield item
+            if self._pauses_after(item):
+                self._goes_on.release()
