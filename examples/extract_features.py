@@ -18,12 +18,13 @@ import torch
 from tqdm import tqdm
 
 from vtn_hf import VideoDecodeError, VTNVideoProcessor
-from vtn_hf.backbone_vtn import choose_frames_per_chunk, encode_frames, load_backbone
+from vtn_hf.backbone_vtn import encode_frames
 from vtn_hf.data.collection import read_collection
 from vtn_hf.data.extraction_plan import ExtractionPlan
 from vtn_hf.data.feature_cache import CachedVideo, FeatureCacheInfo, hash_weights, write_shard
 from vtn_hf.data.listing import hash_video
 from vtn_hf.optimization import optimize_backbone
+from vtn_hf.pretrained_backbone import load_backbone
 
 
 VIDEOS_PER_SHARD = 32
@@ -37,8 +38,7 @@ def encode(video: CachedVideo, backbone: torch.nn.Module, processor: VTNVideoPro
         inputs = processor(video.source, return_metadata=True, return_tensors="pt")
     except (VideoDecodeError, OSError) as error:
         return entry | {"error": str(error)}
-    chunk_size = choose_frames_per_chunk("auto", backbone)
-    features = encode_frames(backbone, inputs["pixel_values"][0].to(device), chunk_size=chunk_size)
+    features = encode_frames(backbone, inputs["pixel_values"][0].to(device), chunk_size="auto")
     clip = (features.cpu(), inputs["position_ids"][0])
     return entry | {"fps": inputs["video_metadata"][0].fps, "clips": [clip]}
 

@@ -38,12 +38,12 @@ from transformers import set_seed
 from transformers.modeling_utils import PreTrainedModel
 
 from vtn_hf import VTNConfig, VTNVideoProcessor
-from vtn_hf.backbone_vtn import load_backbone_config
 from vtn_hf.commands import extract
 from vtn_hf.data.augmentation import ClipAugmentation
 from vtn_hf.data.clips import collate_videos
 from vtn_hf.data.collection import read_collection
 from vtn_hf.data.feature_cache import CachedClips, FeatureCacheInfo
+from vtn_hf.pretrained_backbone import load_backbone_config
 from vtn_hf.training.arguments import VTNTrainingArguments
 from vtn_hf.training.metrics import keep_logits
 from vtn_hf.training.trainer import SetEpoch, VTNTrainer

@@ -231,9 +231,9 @@ def test_time_is_kept_within_a_chunk(tmp_path, clock, max_seconds, seen):
 
 def test_a_file_is_opened_and_counted_once(tmp_path, monkeypatch):
     path, counted = write_video(tmp_path / "video.mp4", make_pictures(60)), []
-    count = video_decoding_vtn._Packets
+    count = video_decoding_vtn.Packets
     monkeypatch.setattr(
-        video_decoding_vtn, "_Packets", lambda *args, **kwargs: counted.append(1) or count(*args, **kwargs)
+        video_decoding_vtn, "Packets", lambda *args, **kwargs: counted.append(1) or count(*args, **kwargs)
     )
     classify_video(make_model(), PROCESSOR, path, max_seconds=1000)
     assert len(counted) == 1

@@ -16,9 +16,9 @@ from video_files import write_video
 
 from vtn_hf import VideoDecodeError, VTNVideoProcessor, video_processing_vtn
 from vtn_hf.data.augmentation import ClipAugmentation, ClipMixing
+from vtn_hf.data.clip_sampling import sample_clip
 from vtn_hf.data.clips import ClipTransform, collate_videos
 from vtn_hf.data.coverage import SkippedVideos
-from vtn_hf.frame_sampling_vtn import sample_clip
 from vtn_hf.video_decoding_vtn import decode_video
 
 

@@ -67,7 +67,7 @@ def compare(model, inputs):
 @pytest.mark.parametrize("num_frames", NUM_FRAMES)
 @pytest.mark.parametrize("window", [2, 18, 300])
 def test_blocks_left_out_are_those_that_are_empty(num_frames, window):
-    mask = make_flex_mask(num_frames, window, None, torch.empty(()))
+    mask = make_flex_mask(torch.empty(1, num_frames), None, window)
     expected = create_block_mask(mask.mask_mod, None, None, num_frames, 1 + num_frames, device="cpu")
     assert mask.shape == expected.shape
     assert torch.equal(mask.to_dense(), expected.to_dense())

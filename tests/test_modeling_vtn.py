@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification
 from transformers.utils import logging
 
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNModel
+from vtn_hf.backbone_vtn import choose_frames_per_chunk
 
 
 BACKBONE = {
@@ -420,18 +421,19 @@ def test_chunks_that_suit_the_backbone(name, chunk):
     backbone = BACKBONE if name == "vit" else {"model_type": name, **sizes, **convolutional[name]}
     model = make_model(attention={"": "sdpa"}, backbone_config=backbone)
     calls = count_backbone_frames(model)
-    pixel_values = torch.rand(1, 9, 3, *([8, 8] if name == "vit" else [32, 32]))
+    pixel_values = torch.rand(1, 70, 3, *([8, 8] if name == "vit" else [32, 32]))
     with torch.no_grad():
         model(pixel_values)
-    assert (model.vtn.frames_per_chunk, calls) == (chunk, [chunk] * (9 // chunk) + [1])
+    assert calls == [64, 6]  # small ones
     calls.clear()
     model.train()(pixel_values)
-    assert calls == [9]
+    assert calls == [70]
+    for side, num_frames in ((224, chunk), (112, 4 * chunk), (56, 16 * chunk), (448, chunk // 4), (2000, 1)):
+        chosen = choose_frames_per_chunk("auto", model.vtn.backbone, side * side)
+        assert chosen == min(num_frames, 64)
     for setting in (3, None):
-        model.config.frames_per_chunk = setting
-        assert model.vtn.frames_per_chunk == setting
-    model.config.frames_per_chunk = "auto"
-    assert model.to("meta").vtn.frames_per_chunk == 64
+        assert choose_frames_per_chunk(setting, model.vtn.backbone) == setting
+    assert choose_frames_per_chunk("auto", model.to("meta").vtn.backbone) == 64
 
 
 def test_checkpointing_without_a_number_of_frames_is_that_of_the_layers():

@@ -11,7 +11,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 from video_files import write_video
 
 from vtn_hf import VTNImageProcessor, VTNVideoProcessor
-from vtn_hf.frame_sampling_vtn import VideoSegment
+from vtn_hf.data.segments import VideoSegment
 from vtn_hf.inference.whole_video import classify_video
 
 
@@ -156,6 +156,17 @@ def test_other_sources(classify, files):
         check_same([classify(file), classify(content)], [expected] * 2)
     segment = VideoSegment(files[1], 0.5, 1.4)
     check_same([classify(segment)], [classify(segment, num_frames=9)])
+
+
+def test_pictures_go_through_the_backbone_in_parts(classify, files, monkeypatch):
+    expected, parts = classify(files[4], fps=10), []
+    encode = classify.model.vtn.get_frame_features
+    monkeypatch.setattr("vtn_hf.video_processing_vtn._BYTES_AT_ONCE", 12 * 3 * 16 * 16)
+    monkeypatch.setattr(
+        classify.model.vtn, "get_frame_features", lambda pixels: parts.append(pixels.shape[1]) or encode(pixels)
+    )
+    check_same([classify(files[4], fps=10)], [expected])
+    assert parts == [12, 12, 12, 4]
 
 
 def test_memory_does_not_grow_with_the_number_of_frames(classify, tmp_path):

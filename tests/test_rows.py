@@ -15,7 +15,7 @@ from video_files import write_video
 from vtn_hf import VideoDecodeError, VTNVideoProcessor
 from vtn_hf.data.clips import ClipTransform, collate_videos
 from vtn_hf.data.rows import find_label, find_label_vector, find_source
-from vtn_hf.frame_sampling_vtn import VideoSegment
+from vtn_hf.data.segments import VideoSegment
 from vtn_hf.video_decoding_vtn import decode_video
 
 

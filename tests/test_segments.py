@@ -18,10 +18,11 @@ from vtn_hf.data.clips import ClipTransform
 from vtn_hf.data.collection import read_collection
 from vtn_hf.data.extraction_plan import ExtractionPlan
 from vtn_hf.data.rows import find_source
-from vtn_hf.frame_sampling_vtn import VideoSegment
+from vtn_hf.data.segments import VideoSegment
+from vtn_hf.data.video_frames import iter_frame_rounds, iter_video_frames
 from vtn_hf.inference.multi_view import MultiView, score_views
 from vtn_hf.inference.whole_video import classify_video
-from vtn_hf.video_decoding_vtn import decode_video, iter_frame_rounds, iter_video_frames
+from vtn_hf.video_decoding_vtn import decode_video
 
 
 NUM_FRAMES = 120
@@ -159,6 +160,12 @@ def test_beyond_the_end(files, start, end):
         decode_video(VideoSegment(files[0], start, end))
 
 
+def test_a_segment_of_what_is_no_file(files):
+    for source in (files[2], 7):
+        with pytest.raises(ValueError, match=f"must be a path, .* got {type(source).__name__}"):
+            decode_video(VideoSegment(source, 0, 1))
+
+
 def test_find_source():
     nan = float("nan")
     assert find_source("a.mp4", "", None, nan) == find_source("a.mp4", "", nan, nan) == "a.mp4"
@@ -277,7 +284,7 @@ def test_bad_activitynet(tmp_path, entry, message):
 @pytest.fixture
 def counts(monkeypatch):
     """Packets that are read and frames that come out of the decoder, from now on."""
-    counts, reader = {"packets": 0, "frames": 0}, video_decoding_vtn._VideoReader
+    counts, reader = {"packets": 0, "frames": 0}, video_decoding_vtn.VideoReader
     demux, check = reader._demux, reader._check_frame
 
     def count_packets(self):

@@ -46,29 +46,28 @@ def test_blocks_of_three_frames():
 
 
 @pytest.mark.parametrize(
-    "attention_mask, expected",
+    "is_frame, expected",
     [
-        (None, [[[1, 0, 1, 1, 0], [1, 0, 1, 1, 1]], [[1, 1, 1, 0, 0], [1, 0, 1, 0, 0]]]),
+        ([[1, 1, 1]], [[[1, 0, 1, 1, 0], [1, 0, 1, 1, 1]], [[1, 1, 1, 0, 0], [1, 0, 1, 0, 0]]]),
         ([[1, 1, 0]], [[[1, 0, 1, 1, 0], [1, 0, 1, 1, 0]], [[1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]]),
     ],
     ids=["full", "masked"],
 )
-def test_mask_of_three_frames(attention_mask, expected):
+def test_mask_of_three_frames(is_frame, expected):
     """Window 2, of the keys above: the class token for all, frames at most one away, no padding."""
-    attention_mask = None if attention_mask is None else torch.tensor(attention_mask)
-    mask = make_local_mask(3, window=2, block_size=2, attention_mask=attention_mask, like=torch.empty(()))
+    mask = make_local_mask(torch.tensor(is_frame) == 1, window=2, block_size=2)
     assert mask.int().tolist() == [expected]
 
 
 def test_mask_of_one_block():
-    mask = make_local_mask(3, 2, block_size=None, attention_mask=torch.tensor([[1, 1, 0]]), like=torch.empty(()))
+    mask = make_local_mask(torch.tensor([[True, True, False]]), window=2, block_size=None)
     assert mask.int().tolist() == [[[[1, 1, 1, 0], [1, 1, 1, 0], [1, 0, 1, 0]]]]
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 3, 7, 64])
 @pytest.mark.parametrize("num_frames, window", [(1, 2), (5, 2), (9, 6), (10, 18), (130, 18)])
 def test_blocks_cover_every_pair_in_the_window_once(num_frames, window, block_size):
-    mask = make_local_mask(num_frames, window, block_size, None, torch.empty(()))[0, :, :, 1:]
+    mask = make_local_mask(torch.ones(1, num_frames, dtype=torch.bool), window, block_size)[0, :, :, 1:]
     blocks = split_into_blocks(
         torch.arange(num_frames + 1)[None, :, None], mask.shape[0], block_size, half_window=window // 2
     )

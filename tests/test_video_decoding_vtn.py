@@ -21,14 +21,9 @@ from PIL import ExifTags, Image, ImageOps
 from transformers.dynamic_module_utils import get_imports
 
 from vtn_hf import pixels_vtn, video_decoding_vtn
+from vtn_hf.data.video_frames import iter_video_frames
 from vtn_hf.pixels_vtn import Region, resize_frames
-from vtn_hf.video_decoding_vtn import (
-    DecodeLimits,
-    VideoDecodeError,
-    decode_video,
-    iter_frame_rounds,
-    iter_video_frames,
-)
+from vtn_hf.video_decoding_vtn import DecodeLimits, VideoDecodeError, decode_video
 
 
 av = pytest.importorskip("av")
@@ -181,9 +176,9 @@ def always_seek(monkeypatch):
 def converted(monkeypatch):
     """The timestamps of the frames that are converted to RGB."""
     times = []
-    to_array = video_decoding_vtn._VideoReader._to_array
+    to_array = video_decoding_vtn.VideoReader._to_array
     monkeypatch.setattr(
-        video_decoding_vtn._VideoReader,
+        video_decoding_vtn.VideoReader,
         "_to_array",
         lambda self, frame: times.append(frame.pts) or to_array(self, frame),
     )
@@ -246,9 +241,9 @@ class TestFrames:
     @pytest.mark.parametrize("name", ["short_gop.mp4", "open_gop.mkv", "hevc_open_gop.mp4", "vp9.webm"])
     def test_seek_leaves_out_what_comes_before(self, clip, name, monkeypatch, always_seek):
         starts = []
-        decode = video_decoding_vtn._VideoReader._decode
+        decode = video_decoding_vtn.VideoReader._decode
         monkeypatch.setattr(
-            video_decoding_vtn._VideoReader,
+            video_decoding_vtn.VideoReader,
             "_decode",
             lambda self, numbers, start: starts.append(start) or decode(self, numbers, start),
         )
@@ -262,15 +257,15 @@ class TestFrames:
         np.testing.assert_array_equal(frames, decode_sequentially(clip("intra_refresh.mp4"))[indices])
 
     def test_seek_needs_a_frame_complete_in_itself(self, clip):
-        with video_decoding_vtn._open_video(clip("short_gop.mp4")) as video:
+        with video_decoding_vtn.open_video(clip("short_gop.mp4")) as video:
             frame = SimpleNamespace(is_corrupt=False, key_frame=False, pict_type=1, width=8, height=8)
-            video._begin(12)
+            video._file.position, video._is_damaged = 12, False
             video._check_frame(frame, is_wanted=True, is_first_after_seek=False)
             with pytest.raises(VideoDecodeError, match="cannot be decoded by itself"):
                 video._check_frame(frame, is_wanted=True, is_first_after_seek=True)
 
     def test_no_seek_where_frames_share_timestamps(self, clip):
-        with video_decoding_vtn._open_video(clip("equal_timestamps.mkv")) as video:
+        with video_decoding_vtn.open_video(clip("equal_timestamps.mkv")) as video:
             assert video._times is None
 
     def test_only_wanted_frames_are_converted(self, clip, converted):
@@ -297,13 +292,13 @@ class TestFrames:
 
     def test_one_thread_in_a_dataloader_worker(self, clip, monkeypatch):
         counts = []
-        open_container = video_decoding_vtn._VideoReader._open_container
+        open_container = video_decoding_vtn.VideoReader._open_container
 
         def spy(self):
             open_container(self)
             counts.append(self._codec.thread_count)
 
-        monkeypatch.setattr(video_decoding_vtn._VideoReader, "_open_container", spy)
+        monkeypatch.setattr(video_decoding_vtn.VideoReader, "_open_container", spy)
         decode_video(clip("bframes.mp4"))
         monkeypatch.setattr(video_decoding_vtn, "get_worker_info", object)
         decode_video(clip("bframes.mp4"))
@@ -424,21 +419,9 @@ class TestFrameCount:
         with pytest.raises(ValueError, match=f"frame {NUM_FRAMES - 6} .* {len(expected)} frames"):
             decode_video(path, lambda metadata: [NUM_FRAMES - 6])
 
-    def test_iteration_accepts_the_true_count_if_nothing_changes(self, headless):
-        path, expected = headless
-        np.testing.assert_array_equal(np.stack(list(iter_video_frames(path))), expected)
-        every_third = iter_video_frames(path, lambda metadata: range(0, metadata.total_num_frames, 3))
-        np.testing.assert_array_equal(np.stack(list(every_third)), expected[::3])
-
-    def test_iteration_refuses_to_have_sampled_wrongly(self, headless):
-        path, expected = headless
-        frames = iter_video_frames(path, lambda metadata: np.linspace(0, metadata.total_num_frames - 1, 5).astype(int))
-        with pytest.raises(VideoDecodeError, match=f"{len(expected)} frames decoded, .* {NUM_FRAMES - 5} packets"):
-            list(frames)
-
     def test_more_frames_than_counted(self, clip):
-        with video_decoding_vtn._open_video(clip("mpeg4.avi")) as video:
-            video._source.num_frames = NUM_FRAMES - 2
+        with video_decoding_vtn.open_video(clip("mpeg4.avi")) as video:
+            video._file.num_frames = NUM_FRAMES - 2
             with pytest.raises(VideoDecodeError, match=f"{NUM_FRAMES} frames decoded, .* {NUM_FRAMES - 2} packets"):
                 list(video.read(list(range(NUM_FRAMES - 2))))
             assert video.metadata.total_num_frames == NUM_FRAMES
@@ -481,68 +464,6 @@ class TestCountingIsForgotten:
         expected = decode_sequentially(path)
         np.testing.assert_array_equal(decode_video(path)[0], expected)
         np.testing.assert_array_equal(decode_video(path, lambda metadata: [40, 3])[0], expected[[40, 3]])
-
-
-class TestIteration:
-    @pytest.mark.parametrize("name", ["bframes.mp4", "open_gop.mkv", "mpeg4_bframes.avi"])
-    def test_same_frames(self, clip, name, always_seek):
-        expected = decode_sequentially(clip(name))
-        np.testing.assert_array_equal(np.stack(list(iter_video_frames(clip(name)))), expected)
-        indices = [3, 20, 20, 21, 55]
-        frames = list(iter_video_frames(clip(name), lambda metadata: indices))
-        np.testing.assert_array_equal(np.stack(frames), expected[indices])
-        assert all(frame.flags.c_contiguous for frame in frames)
-
-    def test_one_frame_at_a_time(self, clip, converted):
-        frames = iter_video_frames(clip("bframes.mp4"))
-        next(frames)
-        next(frames)
-        assert len(converted) == 2
-
-    def test_descending_order(self, clip):
-        with pytest.raises(ValueError, match=r"ascending.*\[5, 4\]"):
-            list(iter_video_frames(clip("bframes.mp4"), lambda metadata: [5, 4]))
-
-
-class TestRounds:
-    ROUNDS = [[0, 30, 58], [10, 20, 57], list(range(1, 10))]
-
-    @pytest.mark.parametrize("name", ["bframes.mp4", "open_gop.mkv", "mpeg4_bframes.avi", "transport.ts", "vp8.webm"])
-    def test_frames_and_numbers(self, clip, name, always_seek):
-        expected = decode_sequentially(clip(name))
-        numbers, frames = zip(*iter_frame_rounds(clip(name), lambda metadata: self.ROUNDS), strict=True)
-        assert list(numbers) == [number for part in self.ROUNDS for number in part]
-        np.testing.assert_array_equal(np.stack(frames), expected[list(numbers)])
-
-    def test_counted_once(self, clip, monkeypatch):
-        counted, opened = [], []
-        count, open_container = video_decoding_vtn._Packets, video_decoding_vtn._VideoReader._open_container
-        monkeypatch.setattr(
-            video_decoding_vtn, "_Packets", lambda *args, **kwargs: counted.append(1) or count(*args, **kwargs)
-        )
-        monkeypatch.setattr(
-            video_decoding_vtn._VideoReader, "_open_container", lambda self: opened.append(1) or open_container(self)
-        )
-        list(iter_frame_rounds(clip("bframes.mp4"), lambda metadata: self.ROUNDS))
-        assert (len(counted), len(opened)) == (1, 1)
-
-    def test_planned_again_with_the_true_count(self, clip, tmp_path):
-        remux(clip("short_gop.mkv"), tmp_path / "headless.mkv", skip=5)
-        expected = decode_sequentially(str(tmp_path / "headless.mkv"))
-
-        def plan(metadata):
-            last = metadata.total_num_frames - 1
-            return [[0, last // 2, last], [3, last - 2]]
-
-        frames = dict(iter_frame_rounds(tmp_path / "headless.mkv", plan))
-        last = len(expected) - 1
-        assert {0, last // 2, last, 3, last - 2} <= frames.keys()
-        for number, frame in frames.items():
-            np.testing.assert_array_equal(frame, expected[number])
-
-    def test_number_beyond_the_video(self, clip):
-        with pytest.raises(ValueError, match=f"frame {NUM_FRAMES} "):
-            list(iter_frame_rounds(clip("bframes.mp4"), lambda metadata: [[0], [NUM_FRAMES]]))
 
 
 class TestDamage:
@@ -727,7 +648,7 @@ class TestNeededFrames:
     def sent(self, monkeypatch):
         """Numbers of packets given to the decoder by the last call."""
         counts = []
-        choose_packets = video_decoding_vtn._VideoReader._choose_packets
+        choose_packets = video_decoding_vtn.VideoReader._choose_packets
 
         def spy(self, *args):
             counts.append(0)
@@ -735,7 +656,7 @@ class TestNeededFrames:
                 counts[-1] += packet is not None
                 yield packet
 
-        monkeypatch.setattr(video_decoding_vtn._VideoReader, "_choose_packets", spy)
+        monkeypatch.setattr(video_decoding_vtn.VideoReader, "_choose_packets", spy)
         return counts
 
     @pytest.mark.parametrize("name", ["bframes.mp4", "open_gop.mp4", "short_gop.mkv"])

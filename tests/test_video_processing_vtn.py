@@ -24,6 +24,7 @@ from vtn_hf.video_processing_vtn import load_video
 
 
 PIXELS = {"size": {"shortest_edge": 16}, "crop_size": {"height": 12, "width": 14}}
+UINT8 = {"do_rescale": False, "do_normalize": False}
 
 # Frames, frames per second, width and height as shown, and quarter turns to the left that the container asks for.
 READABLE_CLIPS = {
@@ -616,35 +617,6 @@ def test_videos_are_left_as_they_were(processor, protocol):
             processor(video, pixel_protocol=protocol)
             processor(video, pixel_protocol=protocol, do_resize=False, do_center_crop=False, do_sample_frames=False)
             assert np.array_equal(video, array)
-
-
-UINT8 = {"do_rescale": False, "do_normalize": False}
-
-
-@pytest.mark.parametrize("as_array", [False, True])
-@pytest.mark.parametrize("settings", [{}, {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}])
-def test_bytes_normalised_later_are_the_same_pixels(clip, as_array, settings):
-    processor = VTNVideoProcessor(num_frames=6, size=15, crop_size=12, **settings)
-    video = decode_video(clip)[0] if as_array else clip
-    inputs = processor(video, return_tensors="pt", **UINT8)
-    assert inputs.pixel_values.dtype == torch.uint8
-    assert inputs.pixel_values.is_contiguous()
-    normalized = processor.normalize_uint8(inputs.pixel_values)
-    assert torch.equal(normalized, processor(video, return_tensors="pt").pixel_values)
-    in_worker = processor.to_uint8_processor()(video, return_tensors="pt")
-    assert torch.equal(in_worker.pixel_values, inputs.pixel_values)
-    assert processor.do_rescale and processor.do_normalize
-    assert torch.equal(processor.to_image_processor().normalize_uint8(inputs.pixel_values), normalized)
-
-
-def test_only_bytes_are_normalised_later(processor, clip):
-    inputs = processor(clip, return_tensors="pt")
-    with pytest.raises(ValueError, match="must be uint8 .* got torch.float32"):
-        processor.normalize_uint8(inputs.pixel_values)
-    original = VTNVideoProcessor(pixel_protocol="pyslowfast")
-    for call in (original.to_uint8_processor, lambda: original.normalize_uint8(torch.zeros(1, 3, 2, 2))):
-        with pytest.raises(ValueError, match="'pyslowfast' normalises before it resizes"):
-            call()
 
 
 def test_frames_chosen_by_the_caller(processor, clip):

@@ -22,9 +22,9 @@ from filmed_videos import NUM_FOLDS, VARIANTS, Cell, Variant, Videos, extract_fe
 from torch.utils.data import Dataset
 
 from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
-from vtn_hf.backbone_vtn import load_backbone
 from vtn_hf.data.clip_lengths import draw_length
-from vtn_hf.frame_sampling_vtn import sample_clip
+from vtn_hf.data.clip_sampling import sample_clip
+from vtn_hf.pretrained_backbone import load_backbone
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,10 @@ from tqdm import tqdm
 from transformers.modeling_utils import PreTrainedModel
 
 from vtn_hf import VTNVideoProcessor
-from vtn_hf.backbone_vtn import encode, is_convolutional, load_backbone
+from vtn_hf.backbone_vtn import encode, is_convolutional
 from vtn_hf.data.feature_cache import FeatureCacheInfo
 from vtn_hf.optimization import optimize_backbone
+from vtn_hf.pretrained_backbone import load_backbone
 
 
 PLAIN = "plain PyTorch"

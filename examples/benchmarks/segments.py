@@ -20,7 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vtn_hf.frame_sampling_vtn import VideoSegment
+from vtn_hf.data.segments import VideoSegment
 from vtn_hf.outputs import check_outputs, writing
 from vtn_hf.video_decoding_vtn import decode_video
 

@@ -26,8 +26,8 @@ import torch
 from original import OriginalVTN, add_round, make_vit_b_vtn, measure_memory_growth, measure_seconds
 
 from vtn_hf import VTNConfig, VTNForVideoClassification, VTNVideoProcessor, optimize
+from vtn_hf.data.video_frames import iter_video_frames
 from vtn_hf.inference.whole_video import classify_video
-from vtn_hf.video_decoding_vtn import iter_video_frames
 
 
 RESULTS = Path(__file__).parent / "results"

@@ -17,7 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from vtn_hf.data.collection import read_collection
-from vtn_hf.video_decoding_vtn import TimedVideoMetadata, iter_video_frames
+from vtn_hf.data.video_frames import iter_video_frames
+from vtn_hf.video_decoding_vtn import TimedVideoMetadata
 
 
 SIZE = 192

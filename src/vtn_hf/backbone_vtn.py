@@ -1,12 +1,11 @@
 """The 2D backbone: any vision model of transformers, made to give one vector per frame, or a grid beside it."""
 
-import os
 from functools import partial
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
@@ -30,7 +29,7 @@ def make_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
         backbone_config._attn_implementation = None
     # Not in the dtype in which the image model happens to be stored, but in that of the rest of the VTN.
     backbone = AutoModel.from_config(backbone_config, dtype=torch.get_default_dtype())
-    _drop_untrained_pooler(backbone)
+    drop_untrained_pooler(backbone)
     name = type(backbone).__name__
     if backbone.main_input_name != "pixel_values":
         raise ValueError(f"A backbone reads `pixel_values`, but {name} reads `{backbone.main_input_name}`.")
@@ -63,35 +62,20 @@ def get_frame_shape(backbone_config: PreTrainedConfig) -> tuple[int, int, int]:
     return getattr(backbone_config, "num_channels", 3), height, width
 
 
-def load_backbone_config(backbone_name_or_path: str | os.PathLike) -> PreTrainedConfig:
-    """The configuration of a vision model, or of the vision tower of a model that has one (CLIP, SigLIP)."""
-    config = AutoConfig.from_pretrained(backbone_name_or_path)
-    return getattr(config, "vision_config", config)
-
-
-def load_backbone(backbone_name_or_path: str | os.PathLike) -> PreTrainedModel:
-    """The vision model that [`load_backbone_config`] describes, with its weights; ValueError if some are missing."""
-    config = load_backbone_config(backbone_name_or_path)
-    backbone, info = AutoModel.from_pretrained(
-        backbone_name_or_path, config=config, dtype="auto", output_loading_info=True
-    )
-    _drop_untrained_pooler(backbone)
-    if missing := sorted(info["missing_keys"] & backbone.state_dict().keys()):
-        raise ValueError(f"{backbone_name_or_path} lacks weights of {type(backbone).__name__}: {', '.join(missing)}.")
-    return backbone
-
-
-def choose_frames_per_chunk(frames_per_chunk: int | str | None, backbone: PreTrainedModel) -> int | None:
+def choose_frames_per_chunk(
+    frames_per_chunk: int | str | None, backbone: PreTrainedModel, num_pixels: int = 224 * 224
+) -> int | None:
     """
-    Frames per call of the backbone at inference, for what [`VTNConfig`] allows: a number or `None`, all at once, as it
-    is; for `"auto"`, on a CPU 4 for convolutional networks and 8 for transformers, whose activations then stay in its
-    caches, and 64 on other devices.
+    Frames of so many pixels per call of the backbone at inference, for what [`VTNConfig`] allows: a number or `None`,
+    all at once, as it is; for `"auto"`, 64, but on a CPU at most the pixels of 4 frames of 224 x 224 for convolutional
+    networks, and of 8 for transformers, whose activations then stay in its caches.
     """
     if frames_per_chunk != "auto":
         return frames_per_chunk
     if next(backbone.parameters()).device.type != "cpu":
         return 64
-    return 4 if is_convolutional(backbone) else 8
+    num_frames = 4 if is_convolutional(backbone) else 8
+    return min(max(1, round(num_frames * 224 * 224 / num_pixels)), 64)
 
 
 def is_convolutional(backbone: PreTrainedModel) -> bool:
@@ -111,43 +95,43 @@ def encode_frames(
     frames: torch.Tensor,
     numbers: torch.Tensor | None = None,
     *,
-    chunk_size: int | None = None,
+    chunk_size: int | str | None = None,
     recompute: bool = False,
     frame_grid: int | None = None,
 ) -> torch.Tensor:
     """
-    As [`encode`], in chunks unless a graph is compiled or exported.
+    As [`encode`], in chunks unless a graph is compiled or exported; zeros for frames that are not among `numbers`.
 
     Args:
         backbone (`PreTrainedModel`): What [`make_backbone`] gives.
         frames (`torch.Tensor` of shape `(frames, channels, height, width)`): Normalised pixels.
-        numbers (`torch.LongTensor` of shape `(frames to encode,)`, *optional*): Which of them; defaults to all.
-        chunk_size (`int`, *optional*): Frames per call of the backbone, at least 1; `None` passes all at once.
+        numbers (`torch.LongTensor` of shape `(frames to encode,)`, *optional*): Which of them to encode; defaults to
+            all.
+        chunk_size (`int` or `str`, *optional*): Frames per call of the backbone, as `frames_per_chunk` in
+            [`VTNConfig`].
         recompute (`bool`): Whether a chunk's activations are computed again in the backward pass instead of kept.
         frame_grid (`int`, *optional*): As in [`VTNConfig`].
 
     Raises:
         ValueError: If a frame's features depend on the others, so that there can be no chunks.
     """
-    if chunk_size is None or torch.compiler.is_compiling():
-        return encode(backbone, frames if numbers is None else frames[numbers], frame_grid)
-    if normalizes_over_frames(backbone):
-        raise ValueError(
-            f"`frames_per_chunk` is {chunk_size}, but in training {type(backbone).__name__} normalises over all "
-            'frames of the batch, which cannot be cut into chunks; freeze it or set `frames_per_chunk` to "auto".'
-        )
-    # One chunk after the other, rather than a copy of all pixels.
-    chunks = frames.split(chunk_size) if numbers is None else (frames[part] for part in numbers.split(chunk_size))
+    if numbers is None and (chunk_size is None or torch.compiler.is_compiling()):
+        return encode(backbone, frames, frame_grid)
+    chunk_size = choose_frames_per_chunk(chunk_size, backbone, frames.shape[-2] * frames.shape[-1])
+    if chunk_size is not None and normalizes_over_frames(backbone):
+        reason = f"in training {type(backbone).__name__} normalises over all frames of the batch"
+        advice = 'which cannot be cut into chunks; freeze it or set `frames_per_chunk` to "auto"'
+        raise ValueError(f"`frames_per_chunk` is {chunk_size}, but {reason}, {advice}.")
+    size = chunk_size or len(frames)
+    parts = [slice(first, first + size) for first in range(0, len(frames), size)]
     # The pixels need no gradient, which the reentrant kind would ask of its inputs.
-    run = partial(checkpoint, encode, use_reentrant=False) if recompute else encode
-    # Into memory that is there: pieces between the activations would keep theirs from being used again.
-    features, first = None, 0
-    for chunk in chunks:
-        encoded = run(backbone, chunk, frame_grid)
-        if features is None:
-            features = encoded.new_empty(len(frames if numbers is None else numbers), *encoded.shape[1:])
-        features[first : first + len(chunk)] = encoded
-        first += len(chunk)
+    run = partial(checkpoint, encode, use_reentrant=False) if recompute and chunk_size else encode
+    features = None
+    for part in parts if numbers is None else numbers.split(size):
+        encoded = run(backbone, frames[part], frame_grid)
+        # Into memory that is there: pieces between the activations would keep theirs from being used again.
+        features = encoded.new_zeros(len(frames), *encoded.shape[1:]) if features is None else features
+        features[part] = encoded
     return features
 
 
@@ -169,11 +153,10 @@ def encode(backbone: PreTrainedModel, frames: torch.Tensor, frame_grid: int | No
         return vector
     feature_map = _find_feature_map(backbone, outputs, frames.shape[2:], vector.shape[1])
     if feature_map.shape[1] != vector.shape[1] or min(feature_map.shape[2:]) < frame_grid:
-        raise ValueError(
-            f"`frame_grid` is {frame_grid}, but {type(backbone).__name__} gives a map of {feature_map.shape[2]} x "
-            f"{feature_map.shape[3]} places with {feature_map.shape[1]} features; it takes at least as many places on "
-            f"either side, with the {vector.shape[1]} features of the pooled vector."
-        )
+        num_features, rows, columns = feature_map.shape[1:]
+        found = f"{type(backbone).__name__} gives a map of {rows} x {columns} places with {num_features} features"
+        needs = f"at least as many places on either side, with the {vector.shape[1]} features of the pooled vector"
+        raise ValueError(f"`frame_grid` is {frame_grid}, but {found}; it takes {needs}.")
     places = nn.functional.adaptive_avg_pool2d(feature_map, frame_grid).flatten(2).transpose(1, 2)
     return torch.cat([vector[:, None], places], dim=1)
 
@@ -184,10 +167,8 @@ def _pool(backbone: PreTrainedModel, outputs: ModelOutput) -> torch.Tensor:
     if pooled is not None:
         return pooled.flatten(1)
     if states is None:
-        raise ValueError(
-            f"{type(backbone).__name__} gives no feature vector: its outputs are {', '.join(outputs.keys())}, without "
-            "`pooler_output` and `last_hidden_state`."
-        )
+        found = f"its outputs are {', '.join(outputs.keys())}, without `pooler_output` and `last_hidden_state`"
+        raise ValueError(f"{type(backbone).__name__} gives no feature vector: {found}.")
     if states.ndim == 4:
         return states.mean(dim=(2, 3))
     return states[:, 0] if has_class_token(backbone) else states.mean(dim=1)
@@ -209,10 +190,8 @@ def _find_feature_map(
         patches = patches.gather(1, order[..., None].expand_as(patches))
     rows = _count_rows(patches.shape[1], *sides)
     if rows is None:  # there are others among them, as the detection tokens of a YOLOS
-        raise ValueError(
-            f"{name} has no grid of features: {patches.shape[1]} tokens of a frame of {sides[0]} x {sides[1]} pixels "
-            "fill no rows and columns; leave `frame_grid` out."
-        )
+        tokens = f"{patches.shape[1]} tokens of a frame of {sides[0]} x {sides[1]} pixels fill no rows and columns"
+        raise ValueError(f"{name} has no grid of features: {tokens}; leave `frame_grid` out.")
     return patches.transpose(1, 2).unflatten(2, (rows, -1))
 
 
@@ -250,7 +229,7 @@ def has_class_token(backbone: PreTrainedModel) -> bool:
     return bool(_find_tokens(backbone, _CLASS_TOKEN_NAMES))
 
 
-def _drop_untrained_pooler(backbone: PreTrainedModel):
+def drop_untrained_pooler(backbone: PreTrainedModel):
     """Removes BERT's pooler, a dense layer and a tanh, which image checkpoints carry untrained."""
     if isinstance(getattr(getattr(backbone, "pooler", None), "dense", None), nn.Linear):
         backbone.pooler = None

@@ -113,9 +113,9 @@ class VTNConfig(PreTrainedConfig):
         classifier_dropout: Dropout inside the head.
         num_frames: Frames that `pipeline()` takes from a video.
         frames_per_chunk: Frames per call of the backbone, which bounds the memory: `"auto"` is what suits the backbone
-            and its device at inference (4 to 64) and all frames in training; a number holds at inference, and in
-            training with activation checkpointing, where each call is then computed again in the backward pass; `None`
-            passes all at once.
+            its device and the size of the frames at inference (up to 64) and all frames in training; a number holds at
+            inference, and in training with activation checkpointing, where each call is then computed again in the
+            backward pass; `None` passes all at once.
         calibration_temperature: Divides logits for calibrated scores.
         anytime_confidence: Calibrated score from which a few frames are as good as all.
         anytime_min_frames: Frames of the first look for which that is so.
@@ -207,9 +207,8 @@ class VTNConfig(PreTrainedConfig):
         """What is wrong with those that are no fields, but as similar to one as `cutoff`."""
         known = cls._list_fields()
         for name in names:
-            if name in known or name in _TRANSFORMERS_FIELDS or name[0] == "_" or hasattr(PreTrainedConfig, name):
-                continue
-            if difflib.get_close_matches(name, known, cutoff=cutoff):
+            is_known = name in known or name in _TRANSFORMERS_FIELDS or hasattr(PreTrainedConfig, name)
+            if not is_known and name[0] != "_" and difflib.get_close_matches(name, known, cutoff=cutoff):
                 close = difflib.get_close_matches(name, known)
                 hint = f"did you mean {' or '.join(close)}?" if close else f"its fields are {', '.join(known)}."
                 yield f"{cls.__name__} has no field {name!r}; {hint}"
@@ -217,13 +216,12 @@ class VTNConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As in transformers, but overrides are checked: their names, their values, and how these go together."""
-        is_tuple = kwargs.pop("return_unused_kwargs", False)
         # Those of `from_pretrained` are among them, which are none of the configuration's.
         for mistake in cls._find_mistakes(kwargs, cutoff=0.8):
             raise ValueError(mistake)
-        config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
-        config.validate()
-        return (config, unused) if is_tuple else config
+        loaded = super().from_dict(config_dict, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
+        return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """As in transformers, with the code that the Auto classes need where this package is not installed."""
@@ -234,10 +232,8 @@ class VTNConfig(PreTrainedConfig):
             "AutoModel": "modeling_vtn.VTNModel",
             "AutoModelForVideoClassification": "modeling_vtn.VTNForVideoClassification",
         }
-        task = {
-            "impl": "video_processing_vtn.VTNVideoClassificationPipeline",
-            "pt": ["AutoModelForVideoClassification"],
-        }
+        pipeline_class = "video_processing_vtn.VTNVideoClassificationPipeline"
+        task = {"impl": pipeline_class, "pt": ["AutoModelForVideoClassification"]}
         self.custom_pipelines = {"video-classification": task}
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
         # `pipeline` would ask for leave to run the code of the checkpoint, where there may be none.

@@ -1,7 +1,7 @@
 """
 What the installed package adds to the classes that travel with a checkpoint: model cards, a look at the code that a
-checkpoint brings, the names of damaged files, processors for a backbone, and pipelines that save all that they have
-loaded.
+checkpoint brings, the names of damaged files, models and processors for a backbone, pixels that stay bytes, and
+pipelines that save all that they have loaded.
 """
 
 import functools
@@ -18,11 +18,13 @@ from safetensors import SafetensorError, safe_open
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
-from .backbone_preprocessing import from_backbone_pretrained
+from .backbone_preprocessing import from_backbone_pretrained as make_processor
 from .configuration_vtn import VTNConfig, __version__
 from .image_processing_vtn import PixelProcessorMixin, VTNImageProcessor
 from .model_card import make_model_card, replace_generic_card
 from .modeling_vtn import VTNForVideoClassification, VTNPreTrainedModel
+from .pixel_bytes import normalize_uint8, to_uint8_processor
+from .pretrained_backbone import from_backbone_pretrained as make_model
 from .video_processing_vtn import VTNVideoProcessor
 
 
@@ -35,10 +37,20 @@ def complete_classes():
     VTNPreTrainedModel.from_pretrained = classmethod(_name_damaged_files(VTNPreTrainedModel.from_pretrained.__func__))
     for loaded_class in (VTNPreTrainedModel, VTNImageProcessor, VTNVideoProcessor):
         loaded_class.from_pretrained = classmethod(_check_code_first(loaded_class.from_pretrained.__func__))
-    PixelProcessorMixin.from_backbone_pretrained = classmethod(from_backbone_pretrained)
+    VTNForVideoClassification.from_backbone_pretrained = classmethod(make_model)
+    PixelProcessorMixin.from_backbone_pretrained = classmethod(make_processor)
+    VTNVideoProcessor.to_image_processor = to_image_processor
+    PixelProcessorMixin.to_uint8_processor = to_uint8_processor
+    PixelProcessorMixin.normalize_uint8 = normalize_uint8
     VTNConfig.from_dict = classmethod(_without_custom_pipelines(VTNConfig.from_dict.__func__))
     name = "vtn_hf.video_processing_vtn.VTNVideoClassificationPipeline"
     PIPELINE_REGISTRY.supported_tasks["video-classification"]["impl"] = name
+
+
+def to_image_processor(self: VTNVideoProcessor) -> VTNImageProcessor:
+    """The [`VTNImageProcessor`] with the same pixel settings, for frames that are decoded already."""
+    names = VTNImageProcessor.valid_kwargs.__annotations__
+    return VTNImageProcessor(**{name: getattr(self, name) for name in names if hasattr(self, name)})
 
 
 def check_code(checkpoint: str | os.PathLike, is_asked_for: bool = False, **hub_keywords):

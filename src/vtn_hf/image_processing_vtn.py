@@ -36,8 +36,11 @@ class PixelProcessorMixin:
     do_convert_rgb = True
     pixel_protocol = "transformers"
     do_flip_channel_order = False
-    # The processor for a VTN on an image model, whose name or path it takes; the installed package adds it.
+    # What the installed package adds: the processor for a VTN on an image model, whose name or path it takes; a copy
+    # that leaves pixels as bytes, and what makes of those the pixels of this one.
     from_backbone_pretrained: ClassVar[Callable[..., Any]]
+    to_uint8_processor: Callable[[], Any]
+    normalize_uint8: Callable[[torch.Tensor], torch.Tensor]
 
     def __init__(self, **kwargs):
         names = self.valid_kwargs.__annotations__.keys()
@@ -70,43 +73,17 @@ class PixelProcessorMixin:
         validate_typed_dict(self.valid_kwargs, kwargs)
         return {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | kwargs
 
-    def check_has_bytes(self):
-        """Refuses a protocol whose pixels cannot be kept as bytes until they are on the device."""
-        if not self.pixel_settings.has_bytes:
-            raise ValueError(
-                "pixel_protocol='pyslowfast' normalises before it resizes, so its pixels are floats; let the "
-                "processor rescale and normalise, or use pixel_protocol='transformers'."
-            )
 
-    def normalize_uint8(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """
-        Rescales and normalises, on its device, a batch that this processor has left as bytes (`do_rescale=False,
-        do_normalize=False`), which are a quarter of the size of floats on their way to the device.
-
-        Raises:
-            ValueError: If `pixel_values` are no bytes, or `pixel_protocol` is `"pyslowfast"`, which has none.
-        """
-        self.check_has_bytes()
-        if pixel_values.dtype != torch.uint8:
-            raise ValueError(f"`pixel_values` must be uint8 to be normalised on the device, got {pixel_values.dtype}.")
-        return self.pixel_settings.normalize(pixel_values).float()
-
-
-def batch_videos(
-    videos: list[torch.Tensor], position_ids: list[torch.Tensor] | None, tensor_type: str | TensorType | None
-) -> BatchFeature:
+def batch_videos(batch: dict[str, list[torch.Tensor]], tensor_type: str | TensorType | None) -> BatchFeature:
     """
-    Puts videos `(frames, channels, height, width)` into a batch of `pixel_values` and, where they are known,
-    `position_ids`. Those of unequal length are padded with zeros to the longest, with an `attention_mask`.
+    Puts videos, `pixel_values` of shape `(frames, channels, height, width)`, into a batch, with what there is beside
+    them for each frame. Those of unequal length are padded with zeros to the longest, with an `attention_mask`.
     """
-    if len({video.shape[1:] for video in videos}) > 1:
-        raise ValueError(
-            "The videos of a batch must have one picture size, got (channels, height, width) "
-            f"{[tuple(video.shape[1:]) for video in videos]}; resize or crop them."
-        )
-    batch = (
-        {"pixel_values": videos} if position_ids is None else {"pixel_values": videos, "position_ids": position_ids}
-    )
+    videos = batch["pixel_values"]
+    sizes = [tuple(video.shape[1:]) for video in videos]
+    if len(set(sizes)) > 1:
+        got = f"got (channels, height, width) {sizes}"
+        raise ValueError(f"The videos of a batch must have one picture size, {got}; resize or crop them.")
     if len({len(video) for video in videos}) > 1:
         batch["attention_mask"] = [torch.ones(len(video), dtype=torch.long) for video in videos]
         batch = {name: list(nn.utils.rnn.pad_sequence(rows, batch_first=True)) for name, rows in batch.items()}
@@ -185,8 +162,8 @@ class VTNImageProcessor(PixelProcessorMixin, BaseImageProcessor):
         videos = make_nested_list_of_images(images, expected_ndims=3)
         if len(videos) == 0 or any(len(video) == 0 for video in videos):
             raise ValueError(f"Each video needs at least one frame, got {[len(video) for video in videos]} frames.")
-        videos = [pixels.preprocess(to_frames(video, pixels, settings["device"])) for video in videos]
-        return batch_videos(videos, None, settings["return_tensors"])
+        videos = [pixels.preprocess(to_frames(video, pixels)) for video in videos]
+        return batch_videos({"pixel_values": videos}, settings["return_tensors"])
 
 
 VTNImageProcessor.register_for_auto_class()

@@ -1,11 +1,10 @@
 """The Video Transformer Network: a 2D backbone per frame, a temporal encoder over the frames, a head."""
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce, wraps
-from typing import Self
+from functools import partial, reduce, wraps
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import nn
@@ -17,12 +16,9 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .backbone_vtn import (
-    choose_frames_per_chunk,
     encode_frames,
     get_backbone_feature_size,
     has_attention_heads,
-    load_backbone,
-    load_backbone_config,
     make_backbone,
     normalizes_over_frames,
 )
@@ -111,6 +107,12 @@ class VTNPreTrainedModel(PreTrainedModel):
             attn_implementation = {"": attn_implementation}
         super().set_attn_implementation(attn_implementation, **kwargs)
 
+    def freeze_backbone(self):
+        """Freezes the weights of the backbone and, in training mode too, its normalisation statistics and dropout."""
+        self.base_model.is_backbone_frozen = True
+        self.base_model.backbone.requires_grad_(False)
+        self.base_model.backbone.eval()
+
     def load_state_dict(self, state_dict: Mapping[str, torch.Tensor], strict: bool = True, assign: bool = False):
         """
         As in torch, under the names of `state_dict()` or those in the files of [`~PreTrainedModel.save_pretrained`]:
@@ -187,9 +189,8 @@ class VTNModel(VTNPreTrainedModel):
         self.is_backbone_frozen = False
         self.gradient_checkpointing = False
         self.feature_size = get_backbone_feature_size(config.backbone_config)
-        self.projection = nn.Identity()
-        if self.feature_size != config.hidden_size:
-            self.projection = nn.Linear(self.feature_size, config.hidden_size)
+        widths = self.feature_size, config.hidden_size
+        self.projection = nn.Identity() if self.feature_size == config.hidden_size else nn.Linear(*widths)
         if config.frame_pooling is not None:
             self.frame_pooling = VTNFramePooling(config)
         self.temporal_encoder = VTNTemporalEncoder(config)
@@ -211,22 +212,11 @@ class VTNModel(VTNPreTrainedModel):
         except NotImplementedError:  # convolutional networks have no name for their first layer
             return next(self.backbone.children())
 
-    def freeze_backbone(self):
-        """Freezes the weights of the backbone and, in training mode too, its normalisation statistics and dropout."""
-        self.is_backbone_frozen = True
-        self.backbone.requires_grad_(False)
-        self.backbone.eval()
-
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.is_backbone_frozen:
             self.backbone.eval()
         return self
-
-    @property
-    def frames_per_chunk(self) -> int | None:
-        """Frames per call of the backbone at inference; `None` is all at once."""
-        return choose_frames_per_chunk(self.config.frames_per_chunk, self.backbone)
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -261,9 +251,7 @@ class VTNModel(VTNPreTrainedModel):
         if attention_mask is None:
             features = self._encode_frames(frames)
         elif self._can_skip_padding(attention_mask):
-            numbers = attention_mask.flatten().nonzero()[:, 0]
-            encoded = self._encode_frames(frames, numbers)
-            features = encoded.new_zeros(len(frames), *encoded.shape[1:]).index_copy(0, numbers, encoded)
+            features = self._encode_frames(frames, attention_mask.flatten().nonzero()[:, 0])
         else:
             # Pixels, too: a gradient of zero would not keep out what is infinite or not a number.
             features = self._encode_frames(_clear_padding(frames, attention_mask.flatten()))
@@ -280,7 +268,7 @@ class VTNModel(VTNPreTrainedModel):
         """As [`encode_frames`], in chunks where they save memory: in training, where they are computed again."""
         recompute = self.backbone.training and self.gradient_checkpointing
         is_chunked = not self.backbone.training or (recompute and self.config.frames_per_chunk != "auto")
-        chunk_size = self.frames_per_chunk if is_chunked else None
+        chunk_size = self.config.frames_per_chunk if is_chunked else None
         options = {"chunk_size": chunk_size, "recompute": recompute, "frame_grid": self.config.frame_grid}
         return encode_frames(self.backbone, frames, numbers, **options)
 
@@ -333,10 +321,8 @@ class VTNModel(VTNPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_frame_features(pixel_values, attention_mask)
             if inputs_embeds.shape[-1] != self.feature_size:
-                raise ValueError(
-                    f"{type(self.backbone).__name__} gives {inputs_embeds.shape[-1]} features per frame, but its "
-                    f"configuration promises {self.feature_size}."
-                )
+                gives = f"{type(self.backbone).__name__} gives {inputs_embeds.shape[-1]} features per frame"
+                raise ValueError(f"{gives}, but its configuration promises {self.feature_size}.")
         shape = tuple(inputs_embeds.shape)
         if shape[2:] != self.feature_shape or len(shape) < 3 or 0 in shape:
             axes = ", ".join(["batch", "frames", *map(str, self.feature_shape)])
@@ -348,7 +334,10 @@ class VTNModel(VTNPreTrainedModel):
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
 
-        frames = self.projection(_compare(inputs_embeds) if self.config.frame_changes else inputs_embeds)
+        frames = inputs_embeds
+        if self.config.frame_changes:
+            frames = torch.cat([torch.zeros_like(frames[:, :1]), frames.diff(dim=1).abs()], dim=1)
+        frames = self.projection(frames)
         if self.config.frame_pooling is not None:
             frames, _ = self.frame_pooling(frames)
         states = self.temporal_encoder(frames, position_ids, attention_mask, class_token_only)
@@ -379,6 +368,12 @@ class VTNForVideoClassification(VTNPreTrainedModel):
             `from_pretrained` loads trained ones, `from_backbone_pretrained` those of an image model for the backbone.
     """
 
+    if TYPE_CHECKING:  # the installed package adds it
+
+        @classmethod
+        def from_backbone_pretrained(cls, backbone_name_or_path, **config_fields) -> Self:
+            """A VTN on a pretrained image model, from its name or path and fields of the configuration."""
+
     def __init__(self, config: VTNConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
@@ -386,28 +381,6 @@ class VTNForVideoClassification(VTNPreTrainedModel):
         self.classifier = VTNClassificationHead(config)
         self.loss_function = compute_loss
         self.post_init()
-
-    def freeze_backbone(self):
-        """As [`VTNModel.freeze_backbone`]."""
-        self.vtn.freeze_backbone()
-
-    @classmethod
-    def from_backbone_pretrained(cls, backbone_name_or_path: str | os.PathLike, **config_fields) -> Self:
-        """
-        Builds a VTN from a pretrained image model: its weights as the backbone, and a fresh temporal encoder and head.
-
-        Args:
-            backbone_name_or_path (`str` or `os.PathLike`): A vision model, or a model with a vision tower (CLIP,
-                SigLIP), on the Hub or in a local directory; ValueError if it gives no vector per frame.
-            config_fields: Fields of [`VTNConfig`], such as `num_labels`.
-
-        Returns:
-            [`VTNForVideoClassification`], in eval mode like everything that `from_pretrained` gives.
-        """
-        backbone_config = load_backbone_config(backbone_name_or_path)
-        model = cls(cls.config_class(backbone_config=backbone_config, **config_fields))
-        model.vtn.backbone.load_state_dict(load_backbone(backbone_name_or_path).state_dict())
-        return model.eval()
 
     @can_return_tuple
     def forward(
@@ -444,18 +417,10 @@ class VTNForVideoClassification(VTNPreTrainedModel):
         torch.Size([2, 10])
 
         ```"""
-        reads_frames = any(
-            getattr(self.config, name) if kwargs.get(name) is None else kwargs[name]
-            for name in ("output_hidden_states", "output_attentions")
-        )
-        outputs = self.vtn(
-            pixel_values=pixel_values,
-            inputs_embeds=inputs_embeds,
-            position_ids=position_ids,
-            attention_mask=attention_mask,
-            class_token_only=not reads_frames,
-            **kwargs,
-        )
+        flags = ("output_hidden_states", "output_attentions")
+        reads_frames = any(getattr(self.config, name) if kwargs.get(name) is None else kwargs[name] for name in flags)
+        inputs = pixel_values, inputs_embeds, position_ids, attention_mask
+        outputs = self.vtn(*inputs, class_token_only=not reads_frames, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None
         if labels is not None:
@@ -505,16 +470,14 @@ def compute_losses(
     `(batch,)` for `"single_label_classification"`, else `(batch, num_labels)`.
     """
     logits, labels = logits.float(), labels.to(logits.device)
+    cross_entropy = partial(nn.functional.cross_entropy, reduction="none", label_smoothing=label_smoothing)
     if problem_type == "single_label_classification" and labels.shape != logits.shape:
         labels = labels.flatten() if labels.is_floating_point() else labels.flatten().long()
-        losses = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
-        return losses, labels != -100
+        return cross_entropy(logits, labels), labels != -100
     labels = labels.reshape(logits.shape).to(logits.dtype)
     is_labelled = labels != -100
     if problem_type == "single_label_classification":  # shares of classes
-        losses = nn.functional.cross_entropy(
-            logits, labels.clamp(min=0), reduction="none", label_smoothing=label_smoothing
-        )
+        losses = cross_entropy(logits, labels.clamp(min=0))
         is_labelled = is_labelled.all(dim=1)
     elif problem_type == "regression":
         losses = nn.functional.mse_loss(logits, labels, reduction="none")
@@ -526,11 +489,6 @@ def compute_losses(
 
 def _clear_padding(values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     return values.masked_fill((attention_mask == 0)[(..., *[None] * (values.ndim - attention_mask.ndim))], 0.0)
-
-
-def _compare(features: torch.Tensor) -> torch.Tensor:
-    """How far the features `(B, T, …)` of each frame are from those of the frame before; of the first one, zeros."""
-    return torch.cat([torch.zeros_like(features[:, :1]), features.diff(dim=1).abs()], dim=1)
 
 
 def _check_frames(shape: torch.Size, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None = None):

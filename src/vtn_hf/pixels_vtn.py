@@ -5,7 +5,6 @@ A decoded frame becomes a *picture* (cropped, resized, still bytes where the pro
 `pixel_values` when they are rescaled and normalised.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -65,13 +64,10 @@ class Span(NamedTuple):
         reach = _CHROMA * math.ceil(self.new_length / self.length)
         margins = (self.crop_start, self.new_length - self.crop_start - self.crop_length)
         before, after = (max(0, margin - reach) // new_step for margin in margins)
-        return Span(
-            self.start + before * step,
-            self.length - (before + after) * step,
-            self.new_length - (before + after) * new_step,
-            self.crop_start - before * new_step,
-            self.crop_length,
-        )
+        length = self.length - (before + after) * step
+        new_length = self.new_length - (before + after) * new_step
+        crop_start = self.crop_start - before * new_step
+        return Span(self.start + before * step, length, new_length, crop_start, self.crop_length)
 
     def merge(self) -> "Span":
         """Nearly the same pixels with the least work: what the crop leaves is cut out first, and then resized."""
@@ -121,6 +117,7 @@ class PixelSettings:
     do_flip_channel_order: bool
     do_convert_rgb: bool | None
     input_data_format: str | None
+    device: torch.device | str | None
 
     def __post_init__(self):
         if self.size is not None:
@@ -153,9 +150,8 @@ class PixelSettings:
     def _require(self, name: str, is_right: bool, rule: str):
         if not is_right:
             value = getattr(self, name)
-            raise ValueError(
-                f"`{name}` must {rule}, got {dict(value) if isinstance(value, SizeDict) else repr(value)}."
-            )
+            value = dict(value) if isinstance(value, SizeDict) else value
+            raise ValueError(f"`{name}` must {rule}, got {value!r}.")
 
     def _check_num_channels(self, num_channels: int):
         for name in ("image_mean", "image_std"):
@@ -172,11 +168,6 @@ class PixelSettings:
     def has_bytes(self) -> bool:
         """Whether pictures are bytes; the original resizes floats."""
         return self.pixel_protocol != "pyslowfast"
-
-    @property
-    def can_be_narrowed(self) -> bool:
-        """Whether [`Span.narrow`] holds; the nearest pixels are found in floats, which round."""
-        return self.has_bytes and self.resample != 0
 
     def view(self, height: int, width: int, position: float = 0.5) -> View:
         """
@@ -209,11 +200,13 @@ class PixelSettings:
             regions = [span[:3] for span in view]
             rest = [span._replace(start=0, length=span.new_length) for span in view]
         else:
-            view = [span.narrow() for span in view] if self.can_be_narrowed else view
+            # The nearest pixels are found in floats, which round.
+            can_be_narrowed = self.has_bytes and self.resample != 0
+            view = [span.narrow() for span in view] if can_be_narrowed else view
             covers = [span.cover(side) for span, side in zip(view, (height, width), strict=True)]
             regions = [(start, length, length) for start, length in covers]
             rest = [span._replace(start=span.start - start) for span, (start, _) in zip(view, covers, strict=True)]
-        return Region(*itertools.chain.from_iterable(zip(*regions, strict=True))), View(*rest)
+        return Region(*np.ravel(regions, order="F").tolist()), View(*rest)
 
     def take(self, frames: torch.Tensor, view: View) -> torch.Tensor:
         """Frames `(frames, channels, height, width)` to pictures: bytes stay bytes if the protocol has bytes."""
@@ -255,10 +248,8 @@ class PixelSettings:
         pictures = [self.take(group, self.view(*group.shape[-2:])) for group in frames]
         sizes = sorted({tuple(group.shape[1:]) for group in pictures})
         if len(sizes) > 1:
-            raise ValueError(
-                "The frames of a video must have one size after resizing and cropping, got (channels, height, width) "
-                f"{sizes}."
-            )
+            got = f"got (channels, height, width) {sizes}"
+            raise ValueError(f"The frames of a video must have one size after resizing and cropping, {got}.")
         return self.normalize(pictures[0] if len(pictures) == 1 else torch.cat(pictures))
 
 
@@ -300,16 +291,16 @@ def resize_frames(
     return nn.functional.interpolate(frames, (height, width), **arguments)
 
 
-def to_frames(video: Any, pixels: PixelSettings, device: torch.device | str | None) -> list[torch.Tensor]:
+def to_frames(video: Any, pixels: PixelSettings) -> list[torch.Tensor]:
     """
-    Frames that are decoded already, in an array, tensor or list, to tensors `(frames, channels, height, width)`: one,
-    or one for each frame of a list; uint8 as it is and all else as float32.
+    Frames that are decoded already, in an array, tensor or list, to tensors `(frames, channels, height, width)` on the
+    device of the settings: one, or one for each frame of a list; uint8 as it is and all else as float32.
 
     Raises:
         ValueError: If shape, dtype or numbers are not those of frames.
     """
     is_list = isinstance(video, (list, tuple))
-    frames = [_to_tensor(frame, pixels.do_convert_rgb, device) for frame in (video if is_list else [video])]
+    frames = [_to_tensor(frame, pixels) for frame in (video if is_list else [video])]
     if pixels.do_rescale and math.isclose(pixels.rescale_factor, 1 / 255):
         _check_range(frames)
     frames = [_put_channels_first(each, pixels.input_data_format) for each in frames]
@@ -318,9 +309,9 @@ def to_frames(video: Any, pixels: PixelSettings, device: torch.device | str | No
     return [frame[None] for frame in frames] if is_list else frames
 
 
-def _to_tensor(frames: Any, do_convert_rgb: bool | None, device: Any) -> torch.Tensor:
+def _to_tensor(frames: Any, pixels: PixelSettings) -> torch.Tensor:
     if is_pil_image(frames):
-        if do_convert_rgb:
+        if pixels.do_convert_rgb:
             frames = frames.convert("RGBA" if frames.has_transparency_data else "RGB")
         frames = np.atleast_3d(np.array(frames))
     is_array = isinstance(frames, np.ndarray)
@@ -328,7 +319,7 @@ def _to_tensor(frames: Any, do_convert_rgb: bool | None, device: Any) -> torch.T
         raise ValueError(f"Frames must be integers or floats, got {frames.dtype} of shape {tuple(frames.shape)}.")
     if is_array and min(frames.strides, default=0) < 0:
         frames = frames.copy()  # such as BGR turned into RGB; torch has no negative strides
-    frames = torch.as_tensor(frames, device=device)
+    frames = torch.as_tensor(frames, device=pixels.device)
     return frames if frames.dtype == torch.uint8 else frames.float()
 
 
@@ -338,10 +329,9 @@ def _check_range(frames: list[torch.Tensor]):
     low = min((float(each.min) for each in ranges), default=0)
     high = max((float(each.max) for each in ranges), default=0)
     if not (low == high == 0 or (low >= -0.5 and 1 < high <= 255.5)):
-        raise ValueError(
-            f"Frames must be in [0, 255] to be rescaled, but these are in [{low:g}, {high:g}]. Pass "
-            "`do_rescale=False` if they are in [0, 1], `do_normalize=False` as well if they are normalised, or uint8."
-        )
+        advice = "Pass `do_rescale=False` if they are in [0, 1], `do_normalize=False` as well if they are normalised"
+        found = f"Frames must be in [0, 255] to be rescaled, but these are in [{low:g}, {high:g}]"
+        raise ValueError(f"{found}. {advice}, or uint8.")
 
 
 def _put_channels_first(frames: torch.Tensor, input_data_format: str | None) -> torch.Tensor:
@@ -403,17 +393,13 @@ class FrameConverter:
     """
 
     def __init__(self, av: Any, choose_region: ChooseRegion | None = None):
-        self.height: int | None = None
-        self.width: int | None = None
-        self._av = av
-        self._choose_region = choose_region
+        self.height = self.width = None
+        self._av, self._choose_region = av, choose_region
         # One for all frames, with one thread: setting it up costs more than converting a frame.
         self._reformatter = av.video.reformatter.VideoReformatter()
-        # What holds for all frames of a kind, which is found out once.
-        self._kind: tuple | None = None
-        self._orientation, self._may_be_transparent = _Orientation(), False
-        # How the region is taken, of frames in this format: by filters, or from the RGB picture.
-        self._region_format: str | None = None
+        # What was found out for: orientation and transparency hold for all frames of a kind, how the region is taken,
+        # by filters or from the RGB picture, for those of a format.
+        self._kind = self._region_format = None
         self._graph, self._box = None, ...
 
     def convert(self, frame: Any) -> np.ndarray:
@@ -473,9 +459,8 @@ def _can_be_cut(pixel_format: Any) -> bool:
     is_packed = len({component.plane for component in components}) < len(components)
     is_subsampled = len({(component.height, component.width) for component in components}) > 1
     # Where chroma do not come out even, they are stretched over the whole frame.
-    is_stretched = any(
-        pixel_format.height % component.height or pixel_format.width % component.width for component in components
-    )
+    height, width = pixel_format.height, pixel_format.width
+    is_stretched = any(height % component.height or width % component.width for component in components)
     return not (is_stretched or (is_packed and is_subsampled))
 
 
@@ -489,8 +474,7 @@ def _read_orientation(av: Any, frame: Any) -> _Orientation:
     except ValueError:  # FFmpeg gives a kind of side data that PyAV has no name for
         known = {kind.value for kind in av.sidedata.sidedata.Type}
         filters = [("sidedata", f"delete:{kind}") for kind in range(128) if kind not in known]
-        frame = _filter(_make_graph(av, frame, filters), frame)
-        side_data = frame.side_data
+        side_data = _filter(_make_graph(av, frame, filters), frame).side_data
     matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return _Orientation()

@@ -38,25 +38,20 @@ MIN_FRAMES_TO_RECOMPUTE = 1536  # in training; tokens, where a frame has several
 
 
 def make_local_mask(
-    num_frames: int,
-    window: int,
-    block_size: int | None,
-    attention_mask: torch.Tensor | None,
-    like: torch.Tensor,
-    tokens_per_frame: int = 1,
+    is_frame: torch.Tensor, window: int, block_size: int | None, tokens_per_frame: int = 1
 ) -> torch.Tensor:
     """
-    Which keys each token may attend to, with T frames in the blocks of [`split_into_blocks`] and a two-sided window:
-    booleans `(B or 1, blocks, block_size * K, 1 + (block_size + window) * K)`, the class token first, which all may
-    attend to. Without `block_size` the video is one block, `(B or 1, 1, T * K, N)`. The device is that of `like`.
+    Which keys each token may attend to, with frames `(B or 1, T)`, false at padding, in the blocks of
+    [`split_into_blocks`] and a two-sided window: booleans `(B or 1, blocks, block_size * K, 1 + (block_size + window)
+    * K)`, the class token first, which all may attend to. Without `block_size` the video is one block, `(B or 1, 1,
+    T * K, N)`.
     """
-    half = window // 2
+    num_frames, half, device = is_frame.shape[1], window // 2, is_frame.device
     num_blocks, reach = (1, 0) if block_size is None else (count_blocks(num_frames, block_size), half)
     block_size = block_size or num_frames
-    query = torch.arange(block_size, device=like.device)[:, None]
-    key = torch.arange(block_size + 2 * reach, device=like.device)[None, :] - reach
+    query = torch.arange(block_size, device=device)[:, None]
+    key = torch.arange(block_size + 2 * reach, device=device)[None, :] - reach
     in_window = (key - query).abs() <= half
-    is_frame = like.new_ones(1, num_frames, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     tail = num_blocks * block_size - num_frames
     is_frame = nn.functional.pad(is_frame, (reach, reach + tail)).unfold(1, block_size + 2 * reach, block_size)
     mask = in_window & is_frame[:, :, None, :]
@@ -65,56 +60,45 @@ def make_local_mask(
     return nn.functional.pad(mask, (1, 0), value=True)
 
 
-def make_flex_mask(
-    num_frames: int,
-    window: int,
-    attention_mask: torch.Tensor | None,
-    like: torch.Tensor,
-    tokens_per_frame: int = 1,
-):
+def make_flex_mask(frames: torch.Tensor, attention_mask: torch.Tensor | None, window: int, tokens_per_frame: int = 1):
     """
-    As [`make_local_mask`], for flex attention: a `BlockMask` of T K queries and N keys, the class token first. It
-    stores which of its `(T K / 128)²` blocks are not empty, and skips the others.
+    As [`make_local_mask`], for flex attention, with frames `(B, T, …)` and a mask `(B, T)`: a `BlockMask` of T K
+    queries and N keys, the class token first. It stores which of its `(T K / 128)²` blocks are not empty, and skips
+    the others.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
-    half, size, num_queries = window // 2, 128, num_frames * tokens_per_frame
+    half, size, num_queries = window // 2, 128, frames.shape[1] * tokens_per_frame
     is_key = None
     if attention_mask is not None:
-        is_key = nn.functional.pad(repeat_frames(attention_mask.bool(), tokens_per_frame), (1, 0), value=True)
+        is_key = nn.functional.pad(attention_mask.bool(), (1, 0), value=True)
 
     def find_frame(token: torch.Tensor) -> torch.Tensor:
         # Counted from 1; the class token, which is 0, has 0.
         return (token + tokens_per_frame - 1).div(tokens_per_frame, rounding_mode="floor")
 
-    # Token i of the frames is query i and key i + 1.
+    # Frame i is query i and key i + 1.
     def may_attend(batch, head, query, key):
         in_window = (query + 1 - key).abs() <= half
         if is_key is not None:
             in_window = in_window & is_key[batch, key]
         return in_window | (key == 0)
 
-    def may_attend_within_frames(batch, head, query, key):
+    def may_attend_by_frames(batch, head, query, key):
         # Not for one token per frame: with a function in it, TorchInductor takes more for variable, and writes code
         # for CPUs that does not compile (torch 2.13).
-        in_window = (find_frame(query + 1) - find_frame(key)).abs() <= half
-        if is_key is not None:
-            in_window = in_window & is_key[batch, key]
-        return in_window | (key == 0)
+        return may_attend(batch, head, find_frame(query + 1) - 1, find_frame(key))
 
     # In each pair of blocks (query blocks, key blocks), is anything in the window?
-    query = torch.arange(0, num_queries, size, device=like.device)[:, None]
-    key = torch.arange(0, 1 + num_queries, size, device=like.device)[None, :]
+    query = torch.arange(0, num_queries, size, device=frames.device)[:, None]
+    key = torch.arange(0, 1 + num_queries, size, device=frames.device)[None, :]
     is_before = find_frame(key + size - 1) < find_frame(query + 1) - half
     is_after = find_frame(key) > find_frame(query + size) + half
     in_reach = ~(is_before | is_after) | (key == 0)
-    return BlockMask.from_kv_blocks(
-        in_reach.sum(dim=1, dtype=torch.int32)[None, None],
-        in_reach.int().argsort(dim=1, descending=True, stable=True).int()[None, None],
-        BLOCK_SIZE=size,
-        mask_mod=may_attend if tokens_per_frame == 1 else may_attend_within_frames,
-        seq_lengths=(num_queries, 1 + num_queries),
-    )
+    counts = in_reach.sum(dim=1, dtype=torch.int32)[None, None]
+    order = in_reach.int().argsort(dim=1, descending=True, stable=True).int()[None, None]
+    lengths, rule = (num_queries, 1 + num_queries), may_attend if tokens_per_frame == 1 else may_attend_by_frames
+    return BlockMask.from_kv_blocks(counts, order, BLOCK_SIZE=size, mask_mod=rule, seq_lengths=lengths)
 
 
 def repeat_frames(values: torch.Tensor, tokens_per_frame: int, axis: int = 1) -> torch.Tensor:
@@ -296,13 +280,10 @@ class VTNAttention(nn.Module):
 
     def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Output `(B, queries, H)` of the attention implementation, for queries, keys and values `(B, …, H)`."""
-        output, _ = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
-            self,
-            *(self._split_heads(states).transpose(1, 2) for states in (query, key, value)),
-            mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-        )
+        attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        heads = (self._split_heads(states).transpose(1, 2) for states in (query, key, value))
+        dropout = self.attention_dropout if self.training else 0.0
+        output, _ = attend(self, *heads, mask, dropout=dropout, scaling=self.scaling)
         return output.flatten(2)
 
     def attend_globally(
@@ -391,9 +372,8 @@ class VTNEmbeddings(nn.Module):
 
     def __init__(self, config: VTNConfig):
         super().__init__()
+        self.config = config
         self.max_frame_positions = config.max_position_embeddings - 2
-        self.position_embedding_type = config.position_embedding_type
-        self.position_overflow = config.position_overflow
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         if config.position_embedding_type == "learned":
             self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
@@ -412,9 +392,9 @@ class VTNEmbeddings(nn.Module):
             places = torch.arange(self.tokens_per_frame, device=frame_embeds.device)
             frame_embeds = (frame_embeds + self.place_embeddings(places)).flatten(1, 2)
         tokens = torch.cat([self.cls_token.expand(frame_embeds.shape[0], -1, -1), frame_embeds], dim=1)
-        if self.position_embedding_type != "none":
+        if self.config.position_embedding_type != "none":
             position_ids = position_ids.long()
-            if self.position_overflow != "wrap":
+            if self.config.position_overflow != "wrap":
                 position_ids = self.spread_positions(position_ids, attention_mask)
             # The original wraps positions in the same way, and gives the last two rows to the same two uses.
             position_ids = position_ids % self.max_frame_positions
@@ -436,13 +416,13 @@ class VTNEmbeddings(nn.Module):
         if attention_mask is not None:
             position_ids = position_ids.masked_fill(attention_mask == 0, 0)
         last = position_ids.amax(dim=1, keepdim=True)
-        if self.position_overflow == "spread":
+        if self.config.position_overflow == "spread":
             last = last.clamp(min=last_row)
         return position_ids * last_row // last.clamp(min=1)
 
     def embed_positions(self, position_ids: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """`(B, N)` rows of the position table to `(B, N, H)`, like `tokens` in dtype."""
-        if self.position_embedding_type == "learned":
+        if self.config.position_embedding_type == "learned":
             return self.position_embeddings(position_ids)
         # "Attention is all you need" (https://huggingface.co/papers/1706.03762), section 3.5: a sine in the even
         # features, a cosine in the odd ones.
@@ -473,9 +453,8 @@ class VTNFramePooling(nn.Module):
         """Tokens `(B, T, K, H)` to frames `(B, T, H)`, and the attention weights `(B, T, h, K)`."""
         places = torch.arange(tokens.shape[2], device=tokens.device)
         states = self.norm(tokens + self.place_embeddings(places))
-        query, key, value = (
-            each.unflatten(-1, (self.num_heads, -1)) for each in (self.query, self.key(states), self.value(states))
-        )
+        projected = self.query, self.key(states), self.value(states)
+        query, key, value = (each.unflatten(-1, (self.num_heads, -1)) for each in projected)
         scores = torch.einsum("hd,btkhd->bthk", query, key) * query.shape[-1] ** -0.5
         weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
         gathered = torch.einsum("bthk,btkhd->bthd", self.dropout(weights), value).flatten(2)
@@ -504,16 +483,17 @@ class VTNTemporalEncoder(nn.Module):
         """
         num_frames, tokens_per_frame = frame_embeds.shape[1], self.config.encoder_tokens_per_frame
         if self.config._attn_implementation == "flex_attention":
-            make_mask = make_flex_mask
+            make_mask = partial(make_flex_mask, frame_embeds, attention_mask)
         else:
             # Eager attention is where the weights can be read, so it sees each video as a single block.
             is_eager, side = self.config._attn_implementation == "eager", isqrt(tokens_per_frame)
             is_short = not torch.compiler.is_compiling() and num_frames <= MAX_FRAMES_IN_ONE_BLOCK // side
             block_size = None if is_eager or is_short else max(1, BLOCK_SIZE // side)
-            make_mask = partial(make_local_mask, block_size=block_size)
-        inputs = {"attention_mask": attention_mask, "like": frame_embeds, "tokens_per_frame": tokens_per_frame}
+            all_frames = frame_embeds.new_ones(1, num_frames, dtype=torch.bool)
+            is_frame = all_frames if attention_mask is None else attention_mask.bool()
+            make_mask = partial(make_local_mask, is_frame, block_size=block_size)
         windows = set(self.config.attention_windows)
-        local_masks = {window: make_mask(num_frames, window, **inputs) for window in windows}
+        local_masks = {window: make_mask(window=window, tokens_per_frame=tokens_per_frame) for window in windows}
         hidden_states = self.embeddings(frame_embeds, position_ids, attention_mask)
         if attention_mask is not None:
             attention_mask = repeat_frames(attention_mask, tokens_per_frame)

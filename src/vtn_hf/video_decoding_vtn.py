@@ -14,18 +14,15 @@ import math
 import operator
 import os
 import re
-import stat
 import tempfile
 import threading
 import time
 import traceback
 from array import array
-from bisect import bisect_left, bisect_right
-from collections import Counter
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from heapq import heappop, heappush
 from typing import Any, BinaryIO
 from urllib.request import url2pathname
 
@@ -33,22 +30,33 @@ import numpy as np
 from torch.utils.data import get_worker_info
 from transformers.video_utils import VideoMetadata
 
-from .frame_sampling_vtn import VideoSegment
 from .pixels_vtn import ChooseRegion, FrameConverter
 
 
-VideoSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | VideoSegment
+class VideoPart:
+    """A video that is a part of another one: `source` is the file, and `make_reader` what reads it."""
+
+    source: Any
+    make_reader: Callable[["VideoFile", ChooseRegion | None], "VideoReader"]
+
+
+def is_source(video: Any) -> bool:
+    """Whether this is a file, by name or by content, or a part of one, and no frames."""
+    kinds = (str, bytes, bytearray, memoryview, os.PathLike, VideoPart)
+    return isinstance(video, kinds) or hasattr(video, "read")
+
+
+VideoSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | VideoPart
 SampleIndices = Callable[["TimedVideoMetadata"], Sequence[int] | np.ndarray]
-PlanRounds = Callable[["TimedVideoMetadata"], Sequence[Sequence[int] | np.ndarray]]
 ConvertFrame = Callable[[np.ndarray], np.ndarray]
 
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 _MATROSKA = "matroska,webm"
 # Containers that store a presentation timestamp with each packet, and codecs that show one frame per packet.
-_TIMED_FORMATS = (_MP4, _MATROSKA)
+TIMED_FORMATS = (_MP4, _MATROSKA)
 _ONE_FRAME_PER_PACKET = ("h264", "hevc", "vp9", "av1")
 # Containers in which going back to the start may bring the same packets again; others are opened again.
-_REWINDABLE_FORMATS = (*_TIMED_FORMATS, "avi")
+_REWINDABLE_FORMATS = (*TIMED_FORMATS, "avi")
 # FFmpeg's own decoders leave out the transparency that lies beside the pictures of a WebM.
 _DECODERS_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # FFmpeg's AVFMT_TS_DISCONT: containers made to be cut and joined. A longer step than this is a joint, not a pause.
@@ -56,9 +64,9 @@ _FLAG_OF_JOINED_FORMATS = 0x200
 _MAX_STEP_SEC = 10
 # More ticks than this are no time, but damage.
 _MAX_TICKS = 2**52
-_NO_TIME = -(2**63)
+NO_TIME = -(2**63)
 # In decoding order, a frame comes after at most this many that are shown after it: decoders keep no more pictures.
-_MAX_REORDERED = 16
+MAX_REORDERED = 16
 # A seek empties the decoder's threads; decoding fewer frames than this, only to pass over them, is cheaper. One thread
 # loses nothing but the seek itself.
 _MIN_FRAMES_TO_SKIP = 16
@@ -101,7 +109,7 @@ class VideoDecodeError(ValueError):
     ```"""
 
 
-class _FrameCountError(VideoDecodeError):
+class FrameCountError(VideoDecodeError):
     """Decoding ended without an error, but gave another number of frames than there are packets."""
 
 
@@ -181,7 +189,7 @@ def decode_video(
     Args:
         source: Path, http(s) or file URL, part of a file ("subfile,,start,512,end,9000,,:videos.tar"), the bytes of a
             file, or a binary file object, which is read from its start and left open; a pipe is read to its end first.
-            Or a `VideoSegment` of any of these.
+            Or a part of any of these (`vtn_hf.data.segments`).
         sample_indices: Called with the metadata (`width` and `height` follow with the first frame); returns frame
             numbers, counted from 0 as they are shown, in any order and with repetitions. It is called again if the
             number of frames turns out to be another one. `None` takes all frames.
@@ -201,107 +209,25 @@ def decode_video(
         ValueError: If a frame number lies outside the video, or none is asked for, or the source is nothing of these.
         ImportError: If PyAV is not installed.
     """
-    with _open_video(source, choose_region, limits) as video:
-        try:
-            return _gather(video, sample_indices, convert_frame)
-        except _FrameCountError:  # by now the video knows its true number of frames
-            return _gather(video, sample_indices, convert_frame)
-
-
-def iter_video_frames(
-    source: VideoSource,
-    sample_indices: SampleIndices | None = None,
-    *,
-    convert_frame: ConvertFrame | None = None,
-    choose_region: ChooseRegion | None = None,
-    limits: DecodeLimits | None = None,
-) -> Iterator[np.ndarray]:
-    """Decode a video one frame at a time, in memory that does not grow with its length.
-
-    As `decode_video`, but the frame numbers must be ascending (repetitions are allowed), and if the number of frames
-    turns out to be another one, for which `sample_indices` chooses other frames than those already given out, this
-    raises `VideoDecodeError`.
-
-    Yields:
-        Frames as uint8 RGB of shape (height, width, 3), or what `convert_frame` made of them.
-    """
-    with _open_video(source, choose_region, limits) as video:
-        indices = video.choose(sample_indices)
-        if indices != sorted(indices):
-            raise ValueError(f"{video.name}: frame numbers must be ascending to be iterated over, got {indices}.")
-        repeats = Counter(indices)
-        given: list[int] = []
-        try:
-            for number, frame in video.read(list(repeats)):
-                frame = frame if convert_frame is None else convert_frame(frame)
-                for _ in range(repeats[number]):
-                    given.append(number)
-                    yield np.ascontiguousarray(frame)
-        except _FrameCountError:
-            if given != video.choose(sample_indices):
-                raise
-
-
-def iter_frame_rounds(
-    source: VideoSource,
-    plan_rounds: PlanRounds,
-    *,
-    convert_frame: ConvertFrame | None = None,
-    choose_region: ChooseRegion | None = None,
-    limits: DecodeLimits | None = None,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode a video in rounds, so that whoever has seen enough after some of them can stop.
-
-    As `decode_video`, but `plan_rounds` returns rounds of frame numbers, ascending in each, no number twice. If it is
-    called again, frames that were given out are not given again.
-
-    Yields:
-        The number of each frame, and the frame as uint8 RGB of shape (height, width, 3), or what `convert_frame` made
-        of it.
-    """
-    with _open_video(source, choose_region, limits) as video:
-        given: set[int] = set()
-        for is_last_try in (False, True):
-            rounds = plan_rounds(video.metadata)
-            video.ask_for(itertools.chain(*rounds))
-            try:
-                for part in rounds:
-                    missing = [int(number) for number in part if number not in given]
-                    for number, frame in video.read(missing) if missing else ():
-                        given.add(number)
-                        yield number, np.ascontiguousarray(frame if convert_frame is None else convert_frame(frame))
-                return
-            except _FrameCountError:  # by now the video knows its true number of frames
-                if is_last_try:
-                    raise
-
-
-def _gather(
-    video: "_VideoReader", sample_indices: SampleIndices | None, convert_frame: ConvertFrame | None
-) -> tuple[np.ndarray, TimedVideoMetadata]:
-    """Read the chosen frames into one array, decoding each of them once."""
-    indices = video.choose(sample_indices)
-    numbers, places = np.unique(indices, return_inverse=True)
-    frames = None
-    for row, (_, frame) in enumerate(video.read(numbers.tolist())):
-        frame = frame if convert_frame is None else convert_frame(frame)
-        if frames is None:
-            video.check_size(len(indices) * frame.nbytes)
-            frames = np.empty((len(numbers), *frame.shape), dtype=frame.dtype)
-        frames[row] = frame
-    return (frames if np.array_equal(numbers, indices) else frames[places]), video.metadata
+    with open_video(source, choose_region, limits) as video:
+        with contextlib.suppress(FrameCountError):
+            return video.gather(sample_indices, convert_frame)
+        # By now the video knows its true number of frames.
+        return video.gather(sample_indices, convert_frame)
 
 
 @contextlib.contextmanager
-def _open_video(
+def open_video(
     source: VideoSource, choose_region: ChooseRegion | None = None, limits: DecodeLimits | None = None
-) -> Iterator["_VideoReader"]:
+) -> Iterator["VideoReader"]:
+    make_reader = VideoReader
+    if isinstance(source, VideoPart):
+        source, make_reader = source.source, source.make_reader
     with contextlib.ExitStack() as stack:
-        file = _Source(source, limits or DecodeLimits())
+        file = VideoFile(source, limits or DecodeLimits())
         try:
             file.open(stack)
-            video = _VideoReader(file, choose_region)
-            stack.callback(video.close)
+            video = stack.enter_context(contextlib.closing(make_reader(file, choose_region)))
             video.open()
             yield video
         except VideoDecodeError as error:
@@ -310,7 +236,7 @@ def _open_video(
             raise
 
 
-class _Source:
+class VideoFile:
     """
     Any source as one seekable file, whole or a part of one, that limits what it costs and words what is wrong with it.
     What errors call it is no attribute `name`, from which FFmpeg would guess a format and the names of other files.
@@ -321,15 +247,13 @@ class _Source:
             import av
         except ImportError as error:
             raise ImportError("Decoding a video needs PyAV: `pip install av`.") from error
-        self.segment = source if isinstance(source, VideoSegment) else None
-        source = source if self.segment is None else self.segment.source
         self.av, self.limits, self._source = av, limits, source
         self._deadline = time.monotonic() + (limits.max_decode_sec or math.inf)
         self._start = self._end = self._place = self.num_tags = 0
         self.head, self.hint = b"", ""  # the first bytes; what may be behind an error
         self.opening_since = None  # CPU time of this thread, while FFmpeg learns about the file
         self.position = self.num_frames = None  # how far decoding has come
-        if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) and not hasattr(source, "read"):
+        if not is_source(source) or isinstance(source, VideoPart):
             raise ValueError(f"A video must be a path, a URL, bytes or a binary file, got {type(source).__name__}.")
         name = getattr(source, "name", None) if hasattr(source, "read") else source
         name = name if name and isinstance(name, (str, os.PathLike)) else "<file>"
@@ -367,8 +291,7 @@ class _Source:
         place = offset + {os.SEEK_SET: self._start, os.SEEK_CUR: self._place, os.SEEK_END: self._end}[whence]
         if place < self._start:
             raise ValueError(f"negative seek position {place - self._start}")
-        self._file.seek(place)
-        self._place = place
+        self._place = self._file.seek(place)
         return self.tell()
 
     def tell(self) -> int:
@@ -430,10 +353,9 @@ class _Source:
             path = url2pathname(place.removeprefix("localhost"))
         elif path.startswith("~") and not os.path.lexists(path):
             path = os.path.expanduser(path)
-        part = _PART_OF_FILE.fullmatch(path)
-        if part:
+        if part := _PART_OF_FILE.fullmatch(path):
             path, self._start, self._end = part[3], int(part[1]), int(part[2])
-        if stat.S_ISREG(os.stat(path).st_mode):
+        if os.path.isfile(path):
             return stack.enter_context(open(path, "rb"))
         return self._receive(stack, partial(self._copy, _read_pipe(path)))
 
@@ -450,10 +372,9 @@ class _Source:
                 errors.append(error)
 
         max_silence = math.inf if is_download else _MAX_SILENCE_SEC  # HTTP has its own
-        deadlines = [(self._deadline, "max_decode_sec")]
-        if is_download:
-            deadlines.append((time.monotonic() + self.limits.max_download_sec, "max_download_sec"))
-        deadline, limit = min(deadlines)
+        max_download_sec = self.limits.max_download_sec if is_download else math.inf
+        ends = (self._deadline, "max_decode_sec"), (time.monotonic() + max_download_sec, "max_download_sec")
+        deadline, limit = min(ends)
         file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
@@ -513,31 +434,31 @@ class _Layout:
     _BEFORE_FRAMES = (b"moof", b"mdat", b"styp", b"sidx", b"emsg", b"prft")
     _CLUSTER = b"\x1fC\xb6u"
 
-    def __init__(self, source: _Source):
-        self._source = source
+    def __init__(self, file: VideoFile):
+        self._file = file
         self.is_fragmented = self.is_cut = False
         self._num_samples = self._num_entries = 0  # what the boxes claim, and what FFmpeg's index of them would have
-        head = source.head
+        head = file.head
         if head[:4] == b"RIFF":
             # Written to a pipe, the size is not known; and a last byte that pads may be missing.
-            self.is_cut = source.num_bytes + 1 < 8 + int.from_bytes(head[4:8], "little") < 2**31
+            self.is_cut = file.num_bytes + 1 < 8 + int.from_bytes(head[4:8], "little") < 2**31
         elif head[:4] == b"\x1aE\xdf\xa3":
             self.is_cut = self._is_cut_matroska()
         elif head[:4] == b"OggS":
-            headers = source.read_at(0, _MAX_OGG_HEADERS_BYTES)
+            headers = file.read_at(0, _MAX_OGG_HEADERS_BYTES)
             for mark in re.finditer(rb"(?s)(?:\x03vorbis|OpusTags|\x81theora|OVP80\x02 )(?=(.{4}))", headers):
                 start = mark.end() + 4 + int.from_bytes(mark[1], "little")  # behind the name of the encoder
-                source.add_tags(int.from_bytes(headers[start : start + 4], "little"))
+                file.add_tags(int.from_bytes(headers[start : start + 4], "little"))
         else:
             self._read_boxes()
-        if self._num_samples > source.num_bytes or self._num_entries > _MAX_INDEX_ENTRIES:
-            claim = f"its index claims {self._num_entries:,} samples, in a file of {source.num_bytes:,} bytes"
-            raise source.error(claim)
+        if self._num_samples > file.num_bytes or self._num_entries > _MAX_INDEX_ENTRIES:
+            claim = f"its index claims {self._num_entries:,} samples, in a file of {file.num_bytes:,} bytes"
+            raise file.error(claim)
 
     def _read_boxes(self) -> None:
         """Look at the boxes of an mp4, or of what may be one."""
-        start, is_complete, num_bytes = 0, False, self._source.num_bytes
-        while head := self._source.read_at(start, 16):
+        start, is_complete, num_bytes = 0, False, self._file.num_bytes
+        while head := self._file.read_at(start, 16):
             size, kind = int.from_bytes(head[:4], "big"), head[4:8]
             if size == 1:  # for one of eight bytes behind the kind; 0 for all that is left
                 size = int.from_bytes(head[8:], "big")
@@ -545,7 +466,7 @@ class _Layout:
             if len(head) < 8 or size < 8:
                 break
             if kind not in (b"mdat", b"free", b"skip", b"wide", b"uuid") and size < _MAX_HEADER_BYTES:
-                self._count_samples(self._source.read_at(start, size))
+                self._count_samples(self._file.read_at(start, size))
             self.is_fragmented |= kind == b"moof"
             is_complete |= kind == b"mfra"
             if start + size > num_bytes:
@@ -571,7 +492,7 @@ class _Layout:
 
     def _is_cut_matroska(self) -> bool:
         """Whether the file is shorter than it says, and ends before the last of its clusters does."""
-        num_bytes = self._source.num_bytes
+        num_bytes = self._file.num_bytes
         end_of_header = self._read_element(0)[2]
         kind, start, end = self._read_element(min(end_of_header, num_bytes))
         if kind != b"\x18S\x80g" or not num_bytes < end < math.inf:
@@ -584,7 +505,7 @@ class _Layout:
 
     def _read_element(self, start: int) -> tuple[bytes, int, float]:
         """Identifier, begin of the body, and end of an EBML element, which is infinite where it is not known."""
-        head = self._source.read_at(start, 16)
+        head = self._file.read_at(start, 16)
         # The leading zeros of the first byte of identifier and size tell how many bytes they take.
         length = 9 - int.from_bytes(head[:1]).bit_length()
         size = head[length:]
@@ -601,7 +522,7 @@ def _find(data: bytes, kind: bytes, distance: int) -> list[bytes]:
     return re.findall(kind + b"(?=.{%d}(.{4}))" % distance, data, re.DOTALL)
 
 
-class _Packets:
+class Packets:
     """
     What is kept of the packets, in the order of decoding: a few bytes of each, for there may be millions. Frames are
     shown of those that are whole and not to be left out; `ticks` are the times of these, in no certain order.
@@ -611,16 +532,13 @@ class _Packets:
         pts, dts, durations, flags = array("q"), array("q"), array("q"), array("b")
         self.changes_setup, self.first = False, None
         for packet in packets:
-            if self.first is None:
-                self.first = _identify(packet)
-            if packet.is_keyframe and packet.has_sidedata("new_extradata"):
-                self.changes_setup = True
-            packet_pts, packet_dts = packet.pts, packet.dts
-            pts.append(_NO_TIME if packet_pts is None else packet_pts)
-            dts.append(_NO_TIME if packet_dts is None else packet_dts)
+            self.first = self.first or _identify(packet)
+            self.changes_setup |= packet.is_keyframe and packet.has_sidedata("new_extradata")
+            pts.append(NO_TIME if packet.pts is None else packet.pts)
+            dts.append(NO_TIME if packet.dts is None else packet.dts)
             durations.append(packet.duration or 0)
             flags.append(packet.is_keyframe + 2 * packet.is_corrupt + 4 * packet.is_discard)
-        has_pts, has_dts = _NO_TIME not in pts, _NO_TIME not in dts
+        has_pts, has_dts = NO_TIME not in pts, NO_TIME not in dts
         self.pts, dts, durations, flags = (np.asarray(each) for each in (pts, dts, durations, flags))
         self.are_keys, are_whole, are_wanted = flags & 1 != 0, flags & 2 == 0, flags & 4 == 0
         times = (self.pts if has_pts else dts)[are_wanted]
@@ -658,8 +576,8 @@ def _find_starts(times: np.ndarray, max_step: float = math.inf) -> list[int]:
 
 def _find_starts_at_key_frames(times: np.ndarray, are_keys: np.ndarray) -> list[int]:
     """Where presentation timestamps start again: all that is decoded before a key frame is shown before it."""
-    padded = np.pad(times, (_MAX_REORDERED + 1, 0), constant_values=np.iinfo(np.int64).max)
-    earliest_before = np.lib.stride_tricks.sliding_window_view(padded, _MAX_REORDERED + 1)[:-1].min(axis=1)
+    padded = np.pad(times, (MAX_REORDERED + 1, 0), constant_values=np.iinfo(np.int64).max)
+    earliest_before = np.lib.stride_tricks.sliding_window_view(padded, MAX_REORDERED + 1)[:-1].min(axis=1)
     goes_back = times < np.maximum.accumulate(times)
     return np.flatnonzero(are_keys & goes_back & (times <= earliest_before)).tolist()
 
@@ -669,7 +587,7 @@ def _lay_out_times(times: np.ndarray, durations: np.ndarray, starts: list[int]) 
     When frames are shown, in ticks from the first frame on, or `None` without timestamps that make sense; and whether
     new parts begin, at `starts`. The times of a part are in any order, a duration is 0 where it is not known.
     """
-    if not len(times) or times.min() == _NO_TIME or int(times.max()) - int(times.min()) > _MAX_TICKS:
+    if not len(times) or times.min() == NO_TIME or int(times.max()) - int(times.min()) > _MAX_TICKS:
         return None, False
     ticks, end = np.empty_like(times), 0
     for start, stop in itertools.pairwise([0, *starts, len(times)]):
@@ -694,85 +612,34 @@ def _find_joints(ticks: np.ndarray, are_marked: np.ndarray, are_keys: np.ndarray
         keys = number + 1 + np.flatnonzero(are_keys[number + 1 : number + 3])
         if len(keys):
             place = np.searchsorted(ordered, ticks[keys[0]])
-            near = steps[max(0, place - _MAX_REORDERED) : place + _MAX_REORDERED]
+            near = steps[max(0, place - MAX_REORDERED) : place + MAX_REORDERED]
             are_joints[number] = near.max(initial=0) <= max_step
     return are_joints
 
 
-class _VideoReader:
+class VideoReader:
     """Reads the frames of one video by their numbers; `metadata` describes it, its size from the first frame on."""
 
-    def __init__(self, source: _Source, choose_region: ChooseRegion | None):
-        self._source, self._av, self.name = source, source.av, source.title
+    def __init__(self, file: VideoFile, choose_region: ChooseRegion | None):
+        self._file, self._av, self.name = file, file.av, file.title
         self._converter = FrameConverter(self._av, choose_region)
         self._container = self._codec = self._first_frame = None
-        self._offset = 0  # number of the frame in the file that is the first of the segment
-        self._lead_sec: float | None = None  # seconds of the file before what was counted, where that is not all
         self._num_pixels = 0  # decoded so far
         self._is_plain = False  # whether files are opened anew to decode them, and without frame threads
 
     def open(self) -> None:
         """Open the container and count its packets."""
-        with self._source.reporting_errors():
-            self._layout = _Layout(self._source)
+        with self._file.reporting_errors():
+            self._layout = _Layout(self._file)
             self._open_container()
             self._header_fps = float(self._stream.guessed_rate or self._stream.average_rate or 0)
-            if not self._open_near_segment():
-                self._open_whole()
+            self._count_packets()
 
-    def _open_whole(self) -> None:
-        """Count all packets."""
-        self._lead_sec = None
-        packets = _Packets(self._demux(), self._container.format, self._stream.time_base)
+    def _count_packets(self) -> None:
+        packets = Packets(self._demux(), self._container.format, self._stream.time_base)
         self._plan_reading(packets)
         num_missing = self._count_missing(packets)
         self._describe(packets.num_shown, packets.ticks, packets.is_joined, num_missing)
-
-    def _open_near_segment(self) -> bool:
-        """Count only the packets from the key frame before a segment to its end, if they are sure to be found."""
-        segment, is_timed = self._source.segment, self._container.format.name in _TIMED_FORMATS
-        if segment is None or segment.end_sec is None or not is_timed or self._layout.is_cut:
-            return False
-        with contextlib.suppress(self._av.FFmpegError):
-            self._is_sure, time_base = False, self._stream.time_base
-            first = [packet for packet in itertools.islice(self._demux(), _MAX_REORDERED) if not packet.is_discard]
-            origin = min((_NO_TIME if packet.pts is None else packet.pts for packet in first), default=_NO_TIME)
-            # Both ends are rounded to milliseconds.
-            start = origin + math.floor(((segment.start_sec or 0) - 0.001) / time_base)
-            end = origin + math.ceil((segment.end_sec + 0.001) / time_base)
-            packets = _Packets(self._packets_near(max(start, origin), end), self._container.format, time_base)
-            if self._is_sure and origin != _NO_TIME and packets.num_whole == len(packets.pts):
-                self._lead_sec, self._num_certain = float((packets.pts[0] - origin) * time_base), None
-                self._plan_reading(packets)
-                if self._times is not None:
-                    self._describe(packets.num_shown, packets.ticks, packets.is_joined)
-                    return True
-        self._open_container()
-        return False
-
-    def _packets_near(self, start: int, end: int) -> Iterator[Any]:
-        """
-        From a key frame that is not after `start` until all that is shown before `end` has come, but not what is shown
-        before the key frame; `_is_sure` says whether this was so, and timestamps did not start again.
-        """
-        for margin_sec in (0, 1, 10):  # some containers go by the time of decoding
-            self._container.seek(start - round(margin_sec / self._stream.time_base), stream=self._stream)
-            begin, last_key, num_behind = None, -math.inf, 0
-            for packet in self._demux():
-                if packet.pts is None or (begin is None and not (packet.is_keyframe and packet.pts <= start)):
-                    break
-                begin = packet.pts if begin is None else begin
-                if packet.is_keyframe and packet.pts <= last_key:
-                    return
-                last_key = packet.pts if packet.is_keyframe else last_key
-                if packet.pts >= begin:
-                    yield packet
-                num_behind += packet.pts >= end
-                if num_behind > _MAX_REORDERED:
-                    self._is_sure = True
-                    return
-            if begin is not None:
-                return
 
     def close(self) -> None:
         """Let go of the decoder: the garbage collector could do so in a forked process, without threads to end."""
@@ -793,8 +660,10 @@ class _VideoReader:
         for number in indices:
             if not 0 <= number < total:
                 raise ValueError(f"{self.name}: frame {number} was asked for, but the video has {total} frames.")
-        if self._num_certain is not None and max(indices) + self._offset >= self._num_certain:
-            raise self._source.error(self._loss)
+        if self._num_certain is not None and max(indices) >= self._num_certain:
+            raise self._file.error(self._loss)
+        duration = self.metadata.duration or 0
+        self._file.check("max_duration_sec", duration, f"it lasts {duration:,.1f} s or more, max_duration_sec is ")
         self._check_num_pixels(len(set(indices)) * math.prod(self._opened_size))
         self.metadata.frames_indices = indices
         return indices
@@ -807,7 +676,7 @@ class _VideoReader:
         else:
             may_be_to_blame = self._has_frame_threads or (self._is_rewindable and not self._is_plain)
             attempts = [None, None] if may_be_to_blame else [None]
-        numbers, num_read = [number + self._offset for number in numbers], 0
+        num_read = 0
         while attempts:
             min_skip = attempts.pop(0)
             self._is_plain = self._is_plain or not attempts
@@ -815,54 +684,49 @@ class _VideoReader:
                 for start, run in self._plan_runs(numbers[num_read:], min_skip):
                     for number, frame in self._decode(run, start):
                         num_read += 1
-                        yield number - self._offset, frame
+                        yield number, frame
                 return
             except VideoDecodeError:
                 # What goes wrong with frames left out, with frame threads, or after going back, says nothing about the
                 # file; only decoding all frames one by one can judge it.
-                if not attempts and self._lead_sec is not None:
-                    numbers, attempts = self._give_up_nearness(numbers), [None]
-                elif not attempts:
+                if not attempts:
                     raise
 
-    def _give_up_nearness(self, numbers: list[int]) -> list[int]:
-        """Count all packets after all; what the same frame numbers are then."""
-        before, first = self.metadata, self._offset
-        with self._source.reporting_errors():
-            self._open_container()
-            self._open_whole()
-        if self.metadata.total_num_frames != before.total_num_frames:
-            raise self._source.error("its packets do not tell which frames are in the segment")
-        self.metadata.frames_indices = before.frames_indices
-        return [number - first + self._offset for number in numbers]
-
-    def check_size(self, num_bytes: int) -> None:
-        """Refuse to return more than the limit, before the memory is taken."""
-        message = f"the frames asked for take {num_bytes:,} bytes, max_bytes is "
-        self._source.check("max_bytes", num_bytes, message, "; ask for fewer, or iterate over them")
+    def gather(
+        self, sample_indices: SampleIndices | None, convert_frame: ConvertFrame | None
+    ) -> tuple[np.ndarray, TimedVideoMetadata]:
+        """Read the chosen frames into one array, decoding each of them once."""
+        indices = self.choose(sample_indices)
+        numbers, places = np.unique(indices, return_inverse=True)
+        frames = None
+        for row, (_, frame) in enumerate(self.read(numbers.tolist())):
+            frame = frame if convert_frame is None else convert_frame(frame)
+            if frames is None:
+                num_bytes = len(indices) * frame.nbytes
+                message = f"the frames asked for take {num_bytes:,} bytes, max_bytes is "
+                self._file.check("max_bytes", num_bytes, message, "; ask for fewer, or iterate over them")
+                frames = np.empty((len(numbers), *frame.shape), dtype=frame.dtype)
+            frames[row] = frame
+        return (frames if np.array_equal(numbers, indices) else frames[places]), self.metadata
 
     def _open_container(self) -> None:
         """Open the container, or open it again, with its best video stream, as FFmpeg chooses it."""
         self.close()
-        source = self._source
-        source.seek(0)
-        source.num_tags, source.opening_since = 0, time.thread_time()
+        file = self._file
+        file.seek(0)
+        file.num_tags, file.opening_since = 0, time.thread_time()
         # The limit holds for the frame that FFmpeg decodes to learn about the stream, too.
-        options = {"max_pixels": str(source.limits.max_pixels)}
-        self._container = self._av.open(
-            source,
-            options=options,
-            # Of a playlist, or whatever refers to other files or addresses, none is opened.
-            container_options={"protocol_whitelist": ""},
-            # Text that is not UTF-8 in the container's metadata is no reason to fail.
-            metadata_errors="replace",
-        )
-        source.opening_since = None
+        options = {"max_pixels": str(file.limits.max_pixels)}
+        # Of a playlist, or whatever refers to other files or addresses, none is opened. Text that is not UTF-8 in the
+        # container's metadata is no reason to fail.
+        settings = {"container_options": {"protocol_whitelist": ""}, "metadata_errors": "replace"}
+        self._container = self._av.open(file, options=options, **settings)
+        file.opening_since = None
         self._stream = self._container.streams.best("video")
         if self._stream is None or self._stream.codec_context is None:
-            raise source.error("there is no video stream that can be decoded")
+            raise file.error("there is no video stream that can be decoded")
         if self._stream.disposition & self._av.stream.Disposition.dependent:
-            raise source.error("a picture in tiles (HEIC, AVIF) cannot be put together; convert it to JPEG")
+            raise file.error("a picture in tiles (HEIC, AVIF) cannot be put together; convert it to JPEG")
         self._codec = codec = self._stream.codec_context
         library = _DECODERS_WITH_ALPHA.get(codec.name) if self._stream.metadata.get("alpha_mode") == "1" else None
         if library in self._av.codecs_available:
@@ -871,8 +735,8 @@ class _VideoReader:
         self._is_own_decoder = self._codec is codec
         self._codec.options = options
         self._opened_size = width, height = codec.width, codec.height
-        source.check("max_pixels", width * height, f"a frame of {width}x{height} has more than max_pixels=")
-        source.hint = "" if width else f" (a picture of more than max_pixels={source.limits.max_pixels:,} is refused)"
+        file.check("max_pixels", width * height, f"a frame of {width}x{height} has more than max_pixels=")
+        file.hint = "" if width else f" (a picture of more than max_pixels={file.limits.max_pixels:,} is refused)"
         # Damaged hevc can make FFmpeg's frame threads wait for each other for ever. And PyAV drops errors met while it
         # empties frame threads: the number of frames has to tell a loss from a proper end.
         name = codec.codec.canonical_name
@@ -882,7 +746,7 @@ class _VideoReader:
         if get_worker_info() is not None:
             self._codec.thread_count = 1
 
-    def _plan_reading(self, packets: _Packets) -> None:
+    def _plan_reading(self, packets: Packets) -> None:
         """Find out where timestamps tell which packet is which frame, and where decoding may start."""
         container_format, codec = self._container.format.name, self._codec.codec.canonical_name
         self._first_packet = packets.first
@@ -891,7 +755,7 @@ class _VideoReader:
         self._is_rewindable = is_sure and container_format in _REWINDABLE_FORMATS
         is_timed = (
             is_sure
-            and container_format in _TIMED_FORMATS
+            and container_format in TIMED_FORMATS
             and codec in _ONE_FRAME_PER_PACKET
             and packets.ticks is not None
             and not packets.is_joined
@@ -913,7 +777,7 @@ class _VideoReader:
         is_avcc = codec == "h264" and len(header) > 4 and header[0] == 1
         self._nal_length_size = (header[4] & 3) + 1 if is_avcc else None
 
-    def _count_missing(self, packets: _Packets) -> int:
+    def _count_missing(self, packets: Packets) -> int:
         """How many frames are lost; where it is not known how many, or which, this is an error."""
         container_format, entries = self._container.format.name, self._stream.index_entries
         num_whole, num_listed = packets.num_whole, len(entries)
@@ -931,36 +795,25 @@ class _VideoReader:
         left = f"{num_whole} of {num_promised}" if num_promised > num_whole else f"only {num_whole}"
         self._loss = f"the file is damaged or cut short; {left} frames are left"
         if not is_known and (num_promised > num_whole or self._layout.is_cut):
-            raise self._source.error(self._loss)
+            raise self._file.error(self._loss)
         # How many frames are left for certain, where some are missing.
-        num_certain = min(packets.num_shown, packets.num_before_loss) - _MAX_REORDERED * packets.are_reordered
+        num_certain = min(packets.num_shown, packets.num_before_loss) - MAX_REORDERED * packets.are_reordered
         self._num_certain = num_certain if num_promised > num_whole else None
         return num_promised - num_whole
 
     def _describe(self, num_frames: int, ticks: np.ndarray | None, is_joined: bool, num_missing: int = 0) -> None:
         """Describe the video as one of so many frames, of which some may be missing at the end."""
         if num_frames == 0:
-            raise self._source.error("the video stream has no frame that can be decoded")
+            raise self._file.error("the video stream has no frame that can be decoded")
         time_base, is_timed = self._stream.time_base, ticks is not None
         ticks = np.sort(ticks - ticks.min()) if is_timed else np.zeros(1)
         times = ticks * time_base.numerator / time_base.denominator
         fps, total = self._find_fps(times), num_frames + num_missing
         times = np.r_[times, times[-1] + np.arange(1, total - len(times) + 1) / fps] if fps else times
         times = times if is_timed or fps else None
-        self._source.num_frames, segment = total, self._source.segment
-        if segment is not None:
-            if times is None:
-                raise self._source.error("a segment needs the times of the frames, which the file does not tell")
-            file_end = math.inf if self._lead_sec is not None else total / fps if fps else 0.0
-            part = segment.find(times + (self._lead_sec or 0), file_end)
-            self._offset, times = part.start, times[part] - times[part.start]
-            total, fps = len(times), self._find_fps(times)
-        duration = total / fps if fps else None
-        self.metadata = TimedVideoMetadata(
-            total, fps=fps or None, duration=duration, video_backend="pyav", frame_times=times, is_joined=is_joined
-        )
-        message = f"it lasts {duration or 0:,.1f} s or more, max_duration_sec is "
-        self._source.check("max_duration_sec", duration or 0, message)
+        self._file.num_frames = total
+        known = {"duration": total / fps if fps else None, "frame_times": times, "is_joined": is_joined}
+        self.metadata = TimedVideoMetadata(total, fps=fps or None, video_backend="pyav", **known)
 
     def _find_fps(self, times: np.ndarray) -> float:
         """Frames per second: the header's, which may be a guess, unless the times of the frames contradict it."""
@@ -972,8 +825,7 @@ class _VideoReader:
         """Split ascending frame numbers into runs (frame to start decoding from, numbers)."""
         if min_skip is None:
             return [(None, numbers)]
-        runs: list[tuple[int, list[int]]] = [(0, [])]
-        position = 0
+        runs, position = [(0, [])], 0
         for number in numbers:
             key_frame = self._key_frames[bisect_right(self._key_frames, number) - 1]
             if key_frame - position >= min_skip:
@@ -984,10 +836,12 @@ class _VideoReader:
 
     def _decode(self, numbers: list[int], start: int | None) -> Iterator[tuple[int, np.ndarray]]:
         """Decode up to the last number, from `start` on only what the numbers need, without it all from frame 0 on."""
-        with self._source.reporting_errors():
-            self._begin(start or 0)
+        with self._file.reporting_errors():
+            self._file.position = start or 0
+            self._is_damaged, self._first_frame = False, None
+            self._shown: list[tuple[int, int]] = []  # timestamps and durations, where frames are counted
             wanted = set(numbers)
-            expected: list[int] = []  # a heap: the frames that the decoder has yet to show
+            expected: list[int] = []  # the frames that the decoder has yet to show, in their order
             is_timed = self._times is not None
             packets = self._choose_packets(numbers, start, expected) if is_timed else self._count_frames(numbers)
             for packet in packets:
@@ -995,17 +849,17 @@ class _VideoReader:
                     # Some decoders show what refers to frames before the key frame.
                     if is_timed and frame.pts is not None and frame.pts < self._times[start or 0]:
                         continue
-                    number = position = self._source.position
+                    number = position = self._file.position
                     if is_timed:
-                        number = heappop(expected) if expected else None
+                        number = expected.pop(0) if expected else None
                         if number is None or frame.pts != self._times[number]:
-                            raise self._source.error("a frame is missing")
+                            raise self._file.error("a frame is missing")
                     else:
                         frame_time = frame.dts if frame.pts is None else frame.pts
-                        self._shown.append((_NO_TIME if frame_time is None else frame_time, frame.duration))
+                        self._shown.append((NO_TIME if frame_time is None else frame_time, frame.duration))
                     is_first = position == start and self._needs_seek(start)
                     self._check_frame(frame, number in wanted, is_first_after_seek=is_first)
-                    self._source.position = number + 1
+                    self._file.position = number + 1
                     if number in wanted:
                         yield number, self._to_array(frame)
 
@@ -1019,41 +873,35 @@ class _VideoReader:
                 if may_leave_out and _is_disposable(packet, self._nal_length_size):
                     continue
                 unsent.discard(number)
-                heappush(expected, number)
+                insort(expected, number)
             yield packet
             # After what should be the last frame of all, the end has to follow.
             if numbers and not unsent and numbers[-1] < len(self._times) - 1:
                 break
         yield None
         if unsent or expected:
-            raise self._source.error("frames are missing")
+            raise self._file.error("frames are missing")
 
     def _count_frames(self, numbers: list[int]) -> Iterator[Any]:
         """Yield all packets, then None, which empties the decoder, where only counting tells which frame it shows."""
-        total = self._source.num_frames
+        total = self._file.num_frames
         for packet in self._packets_from(0):
             yield packet
             # After what should be the last frame of all, the end has to follow.
-            if numbers and numbers[-1] < self._source.position < total:
+            if numbers and numbers[-1] < self._file.position < total:
                 return
         yield None
-        position = self._source.position
+        position = self._file.position
         if position != total:
             if not self._is_plain or self._num_certain is not None:
-                raise self._source.error("frames are missing")
+                raise self._file.error("frames are missing")
             times, durations = np.array(self._shown, dtype=np.int64).reshape(-1, 2).T
             self._describe(position, *_lay_out_times(times, durations, _find_starts(times)))
-            raise _FrameCountError(f"{self.name}: {position} frames decoded, where there are {total} packets.")
-
-    def _begin(self, start: int) -> None:
-        """Forget what was decoded before."""
-        self._source.position = start
-        self._is_damaged, self._first_frame = False, None
-        self._shown: list[tuple[int, int]] = []  # timestamps and durations, where frames are counted
+            raise FrameCountError(f"{self.name}: {position} frames decoded, where there are {total} packets.")
 
     def _needs_seek(self, start: int) -> bool:
         """Whether there are frames before this one."""
-        return start != 0 or self._lead_sec is not None
+        return start != 0
 
     def _packets_from(self, start: int) -> Iterator[Any]:
         """Yield the packets from frame 0 or a key frame to the end."""
@@ -1076,36 +924,36 @@ class _VideoReader:
 
     def _demux(self) -> Iterator[Any]:
         """Yield packets from where the container stands, without empty ones: decoders take them for the end."""
-        max_packets = self._source.num_bytes
+        max_packets = self._file.num_bytes
         for num_packets, packet in enumerate(self._container.demux(self._stream)):
-            self._source.check_time()
+            self._file.check_time()
             if num_packets > max_packets:  # an index may name the same bytes again and again
-                raise self._source.error(f"it has more packets than bytes, which are {max_packets:,}")
+                raise self._file.error(f"it has more packets than bytes, which are {max_packets:,}")
             if packet.size:
                 yield packet
 
     def _check_frame(self, frame: Any, is_wanted: bool, is_first_after_seek: bool = False) -> None:
         """Refuse a frame whose damage the decoder has concealed, and one that is nothing to start from."""
-        self._source.hint = ""
+        self._file.hint = ""
         self._num_pixels += frame.width * frame.height
         self._check_num_pixels(self._num_pixels)
-        if self._source.position == 0 and self._lead_sec is None:
+        if not self._needs_seek(self._file.position):
             self._first_frame = frame
         is_key_frame = frame.key_frame and frame.pict_type == self._av.video.frame.PictureType.I
         # Some containers also mark frames that later ones cannot do with alone, such as the start of an intra refresh.
         if is_first_after_seek and not is_key_frame:
-            raise self._source.error("a key frame cannot be decoded by itself")
+            raise self._file.error("a key frame cannot be decoded by itself")
         # What follows a key frame refers to nothing before it.
         self._is_damaged = frame.is_corrupt or (self._is_damaged and not is_key_frame)
         if self._is_damaged and is_wanted:
-            raise self._source.error("a frame is damaged")
+            raise self._file.error("a frame is damaged")
 
     def _to_array(self, frame: Any) -> np.ndarray:
         """Make an `av.VideoFrame` upright uint8 RGB, (height, width, 3), in the size of the first frame of all."""
         converter, first, size = self._converter, self._first_frame, (frame.width, frame.height)
         if converter.height is None:
             if first is None and size != self._opened_size:
-                raise self._source.error("the size of the first frame is not known")
+                raise self._file.error("the size of the first frame is not known")
             if first is not None and (first.width, first.height) != size:
                 converter.convert(first)
         self._first_frame = None
@@ -1114,10 +962,10 @@ class _VideoReader:
         return picture
 
     def _check_num_pixels(self, num_pixels: int) -> None:
-        num_bytes = self._source.num_bytes
+        num_bytes = self._file.num_bytes
         if num_pixels > _FREE_PIXELS:
             message = f"{num_pixels:,} pixels or more are in {num_bytes:,} bytes, max_pixels_per_byte is "
-            self._source.check("max_pixels_per_byte", num_pixels / num_bytes, message)
+            self._file.check("max_pixels_per_byte", num_pixels / num_bytes, message)
 
 
 def _is_disposable(packet: Any, nal_length_size: int) -> bool:

@@ -8,12 +8,13 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple
+from functools import cache, partial
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import VideoClassificationPipeline
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.image_processing_utils import BatchFeature
@@ -23,15 +24,17 @@ from transformers.utils import logging
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata
 
-from .frame_sampling_vtn import VideoSegment, is_steady, sample_pyslowfast_full_video, sample_uniform
+from .frame_sampling_vtn import is_steady, sample_pyslowfast_full_video, sample_uniform
 from .image_processing_vtn import PixelProcessorMixin, VTNImageProcessor, batch_videos
 from .pixels_vtn import PixelSettings, Region, Span, View, is_number, to_frames
-from .video_decoding_vtn import DecodeLimits, SampleIndices, VideoDecodeError, VideoSource, decode_video
+from .video_decoding_vtn import DecodeLimits, SampleIndices, VideoDecodeError, VideoSource, decode_video, is_source
 
 
 logger = logging.get_logger(__name__)
 
 FRAME_SAMPLINGS = ("uniform", "pyslowfast")
+# Of the pictures that the pipeline gives the model at a time: 64 of 224 x 224.
+_BYTES_AT_ONCE = 64 * 3 * 224 * 224
 
 ChooseView = Callable[[int, int], View]
 
@@ -43,7 +46,6 @@ def load_video(
     limits: DecodeLimits | None = None,
     *,
     choose_view: ChooseView | None = None,
-    device: torch.device | str | None = None,
 ) -> tuple[torch.Tensor, VideoMetadata]:
     """
     The one road from a file to pixels: decodes the frames asked for, one by one.
@@ -51,11 +53,10 @@ def load_video(
     Args:
         source (`VideoSource`): Path, URL, the bytes of a file or a binary file.
         sample_indices (`Callable`, *optional*): Chooses the frames, as in [`decode_video`]; `None` takes all.
-        pixels (`PixelSettings`): The pixels wanted.
+        pixels (`PixelSettings`): The pixels wanted, and the device for them.
         limits (`DecodeLimits`, *optional*): What the video, and what comes out, may cost.
         choose_view (`Callable`, *optional*): Called with height and width of the video; says what is taken of its
             pictures in place of the centre crop.
-        device (`torch.device`, *optional*): Where the pixels are normalised and put.
 
     Returns:
         `pixel_values` of shape `(frames, 3, height, width)`, and the metadata with the numbers of the frames
@@ -73,7 +74,7 @@ def load_video(
         return indices
 
     pictures, metadata = decode_video(source, choose, **taker.arguments)
-    pictures = torch.from_numpy(pictures).to(device)
+    pictures = torch.from_numpy(pictures).to(pixels.device)
     # Bytes until all is decoded, or the threads of the arithmetic would wait for those of the decoder.
     return (pixels.normalize(pictures) if pixels.has_bytes else pictures), metadata
 
@@ -87,15 +88,13 @@ class PictureTaker:
     def __init__(self, pixels: PixelSettings, limits: DecodeLimits | None, choose_view: ChooseView | None = None):
         self.num_frames = 1
         self._pixels, self._limits = pixels, limits or DecodeLimits()
-        self._choose_view = choose_view or pixels.view
-        self._view: View | None = None
+        self._choose_view = cache(choose_view or pixels.view)
         self._rest: View | None = None  # what is left to do with what the decoder gives
-        self.arguments = {"convert_frame": self._take, "choose_region": self._choose_region, "limits": self._limits}
+        self.arguments = {"convert_frame": self.take, "choose_region": self._choose_region, "limits": self._limits}
 
     def _choose_region(self, height: int, width: int) -> Region:
         # Asked again where the pixel format changes on the way.
-        self._view = self._view or self._choose_view(height, width)
-        region, self._rest = self._pixels.divide(self._view, height, width)
+        region, self._rest = self._pixels.divide(self._choose_view(height, width), height, width)
         self._check_cost(*self._rest)
         return region
 
@@ -108,12 +107,10 @@ class PictureTaker:
         are_floats = not pixels.has_bytes or pixels.do_rescale or pixels.do_normalize
         num_bytes = self.num_frames * 3 * height * width * (4 if are_floats else 1)
         if num_bytes > limits.max_bytes:
-            raise ValueError(
-                f"the {self.num_frames} frames of {width}x{height} asked for take {num_bytes:,} bytes, "
-                f"max_bytes is {limits.max_bytes:,}"
-            )
+            frames = f"the {self.num_frames} frames of {width}x{height} asked for"
+            raise ValueError(f"{frames} take {num_bytes:,} bytes, max_bytes is {limits.max_bytes:,}")
 
-    def _take(self, frame: np.ndarray) -> np.ndarray:
+    def take(self, frame: np.ndarray) -> np.ndarray:
         picture = self._pixels.take(torch.from_numpy(frame).movedim(-1, -3)[None], self._rest)[0]
         return (picture if self._pixels.has_bytes else self._pixels.normalize(picture)).numpy()
 
@@ -165,13 +162,15 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
 
     ```"""
 
+    # The image processor with the same pixel settings, for frames that are decoded already; the installed package adds
+    # it.
+    to_image_processor: Callable[[], VTNImageProcessor]
+
     valid_kwargs = VTNVideoProcessorKwargs
     model_input_names = ["pixel_values", "position_ids", "attention_mask"]
     do_sample_frames = True
     num_frames = 250
-    fps = None
     frame_sampling = "uniform"
-    decode_limits = None
 
     def check_settings(self):
         super().check_settings()
@@ -182,18 +181,6 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
     def limits(self) -> DecodeLimits:
         """What a file may cost."""
         return DecodeLimits.from_settings(self.decode_limits)
-
-    def to_uint8_processor(self) -> "VTNVideoProcessor":
-        """A copy that leaves the pixels as bytes, for workers; `normalize_uint8` of this one does the rest."""
-        self.check_has_bytes()
-        processor = copy.deepcopy(self)
-        processor.do_rescale = processor.do_normalize = False
-        return processor
-
-    def to_image_processor(self) -> VTNImageProcessor:
-        """The [`VTNImageProcessor`] with the same pixel settings, for frames that are decoded already."""
-        names = VTNImageProcessor.valid_kwargs.__annotations__
-        return VTNImageProcessor(**{name: getattr(self, name) for name in names if hasattr(self, name)})
 
     @classmethod
     def get_video_processor_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> tuple[dict, dict]:
@@ -221,9 +208,9 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         """
         Args:
             videos (`VideoInput`):
-                A video or a list of videos, each a path, a URL, the bytes of a file, a binary file, a `VideoSegment`
-                of one of these, an array or tensor of shape `(frames, height, width, 3)` or
-                `(frames, 3, height, width)`, or a list of frames.
+                A video or a list of videos, each a path, a URL, the bytes of a file, a binary file, a segment of one
+                of these, an array or tensor of shape `(frames, height, width, 3)` or `(frames, 3, height, width)`, or
+                a list of frames.
             kwargs:
                 Overrides for this call of the arguments of the class; `return_tensors` is `"pt"` or `"np"`, without it
                 there are lists; `return_metadata=True` adds `video_metadata` with frame count, rate, duration, size,
@@ -231,9 +218,8 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
 
         Returns:
             `BatchFeature`: `pixel_values` of shape `(batch, frames, 3, height, width)`, float32, or uint8 with
-            `do_rescale=False, do_normalize=False` (see `normalize_uint8`); `position_ids` of shape `(batch, frames)`,
-            the number of each frame in its video; for videos of unequal length `attention_mask` of this shape, with 0
-            for padding.
+            `do_rescale=False, do_normalize=False`; `position_ids` of shape `(batch, frames)`, the number of each frame
+            in its video; for videos of unequal length `attention_mask` of this shape, with 0 for padding.
 
         Raises:
             VideoDecodeError: If a video cannot be opened or decoded; names the file and the reason.
@@ -242,22 +228,20 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         settings = self.merge_settings(kwargs)
         _check_sampling(settings)
         pixels, limits = PixelSettings.select(settings), DecodeLimits.from_settings(settings["decode_limits"])
-        sampling = {name: settings[name] for name in ("num_frames", "fps", "frame_sampling")}
-        sample_indices = partial(self.sample_frames, **sampling) if settings["do_sample_frames"] else None
+        sample_indices = partial(self.sample_frames, **settings) if settings["do_sample_frames"] else None
         videos = _list_videos(videos)
         described = iter(_describe_arrays(videos, settings["video_metadata"]))
-        device = settings["device"]
         pixel_values, metadata = [], []
         for video in videos:
             if is_source(video):
-                loaded, found = load_video(video, sample_indices, pixels, limits, device=device)
+                loaded, found = load_video(video, sample_indices, pixels, limits)
                 _check_batch([*pixel_values, loaded], len(videos), limits)
             else:
-                loaded, found = _load_frames(video, next(described), sample_indices, pixels, device)
+                loaded, found = _load_frames(video, next(described), sample_indices, pixels)
             pixel_values.append(loaded)
             metadata.append(found)
         position_ids = [torch.as_tensor(np.asarray(found.frames_indices)) for found in metadata]
-        batch = batch_videos(pixel_values, position_ids, settings["return_tensors"])
+        batch = batch_videos({"pixel_values": pixel_values, "position_ids": position_ids}, settings["return_tensors"])
         if settings["return_metadata"]:
             batch["video_metadata"] = metadata
         return batch
@@ -280,10 +264,8 @@ class VTNVideoProcessor(PixelProcessorMixin, VideoProcessorMixin):
         """
         total = metadata.total_num_frames
         if metadata.fps is None and (fps is not None or frame_sampling == "pyslowfast"):
-            raise ValueError(
-                f"Sampling with fps={fps} and frame_sampling={frame_sampling!r} needs the frame rate of the video, "
-                "which an array does not tell; pass `video_metadata`."
-            )
+            needs = f"Sampling with fps={fps} and frame_sampling={frame_sampling!r} needs the frame rate of the video"
+            raise ValueError(f"{needs}, which an array does not tell; pass `video_metadata`.")
         if frame_sampling == "pyslowfast":
             return sample_pyslowfast_full_video(total, metadata.fps, num_frames)
         if fps is None:
@@ -307,13 +289,11 @@ def _choose_num_frames(num_frames: int, name_or_path: str | os.PathLike, **kwarg
         config, _ = PreTrainedConfig.get_config_dict(name_or_path, **kwargs)
     except OSError:
         return num_frames
-    if config.get("model_type") != "vtn" or config.get("num_frames", num_frames) == num_frames:
-        return num_frames
-    logger.warning(
-        f"The processor's num_frames={num_frames} gives way to num_frames={config['num_frames']} of the model in "
-        f"{name_or_path}; to change it, change the model's configuration."
-    )
-    return config["num_frames"]
+    of_model = config.get("num_frames", num_frames) if config.get("model_type") == "vtn" else num_frames
+    if of_model != num_frames:
+        change = f"num_frames={num_frames} gives way to num_frames={of_model} of the model in {name_or_path}"
+        logger.warning(f"The processor's {change}; to change it, change the model's configuration.")
+    return of_model
 
 
 def _check_sampling(settings: dict[str, Any]):
@@ -330,39 +310,31 @@ def _check_batch(loaded: list[torch.Tensor], num_videos: int, limits: DecodeLimi
     """Refuses a batch, in which all videos are as long as the longest, before the memory is taken."""
     num_bytes = num_videos * max(video.nbytes for video in loaded)
     if num_bytes > limits.max_bytes:
-        raise VideoDecodeError(
-            f"{num_videos} videos, as long as the longest, take {num_bytes:,} bytes or more, max_bytes is "
-            f"{limits.max_bytes:,}; pass fewer at once."
-        )
-
-
-def is_source(video: Any) -> bool:
-    """Whether this is a file, by name or by content, and no frames."""
-    kinds = (str, bytes, bytearray, memoryview, os.PathLike, VideoSegment)
-    return isinstance(video, kinds) or hasattr(video, "read")
+        videos = f"{num_videos} videos, as long as the longest, take {num_bytes:,} bytes or more"
+        raise VideoDecodeError(f"{videos}, max_bytes is {limits.max_bytes:,}; pass fewer at once.")
 
 
 def _list_videos(videos: VideoInput) -> list:
     """One video or a list of them to a list of sources and of arrays, tensors or lists of frames."""
-    if is_source(videos):
+    num_axes = _count_axes(videos)
+    if is_source(videos) or num_axes == 4:
         return [videos]
-    if _is_picture(videos):
+    if num_axes == 3:
         return [[videos]]
-    if isinstance(videos, (np.ndarray, torch.Tensor)) and videos.ndim in (4, 5):
-        return [videos] if videos.ndim == 4 else list(videos)
-    if not isinstance(videos, (list, tuple)):
+    if num_axes != 5 and not isinstance(videos, (list, tuple)):
         got = f"{type(videos).__name__} {tuple(videos.shape) if hasattr(videos, 'shape') else ''}"
-        raise ValueError(
-            "Invalid video input: expected a path, a URL, bytes, a binary file, an array or tensor of 4 dimensions, a "
-            f"list of frames, or a list of such videos, got {got}."
-        )
-    if all(_is_picture(picture) for picture in videos):
+        expected = "a path, a URL, bytes, a binary file, an array or tensor of 4 dimensions, a list of frames"
+        raise ValueError(f"Invalid video input: expected {expected}, or a list of such videos, got {got}.")
+    if all(_count_axes(picture) == 3 for picture in videos):
         return [list(videos)]  # the frames of one video
     return [video for item in videos for video in _list_videos(item)]
 
 
-def _is_picture(video: Any) -> bool:
-    return is_pil_image(video) or (isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim == 3)
+def _count_axes(video: Any) -> int | None:
+    """Of a picture three, of a video four, of a batch five; of what is none of them `None`."""
+    if is_pil_image(video):
+        return 3
+    return video.ndim if isinstance(video, (np.ndarray, torch.Tensor)) else None
 
 
 def _describe_arrays(videos: list, video_metadata: Any) -> list[VideoMetadata]:
@@ -376,11 +348,7 @@ def _describe_arrays(videos: list, video_metadata: Any) -> list[VideoMetadata]:
 
 
 def _load_frames(
-    frames: Any,
-    metadata: VideoMetadata,
-    sample_indices: SampleIndices | None,
-    pixels: PixelSettings,
-    device: torch.device | str | None,
+    frames: Any, metadata: VideoMetadata, sample_indices: SampleIndices | None, pixels: PixelSettings
 ) -> tuple[torch.Tensor, VideoMetadata]:
     """As [`load_video`], from an array, tensor or list of frames."""
     if sample_indices is not None:
@@ -389,7 +357,7 @@ def _load_frames(
             raise ValueError(f"`video_metadata` tells of {total} frames, the video has {len(frames)}.")
         metadata.frames_indices = numbers = sample_indices(metadata)
         frames = [frames[number] for number in numbers] if isinstance(frames, list) else frames[numbers]
-    frames = to_frames(frames, pixels, device)
+    frames = to_frames(frames, pixels)
     metadata.height, metadata.width = frames[0].shape[-2:]
     return pixels.preprocess(frames), metadata
 
@@ -428,8 +396,7 @@ class VTNVideoClassificationPipeline(VideoClassificationPipeline):
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         """Results one by one, of `batch_size` videos at a time; they are decoded in this process."""
-        is_sized = hasattr(inputs, "__len__")
-        videos = iter(inputs[number] for number in range(len(inputs))) if is_sized else iter(inputs)
+        videos = iter(inputs[number] for number in range(len(inputs))) if hasattr(inputs, "__len__") else iter(inputs)
         while batch := list(itertools.islice(videos, batch_size)):
             outputs = self.forward({"videos": batch}, **forward_params)
             for logits, windows in zip(outputs["logits"], outputs["windows"], strict=True):
@@ -443,13 +410,10 @@ class VTNVideoClassificationPipeline(VideoClassificationPipeline):
         self, inputs: dict[str, list], num_frames: int | None = None, fps: float | None = None, timeline: bool = False
     ) -> dict[str, Any]:
         encoded = [self._encode(video, num_frames, fps) for video in inputs["videos"]]
-        lengths = torch.tensor([len(numbers) for _, numbers, _ in encoded])
-        pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
-        outputs = self.model(
-            inputs_embeds=pad([features for features, _, _ in encoded]),
-            position_ids=pad([numbers for _, numbers, _ in encoded]),
-            attention_mask=(torch.arange(lengths.max()) < lengths[:, None]).long().to(self.device),
-        )
+        features, numbers, _ = zip(*encoded, strict=True)
+        masks = [torch.ones_like(each) for each in numbers]
+        features, numbers, masks = (pad_sequence(each, batch_first=True) for each in (features, numbers, masks))
+        outputs = self.model(inputs_embeds=features, position_ids=numbers, attention_mask=masks)
         windows = [self._classify_windows(*each) if timeline else None for each in encoded]
         return {"logits": outputs.logits.float(), "windows": windows}
 
@@ -463,13 +427,43 @@ class VTNVideoClassificationPipeline(VideoClassificationPipeline):
         sampling = {"num_frames": num_frames, "fps": fps or processor.fps, "frame_sampling": processor.frame_sampling}
         if isinstance(video, dict):  # as data sets have them
             video = video.get("path") if video.get("bytes") is None else video["bytes"]
-        if not is_source(video):
+        if is_source(video):
+            features, metadata = self._encode_file(video, partial(processor.sample_frames, **sampling), processor)
+        else:
             inputs = processor(video, **sampling, do_sample_frames=True, return_tensors="pt", return_metadata=True)
-            features = self._encode_pixels(inputs["pixel_values"][0])
-            return features, inputs["position_ids"][0].to(self.device), _find_starts(inputs["video_metadata"][0])
-        encoder = _Encoder(processor, self._encode_pixels, max(1, self.model.vtn.frames_per_chunk or 1))
-        features, metadata = encoder.encode(video, partial(processor.sample_frames, **sampling))
-        return features, torch.as_tensor(metadata.frames_indices).to(self.device), _find_starts(metadata)
+            features, metadata = self._encode_pixels(inputs["pixel_values"][0]), inputs["video_metadata"][0]
+        numbers = torch.as_tensor(np.asarray(metadata.frames_indices))
+        return features, numbers.to(self.device), _find_starts(metadata)
+
+    def _encode_file(
+        self, source: VideoSource, sample_indices: SampleIndices, processor: VTNVideoProcessor
+    ) -> tuple[torch.Tensor, VideoMetadata]:
+        """The features of the frames that `sample_indices` chooses, made while they are decoded, and the metadata."""
+        pixels, pictures, features = processor.pixel_settings, [], []
+        taker = PictureTaker(replace(pixels, do_rescale=False, do_normalize=False), processor.limits)
+
+        def choose(metadata: VideoMetadata):
+            # Asked again where the number of frames turns out to be another one.
+            pictures.clear()
+            features.clear()
+            return sample_indices(metadata)
+
+        def encode():
+            features.append(self._encode_pixels(pixels.normalize(torch.stack(pictures))))
+            pictures.clear()
+
+        def convert(frame: np.ndarray) -> np.ndarray:
+            pictures.append(torch.from_numpy(taker.take(frame).copy()))
+            if len(pictures) * pictures[0].numel() >= _BYTES_AT_ONCE:
+                encode()
+            return np.empty(0, dtype=np.uint8)
+
+        _, metadata = decode_video(source, choose, **taker.arguments | {"convert_frame": convert})
+        if pictures:
+            encode()
+        # A frame that is asked for several times is decoded once.
+        places = np.unique(metadata.frames_indices, return_inverse=True)[1]
+        return torch.cat(features)[torch.from_numpy(places)], metadata
 
     def _encode_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return self.model.vtn.get_frame_features(pixel_values[None].to(self.device, self.model.dtype))[0]
@@ -478,8 +472,7 @@ class VTNVideoClassificationPipeline(VideoClassificationPipeline):
         self, features: torch.Tensor, numbers: torch.Tensor, starts: list[float | None]
     ) -> list[tuple[float | None, float | None, torch.Tensor]]:
         """Start, end and logits of parts that follow each other, each from a window with the part in its middle."""
-        total = len(features)
-        size = min(self.model.config.num_frames, total)
+        total, size = len(features), min(self.model.config.num_frames, len(features))
         firsts = [*range(0, total - size, max(size // 2, 1)), total - size]
         borders = [0, *((a + b + size) // 2 for a, b in itertools.pairwise(firsts)), total]
         parts = []
@@ -492,63 +485,14 @@ class VTNVideoClassificationPipeline(VideoClassificationPipeline):
 
     def postprocess(self, outputs: dict[str, Any], **kwargs) -> list[dict] | dict[str, list]:
         rank = partial(super().postprocess, **kwargs)
-        scores = rank(_Logits(outputs["logits"]))
+        scores = rank(SimpleNamespace(logits=outputs["logits"]))
         if outputs["windows"][0] is None:
             return scores
         timeline = [
-            {"start_sec": start, "end_sec": end, "scores": rank(_Logits(logits[None]))}
+            {"start_sec": start, "end_sec": end, "scores": rank(SimpleNamespace(logits=logits[None]))}
             for start, end, logits in outputs["windows"][0]
         ]
         return {"scores": scores, "timeline": timeline}
-
-
-class _Logits(NamedTuple):
-    """What transformers' pipeline reads scores from."""
-
-    logits: torch.Tensor
-
-
-class _Encoder:
-    """
-    Makes features of the frames of one video while it is decoded.
-
-    Args:
-        processor (`VTNVideoProcessor`): Makes its pixels, within its limits.
-        encode (`Callable`): From pixels `(frames, 3, height, width)` to features.
-        chunk_size (`int`): Frames to encode together.
-    """
-
-    def __init__(self, processor: VTNVideoProcessor, encode: Callable[[torch.Tensor], torch.Tensor], chunk_size: int):
-        self._processor, self._encode, self._chunk_size = processor, encode, chunk_size
-        self._pixels = replace(processor.pixel_settings, do_rescale=False, do_normalize=False)
-        self._pictures: list[torch.Tensor] = []
-        self._features: list[torch.Tensor] = []
-
-    def encode(self, source: VideoSource, sample_indices: SampleIndices) -> tuple[torch.Tensor, VideoMetadata]:
-        """The features of the frames that `sample_indices` chooses, and the metadata of the video."""
-        taker = PictureTaker(self._pixels, self._processor.limits)
-
-        def choose(metadata: VideoMetadata):
-            # Asked again where the number of frames turns out to be another one.
-            self._pictures, self._features = [], []
-            return sample_indices(metadata)
-
-        def convert(frame: np.ndarray) -> np.ndarray:
-            self._pictures.append(torch.from_numpy(taker.arguments["convert_frame"](frame).copy()))
-            if len(self._pictures) == self._chunk_size:
-                self._flush()
-            return np.empty(0, dtype=np.uint8)
-
-        _, metadata = decode_video(source, choose, **taker.arguments | {"convert_frame": convert})
-        self._flush()
-        # A frame that is asked for several times is decoded once.
-        places = np.unique(metadata.frames_indices, return_inverse=True)[1]
-        return torch.cat(self._features)[torch.from_numpy(places)], metadata
-
-    def _flush(self):
-        if self._pictures:
-            pictures, self._pictures = torch.stack(self._pictures), []
-            self._features.append(self._encode(self._processor.pixel_settings.normalize(pictures)))
 
 
 def _find_starts(metadata: VideoMetadata) -> list[float | None]:

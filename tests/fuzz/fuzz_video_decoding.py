@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from vtn_hf import VTNVideoProcessor
-from vtn_hf.video_decoding_vtn import DecodeLimits, VideoDecodeError, decode_video, iter_video_frames
+from vtn_hf.data.video_frames import iter_video_frames
+from vtn_hf.video_decoding_vtn import DecodeLimits, VideoDecodeError, decode_video
 from vtn_hf.video_processing_vtn import load_video
 
 

@@ -27,13 +27,14 @@ from PIL import Image, ImageDraw
 from .. import VTNVideoProcessor
 from ..data.class_names import escape_bytes
 from ..data.feature_cache import hash_weights
+from ..data.video_frames import iter_video_frames
 from ..inference.whole_video import Segment, VideoClassification, classify_video
 from ..optimization.quantization import measure_quantization
 from ..outputs import check_outputs, name_outputs, remove_unfinished, writing
 from ..processes import find_processes, together
 from ..results import ResultFile, begin_or_go_on, one_run
 from ..shared_results import SharedResults
-from ..video_decoding_vtn import VideoSource, iter_video_frames
+from ..video_decoding_vtn import VideoSource
 from .arguments import add_shared, choose_device, choose_shared_device, load_model, positive, speed_up
 from .console import CommandParser, command, show
 from .scores import flatten_scores, list_score_columns, rank

@@ -28,7 +28,7 @@ from transformers import AutoConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .. import VTNForVideoClassification, VTNModel, VTNVideoProcessor
-from ..backbone_vtn import choose_frames_per_chunk, encode_frames, load_backbone
+from ..backbone_vtn import encode_frames
 from ..data.arguments import CollectionArguments
 from ..data.augmentation import ClipAugmentation
 from ..data.class_names import read_class_names
@@ -47,6 +47,7 @@ from ..data.listing import hash_video
 from ..data.scan import is_about_content
 from ..optimization import optimize_backbone
 from ..outputs import check_outputs
+from ..pretrained_backbone import load_backbone
 from ..processes import find_processes, together
 from ..results import one_run
 from ..video_decoding_vtn import VideoDecodeError
@@ -215,8 +216,7 @@ class VideoEncoder:
         self.backbone = find_backbone(model)
         self.frame_grid, self.feature_dtype, self.is_compared = args.frame_grid, args.feature_dtype, False
         self.pixels = processor.pixel_settings
-        chunk_size = args.frames_per_chunk if args.frames_per_chunk == "auto" else int(args.frames_per_chunk)
-        self.chunk_size = choose_frames_per_chunk(chunk_size, self.backbone)
+        self.chunk_size = args.frames_per_chunk if args.frames_per_chunk == "auto" else int(args.frames_per_chunk)
         if args.has_engine and not args.optimize:
             raise ValueError(f"--engine {args.engine} is part of what --no_optimize leaves out.")
         if args.optimize:

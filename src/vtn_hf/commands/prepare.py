@@ -22,9 +22,10 @@ import av
 from tqdm import tqdm
 
 from ..data.file_pool import map_files
+from ..data.video_frames import iter_video_frames
 from ..outputs import check_outputs, name_outputs, remove_unfinished, writing
 from ..results import ResultFile, begin_or_go_on, one_run
-from ..video_decoding_vtn import DecodeLimits, VideoDecodeError, iter_video_frames
+from ..video_decoding_vtn import DecodeLimits, VideoDecodeError
 from .arguments import add_shared, positive
 from .console import CommandParser, command, show
 from .sources import find_videos

@@ -11,16 +11,17 @@ import torch
 from torch import nn
 from torch.utils.data import get_worker_info
 
-from ..frame_sampling_vtn import VideoSegment, sample_clip
 from ..pixels_vtn import PixelSettings
 from ..video_decoding_vtn import TimedVideoMetadata, VideoDecodeError, VideoSource
 from ..video_processing_vtn import ChooseView, VTNVideoProcessor, load_video
 from .augmentation import ClipAugmentation, ClipMixing
 from .clip_lengths import ClipLength, check_length, draw_length
+from .clip_sampling import sample_clip
 from .coverage import NO_LABEL, SkippedVideos
 from .file_pool import limit_memory
 from .listing import name_segment
 from .rows import find_label, find_label_vector, find_sources
+from .segments import VideoSegment
 
 
 # Memory that a data worker may use for decoding, beside the frames.

@@ -36,11 +36,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..frame_sampling_vtn import sample_clip
 from ..modeling_vtn import VTNModel
 from ..outputs import writing
 from ..video_decoding_vtn import VideoSource
 from .clip_lengths import ClipLength, check_length, draw_length
+from .clip_sampling import sample_clip
 from .listing import name_segment
 from .rows import find_source
 from .time_augmentation import TimeAugmentation, mix_videos

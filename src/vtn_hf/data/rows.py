@@ -11,10 +11,10 @@ import fsspec
 import numpy as np
 import torch
 
-from ..frame_sampling_vtn import VideoSegment
 from ..video_decoding_vtn import VideoSource
 from .coverage import NO_LABEL
 from .listing import find_file
+from .segments import VideoSegment
 
 
 _OPTIONAL_COLUMNS = {"name": "", "start_sec": None, "end_sec": None}

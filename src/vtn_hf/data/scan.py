@@ -19,13 +19,14 @@ import av
 import numpy as np
 
 from ..results import ResultFile, one_run
-from ..video_decoding_vtn import DecodeLimits, VideoDecodeError, iter_video_frames
+from ..video_decoding_vtn import DecodeLimits, VideoDecodeError
 from .class_names import escape_bytes
 from .duplicates import NUM_MOMENTS, Duplicates, choose_moments, find_duplicates, make_fingerprint, shrink
 from .file_pool import map_files
 from .layouts import list_videos
 from .listing import Listing, find_file, hash_video
 from .splits import find_split
+from .video_frames import iter_video_frames
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..frame_sampling_vtn import VideoSegment
 from ..video_decoding_vtn import VideoSource
 from .class_names import clean_name, escape_bytes, name_by_numbers, read_text
 from .listing import Listing, PassedOver, Row, find_file, find_videos, make_path, name_some
 from .rows import find_source
+from .segments import VideoSegment
 from .splits import find_split
 
 

@@ -322,7 +322,7 @@ def encode_until_certain(
     looker, stopped = _Looker(model, rule), "all frames"
     if model.training:
         raise ValueError("The model is in training mode; call `model.eval()` first.")
-    chunk_size = choose_chunk_size(model, frames_per_chunk)
+    chunk_size = choose_chunk_size(model, processor.pixel_settings, frames_per_chunk)
     pictures = PictureSource(processor, video, num_frames, fps)
     seen = _Seen(pictures, ChunkEncoder(model, pictures.pixels, chunk_size))
     numbered = _number_pictures(pictures, rule, RepeatFinder(repeat_threshold))

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
+from transformers.image_utils import SizeDict
 from transformers.modeling_utils import PreTrainedModel
 
 from ..backbone_vtn import choose_frames_per_chunk
+from ..data.video_frames import iter_frame_rounds, iter_video_frames
 from ..frame_sampling_vtn import sample_uniform
 from ..modeling_vtn import VTNForVideoClassification
 from ..optimization import optimize_once
 from ..pixels_vtn import PixelSettings
-from ..video_decoding_vtn import TimedVideoMetadata, VideoSource, iter_frame_rounds, iter_video_frames
-from ..video_processing_vtn import PictureTaker, VTNVideoProcessor, is_source
+from ..video_decoding_vtn import TimedVideoMetadata, VideoSource, is_source
+from ..video_processing_vtn import PictureTaker, VTNVideoProcessor
 from .repeats import RepeatFinder
 
 
@@ -103,7 +105,7 @@ def encode_video(
     if model.training:
         raise ValueError("The model is in training mode; call `model.eval()` first.")
     model = optimize_once(model) if optimize else model
-    chunk_size = choose_chunk_size(model, frames_per_chunk)
+    chunk_size = choose_chunk_size(model, processor.pixel_settings, frames_per_chunk)
     finder = RepeatFinder(repeat_threshold)
     pictures = PictureSource(processor, video, num_frames, fps)
     encoder, places = ChunkEncoder(model, pictures.pixels, chunk_size), []
@@ -140,12 +142,18 @@ def gather_features(features: torch.Tensor, places: list[int], metadata: TimedVi
     )
 
 
-def choose_chunk_size(model: PreTrainedModel, frames_per_chunk: int | None) -> int:
-    """Frames to pass at once: `frames_per_chunk`, or else the model's number, but never a whole long video."""
+def choose_chunk_size(model: PreTrainedModel, pixels: PixelSettings, frames_per_chunk: int | None) -> int:
+    """
+    Pictures to pass at once: `frames_per_chunk`, or else the model's number for their size, as far as the settings
+    tell it, but never a whole long video.
+    """
     if frames_per_chunk is not None and frames_per_chunk < 1:
         raise ValueError(f"`frames_per_chunk` must be at least 1, got {frames_per_chunk}.")
-    model = model.base_model
-    return frames_per_chunk or model.frames_per_chunk or choose_frames_per_chunk("auto", model.backbone)
+    size = pixels.crop_size if pixels.do_center_crop else pixels.size if pixels.do_resize else None
+    size = size or SizeDict(shortest_edge=224)
+    height, width = (side or size.shortest_edge for side in (size.height, size.width))
+    setting = frames_per_chunk or model.config.frames_per_chunk or "auto"
+    return choose_frames_per_chunk(setting, model.base_model.backbone, height * width)
 
 
 class ChunkEncoder:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..frame_sampling_vtn import sample_clips
+from ..data.clip_sampling import sample_clips
 from ..modeling_vtn import VTNForVideoClassification
 from ..optimization import optimize_once
 from ..video_decoding_vtn import TimedVideoMetadata, VideoDecodeError, VideoSource

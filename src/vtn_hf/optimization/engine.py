@@ -106,8 +106,9 @@ def use_engine(
             stacklevel=5,
         )
         return
-    num_frames = choose_frames_per_chunk("auto", backbone)
-    frames = trial.make_random(num_frames, *get_frame_shape(backbone.config), like=first)
+    num_channels, height, width = get_frame_shape(backbone.config)
+    num_frames = choose_frames_per_chunk("auto", backbone, height * width)
+    frames = trial.make_random(num_frames, num_channels, height, width, like=first)
     run = partial(encode, backbone, frames, frame_grid)
     plain_sec = _measure(run) if engine == "auto" else None
     put = partial(replace, backbone, OpenVINO, _graphs=_Graphs(DTYPES[dtype]))

@@ -1,0 +1,95 @@
+"""Frames one by one, and in rounds: those of `decode_video`, in memory that does not grow."""
+
+import numpy as np
+import pytest
+import test_video_decoding_vtn
+from test_video_decoding_vtn import NUM_FRAMES, decode_sequentially, remux
+
+from vtn_hf import VideoDecodeError, video_decoding_vtn
+from vtn_hf.data.video_frames import iter_frame_rounds, iter_video_frames
+
+
+# Its fixtures.
+clip, converted, always_seek = (
+    getattr(test_video_decoding_vtn, name) for name in ("clip", "converted", "always_seek")
+)
+
+
+class TestIteration:
+    @pytest.mark.parametrize("name", ["bframes.mp4", "open_gop.mkv", "mpeg4_bframes.avi"])
+    def test_same_frames(self, clip, name, always_seek):
+        expected = decode_sequentially(clip(name))
+        np.testing.assert_array_equal(np.stack(list(iter_video_frames(clip(name)))), expected)
+        indices = [3, 20, 20, 21, 55]
+        frames = list(iter_video_frames(clip(name), lambda metadata: indices))
+        np.testing.assert_array_equal(np.stack(frames), expected[indices])
+        assert all(frame.flags.c_contiguous for frame in frames)
+
+    def test_one_frame_at_a_time(self, clip, converted):
+        frames = iter_video_frames(clip("bframes.mp4"))
+        next(frames)
+        next(frames)
+        assert len(converted) == 2
+
+    @pytest.fixture(params=["short_gop.mkv", "no_bframes.mkv"])
+    def headless(self, clip, tmp_path, request):
+        """Begins between two key frames: the first packets are no frames."""
+        remux(clip(request.param), tmp_path / "headless.mkv", skip=5)
+        return str(tmp_path / "headless.mkv"), decode_sequentially(str(tmp_path / "headless.mkv"))
+
+    def test_accepts_the_true_count_if_nothing_changes(self, headless):
+        path, expected = headless
+        np.testing.assert_array_equal(np.stack(list(iter_video_frames(path))), expected)
+        every_third = iter_video_frames(path, lambda metadata: range(0, metadata.total_num_frames, 3))
+        np.testing.assert_array_equal(np.stack(list(every_third)), expected[::3])
+
+    def test_refuses_to_have_sampled_wrongly(self, headless):
+        path, expected = headless
+        frames = iter_video_frames(path, lambda metadata: np.linspace(0, metadata.total_num_frames - 1, 5).astype(int))
+        with pytest.raises(VideoDecodeError, match=f"{len(expected)} frames decoded, .* {NUM_FRAMES - 5} packets"):
+            list(frames)
+
+    def test_descending_order(self, clip):
+        with pytest.raises(ValueError, match=r"ascending.*\[5, 4\]"):
+            list(iter_video_frames(clip("bframes.mp4"), lambda metadata: [5, 4]))
+
+
+class TestRounds:
+    ROUNDS = [[0, 30, 58], [10, 20, 57], list(range(1, 10))]
+
+    @pytest.mark.parametrize("name", ["bframes.mp4", "open_gop.mkv", "mpeg4_bframes.avi", "transport.ts", "vp8.webm"])
+    def test_frames_and_numbers(self, clip, name, always_seek):
+        expected = decode_sequentially(clip(name))
+        numbers, frames = zip(*iter_frame_rounds(clip(name), lambda metadata: self.ROUNDS), strict=True)
+        assert list(numbers) == [number for part in self.ROUNDS for number in part]
+        np.testing.assert_array_equal(np.stack(frames), expected[list(numbers)])
+
+    def test_counted_once(self, clip, monkeypatch):
+        counted, opened = [], []
+        count, open_container = video_decoding_vtn.Packets, video_decoding_vtn.VideoReader._open_container
+        monkeypatch.setattr(
+            video_decoding_vtn, "Packets", lambda *args, **kwargs: counted.append(1) or count(*args, **kwargs)
+        )
+        monkeypatch.setattr(
+            video_decoding_vtn.VideoReader, "_open_container", lambda self: opened.append(1) or open_container(self)
+        )
+        list(iter_frame_rounds(clip("bframes.mp4"), lambda metadata: self.ROUNDS))
+        assert (len(counted), len(opened)) == (1, 1)
+
+    def test_planned_again_with_the_true_count(self, clip, tmp_path):
+        remux(clip("short_gop.mkv"), tmp_path / "headless.mkv", skip=5)
+        expected = decode_sequentially(str(tmp_path / "headless.mkv"))
+
+        def plan(metadata):
+            last = metadata.total_num_frames - 1
+            return [[0, last // 2, last], [3, last - 2]]
+
+        frames = dict(iter_frame_rounds(tmp_path / "headless.mkv", plan))
+        last = len(expected) - 1
+        assert {0, last // 2, last, 3, last - 2} <= frames.keys()
+        for number, frame in frames.items():
+            np.testing.assert_array_equal(frame, expected[number])
+
+    def test_number_beyond_the_video(self, clip):
+        with pytest.raises(ValueError, match=f"frame {NUM_FRAMES} "):
+            list(iter_frame_rounds(clip("bframes.mp4"), lambda metadata: [[0], [NUM_FRAMES]]))
