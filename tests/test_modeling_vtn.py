@@ -414,7 +414,7 @@ def test_chunks_bound_the_frames_per_call_and_change_nothing():
     assert calls == [7, 3, 3, 1]
 
 
-@pytest.mark.parametrize("name, chunk", [("vit", 8), ("resnet", 4), ("convnext", 4)])
+@pytest.mark.parametrize("name, chunk", [("vit", 8), ("resnet", 2), ("convnext", 2)])
 def test_chunks_that_suit_the_backbone(name, chunk):
     convolutional = {"resnet": {"embedding_size": 4}, "convnext": {"num_stages": 2}}
     sizes = {"hidden_sizes": [4, 8], "depths": [1, 2]}
@@ -428,7 +428,7 @@ def test_chunks_that_suit_the_backbone(name, chunk):
     calls.clear()
     model.train()(pixel_values)
     assert calls == [70]
-    for side, num_frames in ((224, chunk), (112, 4 * chunk), (56, 16 * chunk), (448, chunk // 4), (2000, 1)):
+    for side, num_frames in ((224, chunk), (112, 4 * chunk), (56, 16 * chunk), (448, max(1, chunk // 4)), (2000, 1)):
         chosen = choose_frames_per_chunk("auto", model.vtn.backbone, side * side)
         assert chosen == min(num_frames, 64)
     for setting in (3, None):

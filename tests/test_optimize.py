@@ -14,7 +14,8 @@ from torch import nn
 
 import vtn_hf
 from vtn_hf import VTNForVideoClassification, VTNModel, optimize
-from vtn_hf.optimization import optimize_once
+from vtn_hf.backbone_vtn import choose_frames_per_chunk
+from vtn_hf.optimization import optimize_once, share_weights
 from vtn_hf.optimization.replacement import Replacement
 
 
@@ -75,6 +76,14 @@ def test_same_logits_from_other_modules(model):
     assert {name: type(module) for name, module in model.named_modules()} == before
     assert_same_logits(fast, model)
     assert not compute_logits(fast).isnan().any()
+
+
+def test_frames_per_call_are_those_of_its_modules(model):
+    before = choose_frames_per_chunk("auto", model.vtn.backbone)
+    fast = optimize_silently(model)
+    is_packed = "Packed" in find_replaced(fast)
+    assert choose_frames_per_chunk("auto", fast.vtn.backbone) == (6 if is_packed else before)
+    assert choose_frames_per_chunk("auto", share_weights(fast).vtn.backbone) == before
 
 
 def test_same_names_and_the_very_weights(model):

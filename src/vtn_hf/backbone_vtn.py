@@ -67,14 +67,15 @@ def choose_frames_per_chunk(
 ) -> int | None:
     """
     Frames of so many pixels per call of the backbone at inference, for what [`VTNConfig`] allows: a number or `None`,
-    all at once, as it is; for `"auto"`, 64, but on a CPU at most the pixels of 4 frames of 224 x 224 for convolutional
+    all at once, as it is; for `"auto"`, 64, but on a CPU at most the pixels of 2 frames of 224 x 224 for convolutional
     networks, and of 8 for transformers, whose activations then stay in its caches.
     """
     if frames_per_chunk != "auto":
         return frames_per_chunk
     if next(backbone.parameters()).device.type != "cpu":
         return 64
-    num_frames = 4 if is_convolutional(backbone) else 8
+    # `vtn_hf.optimize` says there what suits the modules that it has put into a backbone.
+    num_frames = getattr(backbone, "frames_per_call", None) or (2 if is_convolutional(backbone) else 8)
     return min(max(1, round(num_frames * 224 * 224 / num_pixels)), 64)
 
 

@@ -173,6 +173,7 @@ def share_weights(model: nn.Module) -> nn.Module:
     copied = copy.deepcopy(model, {id(each): each for each in shared})
     for module in copied.modules():
         restore(module)
+        vars(module).pop("frames_per_call", None)
     return copied
 
 
