@@ -17,6 +17,7 @@ from vtn_hf.inference.calibration import (
     cross_fit,
     fit_temperature,
     plan_all_looks,
+    split_in_halves,
 )
 from vtn_hf.training.metrics import CalibrationError
 
@@ -54,6 +55,14 @@ def test_error_of_calibration_falls_on_others():
 
     fitted = torch.stack([logits for [(_, logits)] in cross_fit([[(8, row)] for row in logits], labels)])
     assert measure(fitted) < 0.03 < 0.1 < measure(logits)
+
+
+def test_each_half_has_videos_of_all_classes():
+    labels = torch.arange(600) % 6
+    first, second = split_in_halves(600)
+    assert sorted(first + second) == list(range(600)) and len(first) == 300
+    for half in (first, second):
+        assert labels[half].bincount(minlength=6).min() > 30
 
 
 def test_videos_that_are_all_right():

@@ -25,7 +25,15 @@ from vtn_hf import VTNForVideoClassification, VTNVideoProcessor
 from vtn_hf.data.feature_cache import CachedClips
 from vtn_hf.frame_sampling_vtn import sample_uniform
 from vtn_hf.inference.anytime import classify_looks, plan_looks
-from vtn_hf.inference.calibration import Calibration, Looks, Stops, begin_with, calibrate, plan_all_looks
+from vtn_hf.inference.calibration import (
+    Calibration,
+    Looks,
+    Stops,
+    begin_with,
+    calibrate,
+    plan_all_looks,
+    split_in_halves,
+)
 from vtn_hf.inference.whole_video import classify_video
 
 
@@ -144,9 +152,18 @@ def measure(model: VTNForVideoClassification, clips: CachedClips) -> tuple[dict,
     examples, labels = [clips[index] for index in range(len(clips))], clips.labels
     looks = look_at_all(model, examples)
     parts = []
-    for half in (0, 1):
-        calibration = calibrate(looks[1 - half :: 2], labels[1 - half :: 2])
-        parts.append(Part(model, examples[half::2], looks[half::2], labels[half::2], calibration))
+    first, second = split_in_halves(len(clips))
+    for half, others in ((first, second), (second, first)):
+        calibration = calibrate([looks[place] for place in others], labels[others])
+        parts.append(
+            Part(
+                model,
+                [examples[place] for place in half],
+                [looks[place] for place in half],
+                labels[half],
+                calibration,
+            )
+        )
     return summarize(parts), calibrate(looks, labels)
 
 

@@ -91,12 +91,20 @@ def pool_looks(looks: list[Looks], labels: torch.Tensor) -> tuple[torch.Tensor, 
     return logits, labels.repeat_interleave(torch.tensor([len(video) for video in looks]), dim=0)
 
 
+def split_in_halves(num_videos: int) -> tuple[list[int], list[int]]:
+    """Two halves at random, always the same: in a list of videos every other one may be of the same few classes."""
+    order = np.random.default_rng(0).permutation(num_videos)
+    return sorted(order[::2].tolist()), sorted(order[1::2].tolist())
+
+
 def cross_fit(looks: list[Looks], labels: torch.Tensor) -> list[Looks]:
     """Divides the logits of each half of the videos by the temperature of the other half, as for new videos."""
     fitted = list(looks)
-    for half in (0, 1):
-        temperature = fit_temperature(*pool_looks(looks[1 - half :: 2], labels[1 - half :: 2]))
-        fitted[half::2] = [[(count, logits / temperature) for count, logits in video] for video in looks[half::2]]
+    first, second = split_in_halves(len(looks))
+    for half, others in ((first, second), (second, first)):
+        temperature = fit_temperature(*pool_looks([looks[place] for place in others], labels[others]))
+        for place in half:
+            fitted[place] = [(count, logits / temperature) for count, logits in looks[place]]
     return fitted
 
 
