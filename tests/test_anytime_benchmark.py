@@ -71,7 +71,7 @@ def test_halves_have_the_rule_of_the_other(benchmark, folder, monkeypatch):
 
     monkeypatch.setattr(benchmark, "calibrate", calibrate)
     rows, _ = benchmark.measure(model, clips)
-    assert made == [[21, 23], [20, 22], [20, 21, 22, 23]]
+    assert len(made[0]) == len(made[1]) == 2 and sorted(made[0] + made[1]) == made[2] == [20, 21, 22, 23]
     answers = torch.tensor([int(video[-1][1].argmax()) for video in looks])
     assert rows["anytime, top-1"] == rows["all frames, top-1"] == (answers == clips.labels).double().mean()
     assert rows["anytime, mean share of frames"] == 1 and rows["anytime, mean of frames"] == 21.5
