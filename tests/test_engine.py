@@ -14,6 +14,7 @@ from test_optimize import compute_logits, make, optimize_silently
 from tiny_models import make_vit_vtn
 
 from vtn_hf import VTNVideoProcessor, optimize
+from vtn_hf.backbone_vtn import choose_frames_per_chunk
 from vtn_hf.inference.whole_video import classify_video
 from vtn_hf.optimization import engine, optimize_backbone
 from vtn_hf.optimization.replacement import Replacement, restore
@@ -113,6 +114,12 @@ def test_weights_that_change(graphs):
         compute_logits(fast)
         assert graphs.calls and len(graphs.made) == num_made
     assert {precision for _, precision in graphs.made} == {"bf16"}
+
+
+@pytest.mark.parametrize("name, num_frames", [("resnet", 16), ("vit", 8)])
+def test_frames_per_call(name, num_frames):
+    fast = optimize_silently(make(name), engine="openvino")
+    assert choose_frames_per_chunk("auto", fast.vtn.backbone) == num_frames
 
 
 def test_training_is_pytorchs(graphs):
