@@ -199,8 +199,11 @@ def plot(record: dict[str, dict], path: Path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(record), figsize=(4 * len(record), 3.2), squeeze=False, layout="constrained")
-    for axes, (name, results) in zip(panels[0], record.items(), strict=True):
+    num_columns = min(3, len(record))
+    num_rows = -(-len(record) // num_columns)
+    size = (4 * num_columns, 3.2 * num_rows)
+    figure, panels = plt.subplots(num_rows, num_columns, figsize=size, squeeze=False, layout="constrained")
+    for axes, (name, results) in zip(panels.flat, record.items(), strict=False):  # a last row may not be full
         for curve in CURVES:
             frames, top1 = np.mean([each["curves"][curve] for each in results.values()], axis=0).T
             axes.plot(frames, top1, marker="o", markersize=3, label=curve)
