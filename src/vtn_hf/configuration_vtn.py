@@ -113,8 +113,8 @@ class VTNConfig(PreTrainedConfig):
         classifier_dropout: Dropout inside the head.
         num_frames: Frames that `pipeline()` takes from a video.
         frames_per_chunk: Frames per call of the backbone, which bounds the memory: `"auto"` is what suits the backbone
-            its device and the size of the frames at inference (up to 64) and all frames in training; a number holds at
-            inference, and in training with activation checkpointing, where each call is then computed again in the
+            on its device at inference, for frames of their size (up to 64), and all frames in training; a number holds
+            at inference, and in training with activation checkpointing, where each call is then computed again in the
             backward pass; `None` passes all at once.
         calibration_temperature: Divides logits for calibrated scores.
         anytime_confidence: Calibrated score from which a few frames are as good as all.

@@ -220,6 +220,7 @@ def decode_video(
 def open_video(
     source: VideoSource, choose_region: ChooseRegion | None = None, limits: DecodeLimits | None = None
 ) -> Iterator["VideoReader"]:
+    """Open a video for reading frames by their numbers, with its packets counted; arguments as in `decode_video`."""
     make_reader = VideoReader
     if isinstance(source, VideoPart):
         source, make_reader = source.source, source.make_reader
