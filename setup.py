@@ -35,7 +35,7 @@ extras = {
 }
 extras["dev"] = [
     package
-    for name in ("train", "onnx", "peft", "quantization", "docs", "notebook", "test", "quality")
+    for name in ("train", "onnx", "openvino", "peft", "quantization", "docs", "notebook", "test", "quality")
     for package in extras[name]
 ]
 

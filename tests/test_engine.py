@@ -86,6 +86,22 @@ def test_same_logits_for_any_number_of_frames(family, calls, cache):
         assert sum(calls) == num_frames
 
 
+def test_frames_keep_their_order_among_threads(monkeypatch):
+    model = make("resnet")
+    num_threads = torch.get_num_threads()
+    monkeypatch.setattr(engine, "_FRAMES_PER_REQUEST", 0)  # so one frame each
+    torch.set_num_threads(2)
+    try:
+        fast = optimize_silently(model, engine="openvino")
+        frames = make_frames().flatten(0, 1)[:1].repeat(9, 1, 1, 1) * torch.linspace(0.5, 1.5, 9)[:, None, None, None]
+        with torch.no_grad():
+            expected, actual = (each.vtn.get_frame_features(frames[None]) for each in (model, fast))
+    finally:
+        torch.set_num_threads(num_threads)
+    assert fast.vtn.backbone._graphs._graph._request_size == 1
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_bfloat16_is_near(calls):
     model = make("resnet")
     fast = optimize_silently(model, engine="openvino", dtype=torch.bfloat16)
@@ -116,7 +132,7 @@ def test_weights_that_change(graphs):
     assert {precision for _, precision in graphs.made} == {"bf16"}
 
 
-@pytest.mark.parametrize("name, num_frames", [("resnet", 16), ("vit", 8)])
+@pytest.mark.parametrize("name, num_frames", [("resnet", 32), ("vit", 8)])
 def test_frames_per_call(name, num_frames):
     fast = optimize_silently(make(name), engine="openvino")
     assert choose_frames_per_chunk("auto", fast.vtn.backbone) == num_frames

@@ -9,13 +9,15 @@ Each half of the held-out videos is classified with the temperature, the confide
 half gives; `anytime_filmed.py` does the same in folds. The controls have as many frames: spread evenly, the same
 number for each video; and in random order, under the same rule. Models that are in the output already are not measured
 again. `--num_timed 20` also times so many videos from their files, one after the other, with all frames and with as
-many as it takes. `--figure PICTURE` draws the curves of all collections in the output.
+many as it takes; `--num_curve_timed 5` so many at each point of the curves. `--figure PICTURE` draws accuracy against
+seconds for all collections in the output whose curves are timed.
 """
 
 import argparse
 import json
 import statistics
 import time
+from collections.abc import Hashable
 from pathlib import Path
 
 import numpy as np
@@ -171,43 +173,96 @@ def time_videos(
     model: VTNForVideoClassification, processor: VTNVideoProcessor, sources: list, calibration: Calibration
 ) -> dict[str, float]:
     """Seconds per video from its file, all frames and as many as it takes in turns."""
-    model.config.calibration_temperature = calibration.temperature
-    settings = {"confidence": calibration.confidence, "min_frames": calibration.min_frames}
-    seconds = {"all frames": [], "anytime": []}
-    classify_video(model, processor, sources[0], num_frames=processor.num_frames)  # to warm up
-    for source in sources:
-        for name, others in (("all frames", {}), ("anytime", settings)):
-            start = time.perf_counter()
-            classify_video(model, processor, source, num_frames=processor.num_frames, **others)
-            seconds[name].append(time.perf_counter() - start)
-    rows = {f"{name}, mean of seconds": statistics.mean(each) for name, each in seconds.items()}
+    settings = {
+        "all frames": {},
+        "anytime": {"confidence": calibration.confidence, "min_frames": calibration.min_frames},
+    }
+    _, seconds = run_all(model, processor, sources, calibration, settings)
+    rows = {f"{name}, mean of seconds": float(each.mean()) for name, each in seconds.items()}
     return rows | {f"{name}, p95 of seconds": float(np.percentile(each, 95)) for name, each in seconds.items()}
+
+
+def time_curves(
+    model: VTNForVideoClassification, processor: VTNVideoProcessor, sources: list, calibration: Calibration
+) -> dict[str, list[list[float]]]:
+    """Means of frames and of seconds per video, of as many as it takes and of frames spread evenly."""
+    min_frames = calibration.min_frames
+    points = {("anytime", each): {"confidence": each, "min_frames": min_frames} for each in CONFIDENCES}
+    points |= {("spread evenly", each): {"num_frames": each} for each in FRAME_COUNTS}
+    counts, seconds = run_all(model, processor, sources, calibration, points)
+    curves = {name: [] for name, _ in points}
+    for name, point in points:
+        curves[name].append([float(each[name, point].mean()) for each in (counts, seconds)])
+    return {name: sorted(each) for name, each in curves.items()}
+
+
+def run_all(
+    model: VTNForVideoClassification,
+    processor: VTNVideoProcessor,
+    sources: list,
+    calibration: Calibration,
+    settings: dict[Hashable, dict],
+) -> tuple[dict[Hashable, np.ndarray], dict[Hashable, np.ndarray]]:
+    """Frames seen and seconds of each video, `(videos,)`, by each of some settings in turns."""
+    model.config.calibration_temperature = calibration.temperature
+    classify_video(model, processor, sources[0], num_frames=processor.num_frames)  # to warm up
+    found = {name: [] for name in settings}
+    for source in sources:
+        for name, others in settings.items():
+            start = time.perf_counter()
+            result = classify_video(model, processor, source, **{"num_frames": processor.num_frames} | others)
+            found[name].append((len(result.video.frame_numbers), time.perf_counter() - start))
+    counts, seconds = ({name: np.array(pairs).T[place] for name, pairs in found.items()} for place in (0, 1))
+    return counts, seconds
+
+
+def time_all(
+    model: VTNForVideoClassification,
+    processor: VTNVideoProcessor,
+    sources: list,
+    calibration: Calibration,
+    options: argparse.Namespace,
+) -> dict:
+    """What the options ask to be timed, of random videos."""
+    rows, places = {}, np.random.default_rng(0).permutation(len(sources))
+    random = [sources[place] for place in places]
+    if options.num_timed:
+        rows |= time_videos(model, processor, random[: options.num_timed], calibration)
+    if options.num_curve_timed:
+        rows["times"] = time_curves(model, processor, random[: options.num_curve_timed], calibration)
+    return rows
 
 
 def print_table(name: str, results: dict[str, dict]):
     """Mean and standard deviation over the models, in markdown."""
     print(f"| {name} | mean | standard deviation over {len(results)} models |\n| --- | --- | --- |")
-    for row in dict.fromkeys(key for each in results.values() for key in each if key != "curves"):
+    for row in dict.fromkeys(key for each in results.values() for key in each if key not in ("curves", "times")):
         values = [each[row] for each in results.values() if row in each]
         print(f"| {row} | {statistics.mean(values):.4g} | {np.std(values):.2g} |")
 
 
 def plot(record: dict[str, dict], path: Path):
-    """Top-1 against frames per video, means over the models of each collection."""
+    """
+    Top-1 against seconds per video, means over the models of each collection. Seconds are those that so many frames
+    take; of random order, which takes at least as long, those of our order.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    record = {name: results for name, results in record.items() if any("times" in each for each in results.values())}
     num_columns = min(3, len(record))
     num_rows = -(-len(record) // num_columns)
     size = (4 * num_columns, 3.2 * num_rows)
     figure, panels = plt.subplots(num_rows, num_columns, figsize=size, squeeze=False, layout="constrained")
     for axes, (name, results) in zip(panels.flat, record.items(), strict=False):  # a last row may not be full
+        times = next(each["times"] for each in results.values() if "times" in each)
         for curve in CURVES:
             frames, top1 = np.mean([each["curves"][curve] for each in results.values()], axis=0).T
-            axes.plot(frames, top1, marker="o", markersize=3, label=curve)
-        axes.set(title=name, xscale="log", xlabel="mean of frames per video")
+            seconds = np.interp(frames, *np.transpose(times.get(curve, times["anytime"])))
+            axes.plot(seconds, top1, marker="o", markersize=3, label=curve)
+        axes.set(title=name, xscale="log", xlabel="mean of seconds per video")
         axes.grid(alpha=0.3)
     panels[0, 0].set_ylabel("top-1")
     panels[0, 0].legend()
@@ -245,6 +300,7 @@ class Record:
 def add_arguments(parser: argparse.ArgumentParser):
     """Those of what comes out."""
     parser.add_argument("--num_timed", type=int, default=0, help="videos to time from their files")
+    parser.add_argument("--num_curve_timed", type=int, default=0, help="the same, at each point of the curves")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/anytime.json")
     parser.add_argument("--figure", type=Path, help="plot to write")
 
@@ -263,9 +319,7 @@ def main():
             continue
         model = VTNForVideoClassification.from_pretrained(path)
         rows, calibration = measure(model, clips)
-        if options.num_timed:
-            processor = VTNVideoProcessor.from_pretrained(path)
-            rows |= time_videos(model, processor, clips.sources[: options.num_timed], calibration)
+        rows |= time_all(model, VTNVideoProcessor.from_pretrained(path), clips.sources, calibration, options)
         record.add(path, rows)
     record.report(options.figure)
 

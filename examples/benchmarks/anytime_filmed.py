@@ -8,7 +8,8 @@ As many frames as it takes against all frames, on filmed collections (`filmed_vi
 Of five folds each is tested once, by a model that is trained on three others, with the temperature, the confidence and
 the first look that the fifth gives. Training sees a random number of a video's frames (`--min_train_frames`); with 0,
 all of them; mirror images of what is cached are left out. Seeds that are in the output already are not measured again.
-`--num_timed 20` also times so many videos of the last fold from their files.
+`--num_timed 20` also times so many videos of the last fold from their files, `--num_curve_timed 5` so many at each
+point of the curves.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from anytime import Example, Part, Record, add_arguments, calibrate, look_at_all, summarize, time_videos
+from anytime import Example, Part, Record, add_arguments, calibrate, look_at_all, summarize, time_all
 from filmed_videos import NUM_FOLDS, VARIANTS, Cell, Variant, Videos, extract_features, read_videos
 from torch.utils.data import Dataset
 
@@ -58,7 +59,7 @@ def make_examples(
     return examples, torch.stack([example["labels"] for example in examples])
 
 
-def measure(variant: Variant, videos: Videos, seed: int, num_timed: int) -> dict:
+def measure(variant: Variant, videos: Videos, seed: int, options: argparse.Namespace) -> dict:
     """All folds of a seed."""
     parts = []
     for fold in range(NUM_FOLDS):
@@ -70,13 +71,10 @@ def measure(variant: Variant, videos: Videos, seed: int, num_timed: int) -> dict
         tested = Cell(variant, videos, seed, fold, protocol="test")
         examples, labels = make_examples(model, processor, tested.make_test_videos())
         parts.append(Part(model, examples, look_at_all(model, examples), labels, calibration))
-    rows = summarize(parts)
-    if num_timed:
-        if not variant.is_end_to_end:
-            model.vtn.backbone = load_backbone(videos.backbone_name_or_path).eval()
-        sources = [videos.paths[index] for index in tested.test[:num_timed]]
-        rows |= time_videos(model, processor, sources, calibration)
-    return rows
+    if not variant.is_end_to_end:
+        model.vtn.backbone = load_backbone(videos.backbone_name_or_path).eval()
+    sources = [videos.paths[index] for index in tested.test]
+    return summarize(parts) | time_all(model, processor, sources, calibration, options)
 
 
 def main(argv: list[str] | None = None):
@@ -104,7 +102,7 @@ def main(argv: list[str] | None = None):
     for seed in options.seeds:
         key = f"{options.variant}, from {options.min_train_frames or 'all'} frames, seed {seed}"
         if key not in record.results:
-            record.add(key, measure(variant, videos, seed, options.num_timed))
+            record.add(key, measure(variant, videos, seed, options))
     record.report(options.figure)
 
 

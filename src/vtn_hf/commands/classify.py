@@ -174,7 +174,7 @@ def make_parser() -> CommandParser:
         type=confidence,
         help="score from which no more frames are looked at, or stored: that of vtn evaluate --calibrate",
     )
-    enough.add_argument("--max_seconds", type=positive(float), help="seconds for a video, within a chunk of frames")
+    enough.add_argument("--max_seconds", type=positive(float), help="seconds for a video, to within a frame")
     enough.add_argument(
         "--min_frames",
         type=count,

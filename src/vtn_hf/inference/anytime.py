@@ -235,6 +235,12 @@ class _Looker:
         self._num_looks = 0
         self._scores: torch.Tensor | None = None
 
+    def limit_chunk(self, chunk_size: int, encoder: ChunkEncoder) -> int:
+        """Makes a chunk so small that it ends in time, by what the last one took."""
+        if not self._num_looks or math.isinf(self._deadline) or not encoder.sec_per_picture:
+            return chunk_size
+        return min(chunk_size, max(1, int((self._deadline - time.monotonic()) / encoder.sec_per_picture)))
+
     def find_reason(self, plan: _Plan, number: int, seen: "_Seen") -> str | None:
         """Says why no frame after this one is needed, `"certain"` or `"time"`; `None` if more are."""
         if number == plan.rounds[-1][-1]:  # whether the file ends well is still to be seen
@@ -335,6 +341,7 @@ def encode_until_certain(
         for plan, number, *picture in items:
             bar.total = len(plan.looks[-1])
             bar.update()
+            seen.encoder.chunk_size = looker.limit_chunk(chunk_size, seen.encoder)
             seen.add(number, *picture)
             if reason := looker.find_reason(plan, number, seen):
                 stopped = reason

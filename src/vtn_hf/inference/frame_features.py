@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -161,11 +162,14 @@ class ChunkEncoder:
     Runs the backbone over pictures, `chunk_size` at a time.
 
     Attributes:
+        chunk_size (`int`): May be changed at any time.
         num_encoded (`int`): Pictures encoded so far.
+        sec_per_picture (`float`): Of the last chunk; 0 before the first one.
     """
 
     def __init__(self, model: PreTrainedModel, pixels: PixelSettings, chunk_size: int):
-        self._model, self._pixels, self._chunk_size = model, pixels, chunk_size
+        self._model, self._pixels, self.chunk_size = model, pixels, chunk_size
+        self.sec_per_picture = 0.0
         self._chunk: list[torch.Tensor] = []
         self._features: list[torch.Tensor] = []
         self.num_encoded = 0
@@ -173,13 +177,15 @@ class ChunkEncoder:
     def add(self, picture: torch.Tensor):
         """Takes a picture `(3, height, width)`, and encodes it when a chunk is full."""
         self._chunk.append(picture)
-        if len(self._chunk) == self._chunk_size:
+        if len(self._chunk) >= self.chunk_size:
             self.flush()
 
     def flush(self):
         """Encodes the pictures that still wait for a full chunk."""
         if self._chunk:
+            start = time.monotonic()
             self._features.append(encode_pictures(self._model, self._pixels, self._chunk))
+            self.sec_per_picture = (time.monotonic() - start) / len(self._chunk)
             self.num_encoded += len(self._chunk)
             self._chunk = []
 

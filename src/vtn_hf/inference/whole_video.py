@@ -96,8 +96,8 @@ def classify_video(
         video: As in [`encode_video`]; frames must be a sequence to be looked at in another order.
         confidence (`float` or `str`, *optional*): Score, by the model's calibrated temperature, from which a look is
             certain; at 1.0 it never is. `"stored"` is the one that `vtn evaluate --calibrate` found for this model.
-        max_seconds (`float`, *optional*): Seconds from the call on, after which no further chunk is begun;
-            `min_frames` frames are looked at in any case.
+        max_seconds (`float`, *optional*): Seconds from the call on, kept to within a frame; `min_frames` frames
+            are looked at in any case.
         min_frames (`int`, *optional*): Frames of the first look; defaults to 8, and for `confidence="stored"` to what
             was found with it.
         calibrated (`bool`, *optional*, defaults to `False`): Whether the scores go by that temperature, too.

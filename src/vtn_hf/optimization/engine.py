@@ -7,6 +7,7 @@ A graph holds a copy of the weights, and is made anew when these have changed.
 
 import ctypes
 import importlib.util
+import os
 import threading
 import time
 import warnings
@@ -40,17 +41,20 @@ DTYPES = {"float32": "f32", "bfloat16": "bf16"}  # and their names in OpenVINO
 CACHE_DIR = Path(HF_HOME, "vtn_hf", "openvino")
 _NUM_TIMINGS = 3
 # Through a convolutional network, of 224 x 224 pixels: with more, a call takes hardly less time per frame.
-FRAMES_PER_CALL = 16
+FRAMES_PER_CALL = 32
+# Of these, those that a thread takes at a time: they stay in the cache of its core.
+_FRAMES_PER_REQUEST = 4
 
 
 class OpenVINO(Replacement):
     """
-    A backbone whose graph OpenVINO runs. In training, where gradients are asked for, and where someone listens to its
-    modules, as it was.
+    A backbone whose graph OpenVINO runs. In training, where gradients are asked for, where someone listens to its
+    modules, and in a forked process, which has none of OpenVINO's threads, as it was.
     """
 
     def forward(self, pixel_values: torch.Tensor | None = None, **kwargs) -> Any:
-        weights = None if kwargs or self.training or pixel_values is None else find_plain_weights(self)
+        is_plain = not (kwargs or self.training or pixel_values is None) and self._graphs.process_id == os.getpid()
+        weights = find_plain_weights(self) if is_plain else None
         if weights is None or not _needs_values_only(pixel_values, weights):
             return super().forward(pixel_values=pixel_values, **kwargs)
         return self._graphs.get(self, weights, pixel_values.shape[1:])(pixel_values)
@@ -149,10 +153,11 @@ def _measure(run) -> float:
 
 
 class _Graphs:
-    """The graph of a backbone for the present weights and size of pictures."""
+    """The graph of a backbone for the present weights and size of pictures, in the process that made it."""
 
     def __init__(self, precision: str):
         self._precision = precision
+        self.process_id = os.getpid()
         self._weights: _Snapshot | None = None
         self._key: Hashable = None
         self._graph: _Graph | None = None
@@ -201,20 +206,37 @@ class _Graph:
             warnings.simplefilter("ignore")  # of torch, transformers and OpenVINO about each other
             exported, self._names = _export(backbone, frame_shape)
             converted = openvino.convert_model(exported)
+        # Convolutions of a few frames are too small to be shared by threads: each gets frames of its own.
+        has_streams = is_convolutional(backbone)
         settings = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
+            "PERFORMANCE_HINT": "THROUGHPUT" if has_streams else "LATENCY",
             "CACHE_DIR": str(CACHE_DIR),
         }
-        self._compiled = _get_core().compile_model(converted, "CPU", settings)
+        compiled = _get_core().compile_model(converted, "CPU", settings)
+        self._requests = openvino.AsyncInferQueue(compiled)
+        self._requests.set_callback(self._take)
+        num_pixels = frame_shape[-2] * frame_shape[-1]
+        self._request_size = max(1, _FRAMES_PER_REQUEST * 224 * 224 // num_pixels) if has_streams else None
         self._lock = threading.Lock()
 
     def __call__(self, frames: torch.Tensor) -> BaseModelOutputWithPooling:
+        frames, num_frames = frames.detach().contiguous(), len(frames)
+        size = min(self._request_size or num_frames, -(-num_frames // len(self._requests)))
         with self._lock:
-            results = self._compiled(frames.detach().contiguous().numpy(), share_inputs=True)
-            tensors = [torch.from_numpy(results[number]) for number in range(len(self._names))]
+            self._results = [None] * -(-num_frames // size)
+            for place, part in enumerate(frames.split(size)):
+                self._requests.start_async([part.numpy()], place, share_inputs=True)
+            self._requests.wait_all()
+            results, self._results = self._results, None
+        tensors = [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*results, strict=True)]
         return BaseModelOutputWithPooling(**dict(zip(self._names, tensors, strict=True)))
+
+    def _take(self, request: "openvino.InferRequest", place: int):
+        """Keeps what a request gives, before it is used again."""
+        outputs = (request.get_output_tensor(number).data for number in range(len(self._names)))
+        self._results[place] = [torch.from_numpy(output.copy()) for output in outputs]
 
 
 @cache
