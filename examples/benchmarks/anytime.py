@@ -238,7 +238,7 @@ def print_table(name: str, results: dict[str, dict]):
     print(f"| {name} | mean | standard deviation over {len(results)} models |\n| --- | --- | --- |")
     for row in dict.fromkeys(key for each in results.values() for key in each if key not in ("curves", "times")):
         values = [each[row] for each in results.values() if row in each]
-        print(f"| {row} | {statistics.mean(values):.4g} | {np.std(values):.2g} |")
+        print(f"| {row} | {statistics.mean(values):.4g} | {statistics.stdev(values) if len(values) > 1 else 0:.2g} |")
 
 
 def plot(record: dict[str, dict], path: Path):

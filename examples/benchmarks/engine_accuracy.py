@@ -129,7 +129,7 @@ def compare(videos: Videos, examples: dict, milliseconds: dict, logits: dict) ->
             "logits differ by": (logits[name] - logits[PLAIN]).abs().max().item(),
             "other answers": (logits[name].argmax(dim=-1) != logits[PLAIN].argmax(dim=-1)).double().mean().item(),
             "top-1": top1.mean().item(),
-            "standard deviation": top1.std(correction=0).item(),
+            "standard deviation": top1.std().item() if len(top1) > 1 else 0.0,
         }
     return rows
 
