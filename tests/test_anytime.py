@@ -1,5 +1,6 @@
 """Coarse to fine: spread at any time, every frame once, as good as all frames, and stopped when it should be."""
 
+import itertools
 import math
 import time
 import warnings
@@ -58,9 +59,13 @@ def test_looks(min_frames):
         looks = plan_looks(total, min_frames)
         assert looks[0] == min(min_frames, total) and looks[-1] == total
         assert looks == sorted(set(looks))
-        # None is of much more frames than the one before; none but the second of a few more.
-        assert all(b <= 3 * a for a, b in zip(looks[:-1], looks[1:], strict=True))
-        assert all(b > 1.5 * a for a, b in zip(looks[1:-1], looks[2:], strict=True))
+        # None is of much more frames than the one before; none but the second of only a few more.
+        assert all(b <= 3 * a for a, b in itertools.pairwise(looks))
+        assert all(b > 1.3 * a for a, b in itertools.pairwise(looks[1:]))
+
+
+def test_twice_as_many_at_every_other_look():
+    assert plan_looks(100, 8) == [8, 12, 16, 24, 32, 48, 64, 100]
 
 
 # All frames
@@ -93,7 +98,7 @@ def test_repeats_are_encoded_once():
 def test_times_are_those_of_the_frames(tmp_path):
     path = write_video(tmp_path / "video.mp4", make_pictures(40), times=UNEVEN)
     result = classify_video(make_certain(), PROCESSOR, path, confidence=0.9, min_frames=4)
-    assert result.num_frames_seen == 8
+    assert result.num_frames_seen == 6
     np.testing.assert_allclose(result.video.times, np.array(UNEVEN)[result.video.frame_numbers], atol=1e-3)
 
 
@@ -103,9 +108,10 @@ def test_a_file_with_fewer_frames_than_packets(tmp_path):
     remux(tmp_path / "whole.mkv", tmp_path / "video.mkv", skip=5)
     model = make_model()
     expected = classify_video(model, PROCESSOR, tmp_path / "video.mkv")
-    result = classify_video(model, PROCESSOR, tmp_path / "video.mkv", max_seconds=1000)
-    assert result.video.frame_numbers.tolist() == expected.video.frame_numbers.tolist()
-    assert_close(result.logits, expected.logits)
+    for limits in ({"max_seconds": 1000}, {"confidence": 0.99, "min_frames": 2}):
+        result = classify_video(model, PROCESSOR, tmp_path / "video.mkv", **limits)
+        assert result.video.frame_numbers.tolist() == expected.video.frame_numbers.tolist()
+        assert_close(result.logits, expected.logits)
 
 
 # Stops
@@ -123,8 +129,8 @@ def test_stops_when_certain(tmp_path):
     path, model = write_video(tmp_path / "video.mp4", make_pictures(100)), make_certain()
     calls = count_encoded(model)
     result = classify_video(model, PROCESSOR, path, confidence=0.95, optimize=False)
-    assert (result.stopped, result.num_frames_seen, sum(calls)) == ("certain", 16, 16)
-    assert result.video.frame_numbers.tolist() == sorted(order_coarse_to_fine(100)[:16].tolist())
+    assert (result.stopped, result.num_frames_seen, sum(calls)) == ("certain", 12, 12)
+    assert result.video.frame_numbers.tolist() == sorted(order_coarse_to_fine(100)[:12].tolist())
     inputs = PROCESSOR(path, num_frames=None, return_tensors="pt")
     numbers = result.video.frame_numbers
     with torch.no_grad():
@@ -147,8 +153,8 @@ def test_nothing_is_decoded_while_a_look_may_be_the_last():
 
     model = make_certain()
     model.classifier.register_forward_hook(lambda *_: time.sleep(0.1))  # in which a thread could go on
-    assert classify_video(model, PROCESSOR, Video(), confidence=0.95).num_frames_seen == 16
-    assert len(given) == 16
+    assert classify_video(model, PROCESSOR, Video(), confidence=0.95).num_frames_seen == 12
+    assert len(given) == 12
     given.clear()
     model.config.calibration_temperature = 1e6  # nothing is certain
     assert classify_video(model, PROCESSOR, Video(), confidence=0.95).stopped == "all frames"
@@ -157,8 +163,8 @@ def test_nothing_is_decoded_while_a_look_may_be_the_last():
 
 def test_min_frames_and_what_there_is_to_look_at():
     model, video = make_certain(), make_pictures(100)
-    assert classify_video(model, PROCESSOR, video, confidence=0.9, min_frames=3).num_frames_seen == 6
-    assert classify_video(model, PROCESSOR, list(video), confidence=0.9, num_frames=40).num_frames_seen == 16
+    assert classify_video(model, PROCESSOR, video, confidence=0.9, min_frames=3).num_frames_seen == 4
+    assert classify_video(model, PROCESSOR, list(video), confidence=0.9, num_frames=40).num_frames_seen == 12
     short = classify_video(model, PROCESSOR, video[:7], confidence=0.9)
     assert (short.stopped, short.num_frames_seen) == ("all frames", 7)
 
@@ -179,11 +185,11 @@ def test_the_stored_confidence():
         classify_video(model, PROCESSOR, video, confidence="stored")
     model.config.anytime_confidence = 0.8
     result = classify_video(model, PROCESSOR, video, confidence="stored")
-    assert (result.stopped, result.num_frames_seen) == ("certain", 16)
+    assert (result.stopped, result.num_frames_seen) == ("certain", 12)
     model.config.anytime_min_frames = 2  # found with this confidence, and for no other
-    assert classify_video(model, PROCESSOR, video, confidence="stored").num_frames_seen == 4
-    assert classify_video(model, PROCESSOR, video, confidence="stored", min_frames=3).num_frames_seen == 6
-    assert classify_video(model, PROCESSOR, video, confidence=0.8).num_frames_seen == 16
+    assert classify_video(model, PROCESSOR, video, confidence="stored").num_frames_seen == 3
+    assert classify_video(model, PROCESSOR, video, confidence="stored", min_frames=3).num_frames_seen == 4
+    assert classify_video(model, PROCESSOR, video, confidence=0.8).num_frames_seen == 12
 
 
 def test_settled():
@@ -302,3 +308,20 @@ def test_a_model_that_reads_changes_is_to_be_calibrated():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert StopRule.of_model(SimpleNamespace(config=config), "stored", None, None).min_frames == 8
+
+
+def test_pictures_of_the_next_look_wait(tmp_path, monkeypatch):
+    """Of two looks the frames are decoded in one go; those of the second are not encoded if the first suffices."""
+    path, model = write_video(tmp_path / "video.mp4", make_pictures(100)), make_model()
+    rounds, read = [], video_decoding_vtn.VideoReader.read
+    monkeypatch.setattr(
+        video_decoding_vtn.VideoReader,
+        "read",
+        lambda self, numbers: rounds.append(len(numbers)) or read(self, numbers),
+    )
+    monkeypatch.setattr(anytime, "measure_agreement", lambda earlier, scores, _: 0.9 if len(looks) == 3 else 0.0)
+    looks, classify = [], model.classifier.forward
+    monkeypatch.setattr(model.classifier, "forward", lambda *args: looks.append(1) or classify(*args))
+    calls = count_encoded(model)
+    result = classify_video(model, PROCESSOR, path, confidence=0.8, optimize=False)
+    assert (result.stopped, result.num_frames_seen, sum(calls), rounds) == ("certain", 16, 16, [12, 12])

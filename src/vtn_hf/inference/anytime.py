@@ -7,10 +7,11 @@ temporal encoder, which is cheap, on all frames seen so far.
 """
 
 import copy
+import itertools
 import math
 import time
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -28,6 +29,7 @@ from .scores import to_scores
 
 
 DEFAULT_MIN_FRAMES = 8
+_MAX_WAITING = 128  # pictures; of 224 x 224 pixels 19 MB
 
 
 def order_coarse_to_fine(num_frames: int) -> np.ndarray:
@@ -60,14 +62,17 @@ def order_coarse_to_fine(num_frames: int) -> np.ndarray:
 
 def plan_looks(num_frames: int, min_frames: int) -> list[int]:
     """
-    Says after how many frames to look: `min_frames`, then twice as many each time, and in the end all. A look shortly
-    before the last one is left out.
+    Says after how many frames to look: `min_frames`, half as many more, twice, three times, four times, six times as
+    many and so on, and in the end all. A look shortly before the last one is left out.
     """
     looks = [min(min_frames, num_frames)]
-    while looks[-1] < num_frames:
-        doubled = 2 * looks[-1]
-        looks.append(num_frames if 3 * doubled >= 2 * num_frames else doubled)
-    return looks
+    factors = (factor << power for power in itertools.count() for factor in (2, 3))
+    for count in (min_frames * factor // 2 for factor in factors):
+        if 3 * count >= 2 * num_frames:
+            break
+        if count > looks[-1]:
+            looks.append(count)
+    return looks if looks[-1] == num_frames else [*looks, num_frames]
 
 
 def measure_agreement(earlier: torch.Tensor, scores: torch.Tensor, is_multi_label: bool = False) -> float:
@@ -209,23 +214,36 @@ class _Plan:
     Attributes:
         looks (`list[list[int]]`): Frame numbers of each look, ascending.
         rounds (`list[list[int]]`): Frame numbers that are decoded in one go, ascending in each round.
-        ends (`dict[int, int]`): From the last frame of each round to the number of looks that are possible by then.
+        round_ends (`set[int]`): The last frame of each.
+        waiting (`set[int]`): Frames whose pictures wait until the look before theirs has not sufficed.
+        ends (`dict[int, int]`): From the last frame that a look waits for to the number of looks possible by then.
+        last (`int`): The frame after which all have been seen.
     """
 
     def __init__(self, numbers: list[int], rule: StopRule):
         order = np.array(numbers)[order_coarse_to_fine(len(numbers))]
         counts = plan_looks(len(numbers), rule.min_frames)
         self.looks = [np.sort(order[:count]).tolist() for count in counts]
-        # A single look never suffices, so the frames of two are decoded in one go where time is no concern.
+        # A single look never suffices, so the frames of two are new together where time is no concern.
         first = 0 if rule.max_seconds is not None or len(counts) == 1 else 1
         edges = [0, *counts[first:]]
-        self.rounds = [np.sort(order[start:end]).tolist() for start, end in zip(edges[:-1], edges[1:], strict=True)]
-        self.ends = {part[-1]: first + place for place, part in enumerate(self.rounds, start=1)}
+        parts = [np.sort(order[start:end]).tolist() for start, end in itertools.pairwise(edges)]
+        self.ends = {part[-1]: first + place for place, part in enumerate(parts, start=1)}
+        self.last = parts[-1][-1]
+        # In a file of one group of pictures, each round is decoded from the beginning: so those of two looks together.
+        self.rounds, self.waiting = [parts.pop(0)], set()
+        for part, following in itertools.zip_longest(parts[::2], parts[1::2], fillvalue=[]):
+            if len(following) > _MAX_WAITING:
+                self.rounds += [part, following]
+            else:
+                self.rounds.append(sorted(part + following))
+                self.waiting.update(following)
+        self.round_ends = {part[-1] for part in self.rounds}
 
 
 class _Looker:
     """
-    Classifies the frames seen so far whenever a round is complete. The clock for `max_seconds` starts when it is made.
+    Classifies the frames seen so far whenever a look is complete. The clock for `max_seconds` starts when it is made.
     """
 
     def __init__(self, model: VTNForVideoClassification, rule: StopRule):
@@ -243,9 +261,10 @@ class _Looker:
 
     def find_reason(self, plan: _Plan, number: int, seen: "_Seen") -> str | None:
         """Says why no frame after this one is needed, `"certain"` or `"time"`; `None` if more are."""
-        if number == plan.rounds[-1][-1]:  # whether the file ends well is still to be seen
+        if number == plan.last:  # whether the file ends well is still to be seen
             return None
-        if number in plan.ends:
+        # A video that turned out to have another number of frames may have them in another order.
+        if number in plan.ends and seen.has(plan.looks[plan.ends[number] - 1]):
             seen.encoder.flush()
             if self._is_settled(plan.looks[: plan.ends[number]], seen):
                 return "certain"
@@ -274,6 +293,10 @@ class _Seen:
         if is_new:
             self.encoder.add(picture)
 
+    def has(self, numbers: list[int]) -> bool:
+        """Whether all frames with these numbers have been decoded."""
+        return all(number in self._places for number in numbers)
+
     def list_encoded(self) -> list[int]:
         """The numbers of the frames whose features are there, ascending."""
         return sorted(number for number, place in self._places.items() if place < self.encoder.num_encoded)
@@ -286,7 +309,9 @@ class _Seen:
 
 
 def _number_pictures(pictures: PictureSource, rule: StopRule, finder: RepeatFinder) -> Generator[tuple]:
-    """Yields the plan, the number of a frame, its picture, the number of the picture, and whether that is new."""
+    """
+    Yields the plan, the number of a frame, its picture, the number of the picture, and whether that is new, look by look.
+    """
     plan: _Plan | None = None
 
     def plan_rounds(numbers: list[int]) -> list[list[int]]:
@@ -294,7 +319,19 @@ def _number_pictures(pictures: PictureSource, rule: StopRule, finder: RepeatFind
         plan = _Plan(numbers, rule)
         return plan.rounds
 
-    for number, picture in pictures.iter_rounds(plan_rounds):
+    def iter_looks() -> Iterator[tuple[int, torch.Tensor]]:
+        waiting: list[tuple[int, torch.Tensor]] = []
+        for number, picture in pictures.iter_rounds(plan_rounds):
+            if number in plan.waiting:
+                waiting.append((number, picture))
+            else:
+                yield number, picture
+            if number in plan.round_ends:
+                yield from waiting
+                waiting = []
+        yield from waiting
+
+    for number, picture in iter_looks():
         yield plan, number, picture, *finder.find(picture)
 
 
