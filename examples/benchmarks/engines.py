@@ -1,6 +1,7 @@
 """
-A video from its file to scores, by each engine that a CPU has: seconds, in units of plain eager PyTorch on eight frames
-at a time, and what differs. Random weights; what precisions do to accuracy, `vtn evaluate --engine openvino --dtype bfloat16` says.
+A video from its file to scores, by each engine that a CPU has: seconds, in units of plain eager PyTorch on eight
+frames at a time, and what differs. Random weights; what precisions do to accuracy, `vtn evaluate --engine openvino
+--dtype bfloat16` says.
 
 Each call measures one round of one backbone and adds it to the results, so that no call takes long; `table` prints
 the medians of all rounds. EfficientNet-Lite0 needs timm, OpenVINO the extra of its name.

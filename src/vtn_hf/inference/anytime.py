@@ -310,7 +310,8 @@ class _Seen:
 
 def _number_pictures(pictures: PictureSource, rule: StopRule, finder: RepeatFinder) -> Generator[tuple]:
     """
-    Yields the plan, the number of a frame, its picture, the number of the picture, and whether that is new, look by look.
+    Yields the plan, the number of a frame, its picture, the number of the picture, and whether that is new, look by
+    look.
     """
     plan: _Plan | None = None
 
