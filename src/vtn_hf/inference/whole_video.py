@@ -87,8 +87,8 @@ def classify_video(
     Classifies a video of any length, as a whole and over time.
 
     With `confidence` or `max_seconds`, it looks at a few frames spread over the video first, then at those between
-    them, twice as many at every other look, and keeps what it has seen. It stops as soon as two consecutive looks agree
-    and are certain, or the time is up.
+    them, twice as many at every other look, and keeps what it has seen. It stops as soon as two consecutive looks
+    agree and are certain, or the time is up.
 
     Args:
         model (`VTNForVideoClassification`): In eval mode.
