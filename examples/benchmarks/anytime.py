@@ -5,8 +5,8 @@ As many frames as it takes against all frames, on the same weights: accuracy, fr
     vtn train --features FEATURES --recipe cached_features --clip_num_frames 2 250 --seed 0 --output_dir RUN0
     python examples/benchmarks/anytime.py moment --features FEATURES --models RUN0 RUN1 RUN2
 
-Each half of the held-out videos is classified with the temperature, the confidence and the first look that the other
-half gives; `anytime_filmed.py` does the same in folds. The controls have as many frames: spread evenly, the same
+Each fifth of the held-out videos is classified with the temperature, the confidence and the first look that the others
+give; `anytime_filmed.py` does the same in folds. The controls have as many frames: spread evenly, the same
 number for each video; and in random order, under the same rule. Models that are in the output already are not measured
 again. `--num_timed 20` also times so many videos from their files, one after the other, with all frames and with as
 many as it takes; `--num_curve_timed 5` so many at each point of the curves. `--figure PICTURE` draws accuracy against
@@ -34,11 +34,11 @@ from vtn_hf.inference.calibration import (
     begin_with,
     calibrate,
     plan_all_looks,
-    split_in_halves,
 )
 from vtn_hf.inference.whole_video import classify_video
 
 
+NUM_FOLDS = 5  # of the held-out videos
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
 FRAME_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
 CURVES = ("anytime", "spread evenly", "random order")
@@ -153,19 +153,12 @@ def measure(model: VTNForVideoClassification, clips: CachedClips) -> tuple[dict,
     """All that is measured without decoding, and the calibration by all videos."""
     examples, labels = [clips[index] for index in range(len(clips))], clips.labels
     looks = look_at_all(model, examples)
-    parts = []
-    first, second = split_in_halves(len(clips))
-    for half, others in ((first, second), (second, first)):
+    parts, order = [], np.random.default_rng(0).permutation(len(clips))
+    for tested in np.array_split(order, min(NUM_FOLDS, len(order))):
+        others = np.setdiff1d(order, tested)
         calibration = calibrate([looks[place] for place in others], labels[others])
-        parts.append(
-            Part(
-                model,
-                [examples[place] for place in half],
-                [looks[place] for place in half],
-                labels[half],
-                calibration,
-            )
-        )
+        selected = ([each[place] for place in tested] for each in (examples, looks))
+        parts.append(Part(model, *selected, labels[tested], calibration))
     return summarize(parts), calibrate(looks, labels)
 
 

@@ -22,7 +22,7 @@ Looks = list[tuple[int, torch.Tensor]]  # at a video: numbers of frames, and log
 # Bounds of the temperature; beyond them, scores are certain of everything or of nothing.
 _BOUNDS = (0.05, 20.0)
 # Frames of the first look, and scores, that are tried. Not many: of a hundred videos, the best of many is often luck.
-FIRST_LOOKS = (2, 3, 4, 6, 8)
+FIRST_LOOKS = (2, 4, 8)
 _CONFIDENCES = (*np.arange(0.3, 0.99, 0.02).round(2).tolist(), 0.99, 0.995, 0.999, 1.0)
 
 
@@ -117,7 +117,9 @@ def calibrate(looks: list[Looks], labels: torch.Tensor, max_loss: float = 0.005)
     Args:
         looks (`list`): For each held-out video, what [`classify_looks`] gives for [`plan_all_looks`].
         labels (`torch.Tensor`): As in [`fit_temperature`]; the confidence is found for one class per video only.
-        max_loss (`float`, *optional*, defaults to 0.005): Accuracy that may be lost, between 0 and 1.
+        max_loss (`float`, *optional*, defaults to 0.005): Accuracy that may be lost, between 0 and 1, on videos like
+            these. Of these themselves one less may be lost (conformal risk control, https://arxiv.org/abs/2208.02814),
+            or none.
 
     Raises:
         ValueError: If there are fewer than two videos.
@@ -147,12 +149,13 @@ def _calibrate_first(looks: list[Looks], labels: torch.Tensor, max_loss: float, 
     temperature = fit_temperature(*pool_looks(looks, labels))
     stops = [Stops(video, temperature) for video in looks]
     best = total = None
+    max_lost = max(0.0, max_loss * (len(looks) + 1) - 1)
     for confidence in reversed(_CONFIDENCES):
         ends = [each.find_end(confidence) for each in stops]
         hits = [each.answers[end] == label for each, end, label in zip(stops, ends, labels.tolist(), strict=True)]
         share = np.mean([each.counts[end] / each.counts[-1] for each, end in zip(stops, ends, strict=True)])
         total = np.mean(hits) if total is None else total  # the first confidence, 1.0, never stops early
-        if np.mean(hits) < total - max_loss:
+        if (total - np.mean(hits)) * len(looks) > max_lost + 1e-6:
             break
         # Not one that is lower than it need be: videos that end before the second look would allow any.
         if best is None or share < best.share_of_frames:
