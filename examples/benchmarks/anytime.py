@@ -304,15 +304,19 @@ def main():
     parser.add_argument("--features", type=Path, required=True, help="what vtn extract made of it")
     parser.add_argument("--models", nargs="+", required=True, help="trained on its train split, one per seed")
     parser.add_argument("--split", default="val", help="videos that the models were not trained on")
+    parser.add_argument("--timed_videos", type=Path, help="folder of files to time, if the features are of none")
     add_arguments(parser)
     options = parser.parse_args()
     record, clips = Record(options.output, options.name), CachedClips(options.features, options.split)
+    sources = clips.sources if options.timed_videos is None else sorted(options.timed_videos.rglob("*.mp4"))
     for path in options.models:
         if path in record.results:
             continue
         model = VTNForVideoClassification.from_pretrained(path)
         rows, calibration = measure(model, clips)
-        rows |= time_all(model, VTNVideoProcessor.from_pretrained(path), clips.sources, calibration, options)
+        processor = VTNVideoProcessor.from_pretrained(path)
+        processor.num_frames = max(len(clips[index]["position_ids"]) for index in range(len(clips)))
+        rows |= time_all(model, processor, sources, calibration, options)
         record.add(path, rows)
     record.report(options.figure)
 
