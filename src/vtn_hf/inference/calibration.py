@@ -118,8 +118,8 @@ def calibrate(looks: list[Looks], labels: torch.Tensor, max_loss: float = 0.005)
         looks (`list`): For each held-out video, what [`classify_looks`] gives for [`plan_all_looks`].
         labels (`torch.Tensor`): As in [`fit_temperature`]; the confidence is found for one class per video only.
         max_loss (`float`, *optional*, defaults to 0.005): Accuracy that may be lost, between 0 and 1, on videos like
-            these. Of these themselves one less may be lost (conformal risk control, https://arxiv.org/abs/2208.02814),
-            or none.
+            these. Of these themselves fewer may be lost, or none: one less (conformal risk control,
+            https://arxiv.org/abs/2208.02814) for each first look that is tried, as the best of several is often luck.
 
     Raises:
         ValueError: If there are fewer than two videos.
@@ -149,7 +149,7 @@ def _calibrate_first(looks: list[Looks], labels: torch.Tensor, max_loss: float, 
     temperature = fit_temperature(*pool_looks(looks, labels))
     stops = [Stops(video, temperature) for video in looks]
     best = total = None
-    max_lost = max(0.0, max_loss * (len(looks) + 1) - 1)
+    max_lost = max(0.0, max_loss * (len(looks) + 1) - len(FIRST_LOOKS))
     for confidence in reversed(_CONFIDENCES):
         ends = [each.find_end(confidence) for each in stops]
         hits = [each.answers[end] == label for each, end, label in zip(stops, ends, labels.tolist(), strict=True)]
