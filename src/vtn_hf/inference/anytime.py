@@ -231,8 +231,10 @@ class _Plan:
         self.ends = {part[-1]: first + place for place, part in enumerate(parts, start=1)}
         self.last = parts[-1][-1]
         # In a file of one group of pictures, each round is decoded from the beginning: so those of two looks together.
-        self.rounds, self.waiting = [parts.pop(0)], set()
-        for part, following in itertools.zip_longest(parts[::2], parts[1::2], fillvalue=[]):
+        self.rounds = [parts.pop(0)]
+        self.waiting: set[int] = set()
+        nothing: list[int] = []
+        for part, following in itertools.zip_longest(parts[::2], parts[1::2], fillvalue=nothing):
             if len(following) > _MAX_WAITING:
                 self.rounds += [part, following]
             else:
