@@ -53,11 +53,11 @@ def compare_engines(name: str, num_frames: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = write_video(Path(folder, "video.mp4"), draw_pictures(num_frames, 360, 480))
         for key, model in models.items():
-            settings = {"optimize": False, "frames_per_chunk": UNIT_FRAMES if key == UNIT else None}
-            classify_video(model, processor, path, num_frames=16, **settings)
+            model.config.frames_per_chunk = UNIT_FRAMES if key == UNIT else "auto"
+            classify_video(model, processor, path, num_frames=16, optimize=False)
 
-            def run(key=key, model=model, settings=settings):
-                results[key] = classify_video(model, processor, path, **settings)
+            def run(key=key, model=model):
+                results[key] = classify_video(model, processor, path, optimize=False)
 
             round[f"{key}, s"] = measure_seconds(run)
     for key, result in results.items():

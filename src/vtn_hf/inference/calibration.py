@@ -111,8 +111,8 @@ def cross_fit(looks: list[Looks], labels: torch.Tensor) -> list[Looks]:
 def calibrate(looks: list[Looks], labels: torch.Tensor, max_loss: float = 0.005) -> Calibration:
     """
     Fits the temperature to all looks, as a certainty is to mean the same after few frames and after many, and finds
-    the lowest confidence that costs no more accuracy than allowed; of the first looks tried, the one with which so the
-    fewest frames are looked at.
+    the lowest confidence that costs no more accuracy than allowed; of the first looks tried, the largest with which
+    about the fewest frames are looked at.
 
     Args:
         looks (`list`): For each held-out video, what [`classify_looks`] gives for [`plan_all_looks`].
@@ -129,7 +129,9 @@ def calibrate(looks: list[Looks], labels: torch.Tensor, max_loss: float = 0.005)
     if labels.ndim == 2:
         return Calibration(fit_temperature(*pool_looks(begin_with(looks, DEFAULT_MIN_FRAMES), labels)))
     found = [_calibrate_first(looks, labels, max_loss, min_frames) for min_frames in reversed(FIRST_LOOKS)]
-    return min(found, key=lambda each: each.share_of_frames)
+    # Of those that are about as good, the largest, as each look takes time.
+    least = min(each.share_of_frames for each in found)
+    return next(each for each in found if each.share_of_frames <= 1.05 * least)
 
 
 def plan_all_looks(num_frames: int) -> list[int]:
