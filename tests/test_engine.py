@@ -102,6 +102,14 @@ def test_frames_keep_their_order_among_threads(monkeypatch):
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_no_frames_are_pytorchs(calls):
+    fast = optimize_silently(make("resnet"), engine="openvino")
+    calls.clear()
+    with torch.no_grad():
+        assert fast.vtn.backbone(pixel_values=make_frames().flatten(0, 1)[:0]).pooler_output.shape[0] == 0
+    assert not calls
+
+
 def test_bfloat16_is_near(calls):
     model = make("resnet")
     fast = optimize_silently(model, engine="openvino", dtype=torch.bfloat16)

@@ -309,13 +309,14 @@ def main():
     options = parser.parse_args()
     record, clips = Record(options.output, options.name), CachedClips(options.features, options.split)
     sources = clips.sources if options.timed_videos is None else sorted(options.timed_videos.rglob("*.mp4"))
+    num_frames = max(len(clips[index]["position_ids"]) for index in range(len(clips)))
     for path in options.models:
         if path in record.results:
             continue
         model = VTNForVideoClassification.from_pretrained(path)
         rows, calibration = measure(model, clips)
         processor = VTNVideoProcessor.from_pretrained(path)
-        processor.num_frames = max(len(clips[index]["position_ids"]) for index in range(len(clips)))
+        processor.num_frames = num_frames
         rows |= time_all(model, processor, sources, calibration, options)
         record.add(path, rows)
     record.report(options.figure)

@@ -55,7 +55,7 @@ class OpenVINO(Replacement):
     def forward(self, pixel_values: torch.Tensor | None = None, **kwargs) -> Any:
         is_plain = not (kwargs or self.training or pixel_values is None) and self._graphs.process_id == os.getpid()
         weights = find_plain_weights(self) if is_plain else None
-        if weights is None or not _needs_values_only(pixel_values, weights):
+        if weights is None or not _needs_values_only(pixel_values, weights) or len(pixel_values) == 0:
             return super().forward(pixel_values=pixel_values, **kwargs)
         return self._graphs.get(self, weights, pixel_values.shape[1:])(pixel_values)
 
