@@ -83,8 +83,8 @@ def test_classify_until_it_is_certain(tmp_path, capsys):
     PROCESSOR.save_pretrained(tmp_path / "model")
     path = write_video(tmp_path / "video.mp4", make_pictures(40))
     for name, limits, expected in (
-        ("certain", ["--confidence", 0.95], ("certain", 16)),
-        ("stored", ["--confidence", "stored", "--min_frames", 4], ("certain", 8)),
+        ("certain", ["--confidence", 0.95], ("certain", 12)),
+        ("stored", ["--confidence", "stored", "--min_frames", 4], ("certain", 6)),
         ("time", ["--max_seconds", 1e-6], ("time", 8)),
         ("all", ["--confidence", 1.0, "--calibrated"], ("all frames", 40)),
     ):
@@ -93,7 +93,7 @@ def test_classify_until_it_is_certain(tmp_path, capsys):
         [row] = read(output)
         assert (row["stopped"], int(row["frames"])) == expected
     printed = capsys.readouterr().out
-    assert "after 16 frames: certain" in printed and "after 8 frames: the time was up" in printed
+    assert "after 12 frames: certain" in printed and "after 8 frames: the time was up" in printed
     arguments = ["--model", tmp_path / "model", path, "--output", tmp_path / "certain.csv"]
     assert run("classify", *arguments, "--confidence", 0.5) == 2  # another setting is another result
     assert "confidence" in capsys.readouterr().err
