@@ -102,6 +102,16 @@ def test_frames_keep_their_order_among_threads(monkeypatch):
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_later_calls_leave_earlier_results_alone(family):
+    backbone = optimize_silently(make(family), engine="openvino").vtn.backbone
+    frames = make_frames().flatten(0, 1)[:1].repeat(9, 1, 1, 1) * torch.linspace(0.5, 1.5, 9)[:, None, None, None]
+    with torch.no_grad():
+        results = {num_frames: backbone(pixel_values=frames[-num_frames:])[0] for num_frames in (9, 3, 8)}
+        for num_frames, result in results.items():
+            torch.testing.assert_close(result, results[9][-num_frames:], atol=1e-5, rtol=1e-5)
+
+
 def test_no_frames_are_pytorchs(calls):
     fast = optimize_silently(make("resnet"), engine="openvino")
     calls.clear()

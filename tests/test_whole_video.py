@@ -228,6 +228,15 @@ def test_timeline_has_no_gaps(tmp_path, num_frames, window, stride):
         assert one.first_frame <= one.last_frame
 
 
+@pytest.mark.parametrize("window, num_passes", [(None, 1), (30, 1), (29, 2)])
+def test_the_only_window_is_the_whole_video(window, num_passes):
+    model, passes = make_model(num_frames=30), []
+    model.register_forward_hook(lambda module, args, outputs: passes.append(outputs))
+    result = classify_video(model, PROCESSOR, make_pictures(30), window=window, optimize=False)
+    assert len(passes) == num_passes
+    assert_close(result.timeline[0].scores, make_timeline(model, result.video, window=window)[0].scores)
+
+
 def test_timeline_sees_a_change():
     """A model that tells dark from bright, by its features' mean."""
     model = make_model(num_frames=10)

@@ -118,7 +118,7 @@ def classify_video(
     else:
         features, stopped = encode_video(model, processor, video, optimize=optimize, **kwargs), "all frames"
     logits = features.classify(model)
-    timeline = make_timeline(model, features, window=window, stride=stride, calibrated=calibrated)
+    timeline = make_timeline(model, features, window=window, stride=stride, calibrated=calibrated, logits=logits)
     return VideoClassification(logits, to_scores(model, logits, calibrated), timeline, features, stopped)
 
 
@@ -130,6 +130,7 @@ def make_timeline(
     window: int | None = None,
     stride: int | None = None,
     calibrated: bool = False,
+    logits: torch.Tensor | None = None,
 ) -> list[Segment]:
     """
     Says which class when, from windows over features that are there already.
@@ -137,6 +138,7 @@ def make_timeline(
     Args:
         model, window, stride, calibrated: As in [`classify_video`].
         video (`VideoFeatures`): What [`encode_video`] gives.
+        logits (`torch.Tensor` of shape `(num_labels,)`, *optional*): Of all its frames, if they are known already.
 
     Returns:
         `list[Segment]`: Together they are the whole video; each reaches half way to the middles of its neighbours'
@@ -151,10 +153,14 @@ def make_timeline(
     if window < 1 or stride < 1:
         raise ValueError(f"`window` and `stride` must be positive, got {window} and {stride}.")
     window_starts = list(range(0, total - window, stride)) + [total - window]
-    scores = to_scores(model, _classify_windows(model, video, window_starts, window), calibrated)
+    numbers = video.frame_numbers.tolist()
+    if logits is None or window < total or numbers[0] != 0:
+        window_logits = _classify_windows(model, video, window_starts, window)
+    else:  # what the only window would give
+        window_logits = logits[None]
+    scores = to_scores(model, window_logits, calibrated)
     # Half way between the middles of two windows is half way between their starts, half a window later.
     borders = [0, *((a + b + window) // 2 for a, b in zip(window_starts[:-1], window_starts[1:], strict=True)), total]
-    numbers = video.frame_numbers.tolist()
     ends = [numbers[border] if border < total else numbers[-1] + 1 for border in borders]
     seconds = [video.starts[border] for border in borders]
     return [

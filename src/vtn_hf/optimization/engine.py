@@ -204,7 +204,7 @@ class _Graph:
 
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of torch, transformers and OpenVINO about each other
-            exported, self._names = _export(backbone, frame_shape)
+            exported, self._shapes = _export(backbone, frame_shape)
             converted = openvino.convert_model(exported)
         # Convolutions of a few frames are too small to be shared by threads: each gets frames of its own.
         has_streams = is_convolutional(backbone)
@@ -216,27 +216,24 @@ class _Graph:
         }
         compiled = _get_core().compile_model(converted, "CPU", settings)
         self._requests = openvino.AsyncInferQueue(compiled)
-        self._requests.set_callback(self._take)
         num_pixels = frame_shape[-2] * frame_shape[-1]
         self._request_size = max(1, _FRAMES_PER_REQUEST * 224 * 224 // num_pixels) if has_streams else None
         self._lock = threading.Lock()
 
     def __call__(self, frames: torch.Tensor) -> BaseModelOutputWithPooling:
+        import openvino
+
         frames, num_frames = frames.detach().contiguous(), len(frames)
+        outputs = {name: torch.empty(num_frames, *shape) for name, shape in self._shapes.items()}
         size = min(self._request_size or num_frames, -(-num_frames // len(self._requests)))
         with self._lock:
-            self._results = [None] * -(-num_frames // size)
-            for place, part in enumerate(frames.split(size)):
-                self._requests.start_async([part.numpy()], place, share_inputs=True)
+            for part, *results in zip(*(each.split(size) for each in (frames, *outputs.values())), strict=True):
+                request = self._requests[self._requests.get_idle_request_id()]  # the one that starts next
+                for number, result in enumerate(results):
+                    request.set_output_tensor(number, openvino.Tensor(result.numpy(), shared_memory=True))
+                self._requests.start_async([part.numpy()], share_inputs=True)
             self._requests.wait_all()
-            results, self._results = self._results, None
-        tensors = [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*results, strict=True)]
-        return BaseModelOutputWithPooling(**dict(zip(self._names, tensors, strict=True)))
-
-    def _take(self, request: "openvino.InferRequest", place: int):
-        """Keeps what a request gives, before it is used again."""
-        outputs = (request.get_output_tensor(number).data for number in range(len(self._names)))
-        self._results[place] = [torch.from_numpy(output.copy()) for output in outputs]
+        return BaseModelOutputWithPooling(**outputs)
 
 
 @cache
@@ -266,8 +263,10 @@ class _Outputs(nn.Module):
         return {name: outputs[name] for name in self.NAMES if outputs.get(name) is not None}
 
 
-def _export(backbone: nn.Module, frame_shape: torch.Size) -> tuple[torch.export.ExportedProgram, list[str]]:
-    """The graph for any number of frames, and the names of what it gives."""
+def _export(
+    backbone: nn.Module, frame_shape: torch.Size
+) -> tuple[torch.export.ExportedProgram, dict[str, torch.Size]]:
+    """The graph for any number of frames, and the names of what it gives with their shapes per frame."""
     module, frames = _Outputs(backbone).eval(), torch.zeros(2, *frame_shape)
     exported = torch.export.export(module, (frames,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    return exported, list(exported.module()(frames))
+    return exported, {name: output.shape[1:] for name, output in exported.module()(frames).items()}
