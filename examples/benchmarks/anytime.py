@@ -243,20 +243,24 @@ def plot(record: dict[str, dict], path: Path):
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     record = {name: results for name, results in record.items() if any("times" in each for each in results.values())}
     num_columns = min(3, len(record))
     num_rows = -(-len(record) // num_columns)
     size = (4 * num_columns, 3.2 * num_rows)
     figure, panels = plt.subplots(num_rows, num_columns, figsize=size, squeeze=False, layout="constrained")
-    for axes, (name, results) in zip(panels.flat, record.items(), strict=False):  # a last row may not be full
+    for axes, (name, results) in zip(panels.flat, record.items(), strict=False):
         times = next(each["times"] for each in results.values() if "times" in each)
         for curve in CURVES:
             frames, top1 = np.mean([each["curves"][curve] for each in results.values()], axis=0).T
             seconds = np.interp(frames, *np.transpose(times.get(curve, times["anytime"])))
             axes.plot(seconds, top1, marker="o", markersize=3, label=curve)
         axes.set(title=name, xscale="log", xlabel="mean of seconds per video")
+        axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter="")
         axes.grid(alpha=0.3)
+    for axes in panels.flat[len(record) :]:
+        axes.set_axis_off()
     panels[0, 0].set_ylabel("top-1")
     panels[0, 0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
