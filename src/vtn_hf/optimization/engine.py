@@ -43,7 +43,7 @@ _NUM_TIMINGS = 3
 # Through a convolutional network, of 224 x 224 pixels: with more, a call takes hardly less time per frame.
 FRAMES_PER_CALL = 32
 # Of these, those that a thread takes at a time: they stay in the cache of its core.
-_FRAMES_PER_REQUEST = 4
+_FRAMES_PER_REQUEST = 2
 
 
 class OpenVINO(Replacement):
