@@ -112,6 +112,46 @@ def test_later_calls_leave_earlier_results_alone(family):
             torch.testing.assert_close(result, results[9][-num_frames:], atol=1e-5, rtol=1e-5)
 
 
+def test_an_interrupted_call_ends_before_its_memory_is_freed(monkeypatch):
+    backbone = optimize_silently(make("resnet"), engine="openvino").vtn.backbone
+    frames, steps = make_frames().flatten(0, 1)[:1].repeat(8, 1, 1, 1), []
+
+    class Interrupted:
+        """The requests of the graph, of which the second is interrupted."""
+
+        def __init__(self, requests):
+            self._requests = requests
+
+        def __getattr__(self, name):
+            return getattr(self._requests, name)
+
+        def __len__(self):
+            return len(self._requests)
+
+        def __getitem__(self, number):
+            return self._requests[number]
+
+        def start_async(self, *args, **kwargs):
+            steps.append("start")
+            if len(steps) == 2:
+                raise KeyboardInterrupt
+            self._requests.start_async(*args, **kwargs)
+
+        def wait_all(self):
+            steps.append("wait")
+            self._requests.wait_all()
+
+    with torch.no_grad():
+        expected = backbone(pixel_values=frames).pooler_output
+        graph = backbone._graphs._graph
+        monkeypatch.setattr(graph, "_request_size", 1)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(graph, "_requests", Interrupted(graph._requests))
+            backbone(pixel_values=frames)
+        assert steps == ["start", "start", "wait"]
+        torch.testing.assert_close(backbone(pixel_values=frames).pooler_output, expected)
+
+
 def test_no_frames_are_pytorchs(calls):
     fast = optimize_silently(make("resnet"), engine="openvino")
     calls.clear()

@@ -237,6 +237,17 @@ def test_the_only_window_is_the_whole_video(window, num_passes):
     assert_close(result.timeline[0].scores, make_timeline(model, result.video, window=window)[0].scores)
 
 
+def test_a_video_that_begins_later_is_no_window_of_its_own():
+    """Windows are videos of their own, whose first frame is number 0."""
+    model = make_model(num_frames=30)
+    video = encode_video(model, PROCESSOR, make_pictures(30))
+    expected = make_timeline(model, video)[0].scores
+    video.frame_numbers = video.frame_numbers + 100
+    logits = video.classify(model)
+    assert (logits.softmax(-1) - expected).abs().max() > 1e-4
+    assert_close(make_timeline(model, video, logits=logits)[0].scores, expected)
+
+
 def test_timeline_sees_a_change():
     """A model that tells dark from bright, by its features' mean."""
     model = make_model(num_frames=10)

@@ -275,8 +275,10 @@ def main():
         if earlier["machine"] != results["machine"]:
             raise ValueError(f"{options.output} holds timings of {earlier['machine']}, this is {results['machine']}.")
         for name, row in earlier["models"].items():
-            if row["num_frames"] != MODELS[name].num_frames:
-                raise ValueError(f"{options.output} holds timings of {name} on {row['num_frames']} frames.")
+            num_frames, earlier_num_frames = MODELS[name].num_frames, row.get("num_frames")
+            if earlier_num_frames != num_frames:
+                found = f"{options.output} holds timings of {name} on {earlier_num_frames} frames"
+                raise ValueError(f"{found}, this is {num_frames}; choose another --output.")
         results["models"] |= earlier["models"]
 
     def save():

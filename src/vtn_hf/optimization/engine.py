@@ -227,12 +227,14 @@ class _Graph:
         outputs = {name: torch.empty(num_frames, *shape) for name, shape in self._shapes.items()}
         size = min(self._request_size or num_frames, -(-num_frames // len(self._requests)))
         with self._lock:
-            for part, *results in zip(*(each.split(size) for each in (frames, *outputs.values())), strict=True):
-                request = self._requests[self._requests.get_idle_request_id()]  # the one that starts next
-                for number, result in enumerate(results):
-                    request.set_output_tensor(number, openvino.Tensor(result.numpy(), shared_memory=True))
-                self._requests.start_async([part.numpy()], share_inputs=True)
-            self._requests.wait_all()
+            try:
+                for part, *results in zip(*(each.split(size) for each in (frames, *outputs.values())), strict=True):
+                    request = self._requests[self._requests.get_idle_request_id()]  # the one that starts next
+                    for number, result in enumerate(results):
+                        request.set_output_tensor(number, openvino.Tensor(result.numpy(), shared_memory=True))
+                    self._requests.start_async([part.numpy()], share_inputs=True)
+            finally:  # whoever interrupts it must not free memory that is still written to
+                self._requests.wait_all()
         return BaseModelOutputWithPooling(**outputs)
 
 
