@@ -5,6 +5,7 @@ import gc
 import importlib.util
 import multiprocessing
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -150,6 +151,20 @@ def test_an_interrupted_call_ends_before_its_memory_is_freed(monkeypatch):
             backbone(pixel_values=frames)
         assert steps == ["start", "start", "wait"]
         torch.testing.assert_close(backbone(pixel_values=frames).pooler_output, expected)
+
+
+def test_threads_that_come_with_a_new_size_at_once():
+    backbone = optimize_silently(make("resnet"), engine="openvino").vtn.backbone
+    batches = [torch.randn(num_frames, 3, 40, 40) for num_frames in (1, 3, 5, 2)]
+
+    @torch.no_grad()
+    def encode(frames):
+        return backbone(pixel_values=frames).pooler_output
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        results = list(pool.map(encode, batches))
+    for frames, result in zip(batches, results, strict=True):
+        torch.testing.assert_close(result, encode(frames))
 
 
 def test_no_frames_are_pytorchs(calls):

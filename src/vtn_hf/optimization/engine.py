@@ -44,6 +44,8 @@ _NUM_TIMINGS = 3
 FRAMES_PER_CALL = 32
 # Of these, those that a thread takes at a time: they stay in the cache of its core.
 _FRAMES_PER_REQUEST = 2
+# Of all graphs: torch.export takes one thread at a time.
+_making = threading.Lock()
 
 
 class OpenVINO(Replacement):
@@ -164,10 +166,11 @@ class _Graphs:
 
     def get(self, backbone: nn.Module, weights: list[torch.Tensor], frame_shape: torch.Size) -> "_Graph":
         key = (tuple(frame_shape), torch.get_num_threads())
-        if self._weights is None or self._key != key or not self._weights.is_same(weights):
-            self._graph = _Graph(backbone, frame_shape, self._precision)
-            self._weights, self._key = _Snapshot(weights), key
-        return self._graph
+        with _making:
+            if self._weights is None or self._key != key or not self._weights.is_same(weights):
+                self._graph = _Graph(backbone, frame_shape, self._precision)
+                self._weights, self._key = _Snapshot(weights), key
+            return self._graph
 
     def __reduce__(self):
         return _Graphs, (self._precision,)  # a copy has weights of its own
