@@ -167,6 +167,20 @@ def test_threads_that_come_with_a_new_size_at_once():
         torch.testing.assert_close(result, encode(frames))
 
 
+def test_other_threads_see_the_weights_while_a_graph_is_made(monkeypatch):
+    backbone = optimize_silently(make("resnet"), engine="openvino").vtn.backbone
+    weights, forward, seen = list(backbone.parameters()), engine._Outputs.forward, []
+
+    def look_and_forward(self, pixel_values):
+        seen.append(all(ours is theirs for ours, theirs in zip(backbone.parameters(), weights, strict=True)))
+        return forward(self, pixel_values)
+
+    monkeypatch.setattr(engine._Outputs, "forward", look_and_forward)
+    with torch.no_grad():
+        backbone(pixel_values=torch.randn(1, 3, 40, 40))
+    assert seen and all(seen)
+
+
 def test_no_frames_are_pytorchs(calls):
     fast = optimize_silently(make("resnet"), engine="openvino")
     calls.clear()
@@ -215,11 +229,14 @@ def test_training_is_pytorchs(graphs):
     fast = optimize_silently(make("resnet"), engine="openvino")
     graphs.calls.clear()
     fast(make_frames(), labels=torch.tensor([0, 2])).loss.backward()
-    assert fast.vtn.backbone.embedder.embedder.convolution.weight.grad is not None
-    fast.train()
-    with torch.no_grad():
-        fast(make_frames())
-    assert not graphs.calls
+    backbone = fast.vtn.backbone
+    assert backbone.embedder.embedder.convolution.weight.grad is not None
+    for module in (backbone, backbone.embedder):
+        backbone.eval()
+        module.train()
+        with torch.no_grad():
+            backbone(pixel_values=make_frames().flatten(0, 1))
+        assert module.training and not graphs.calls
 
 
 def test_whoever_listens_later_hears_everything(graphs):

@@ -5,6 +5,7 @@ in float32 or bfloat16, for any number of frames.
 A graph holds a copy of the weights, and is made anew when these have changed.
 """
 
+import copy
 import ctypes
 import importlib.util
 import os
@@ -55,7 +56,7 @@ class OpenVINO(Replacement):
     """
 
     def forward(self, pixel_values: torch.Tensor | None = None, **kwargs) -> Any:
-        is_plain = not (kwargs or self.training or pixel_values is None) and self._graphs.process_id == os.getpid()
+        is_plain = not kwargs and pixel_values is not None and self._graphs.process_id == os.getpid()
         weights = find_plain_weights(self) if is_plain else None
         if weights is None or not _needs_values_only(pixel_values, weights) or len(pixel_values) == 0:
             return super().forward(pixel_values=pixel_values, **kwargs)
@@ -63,13 +64,16 @@ class OpenVINO(Replacement):
 
 
 def find_plain_weights(backbone: nn.Module) -> list[torch.Tensor] | None:
-    """All parameters and buffers, unless somebody listens to a module or has changed what it computes."""
+    """
+    All parameters and buffers, unless somebody listens to a module, has changed what it computes, or has put it into
+    training, be it dropout alone.
+    """
     weights, modules = [], [backbone]
     while modules:  # several times as fast as `modules()` and `parameters()`, for a network that takes milliseconds
         module = modules.pop()
         own = module.__dict__
         has_hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"]
-        if (has_hooks or "forward" in own) and is_altered(module):
+        if own["training"] or ((has_hooks or "forward" in own) and is_altered(module)):
             return None
         weights += filter(_is_there, (*own["_parameters"].values(), *own["_buffers"].values()))
         modules += filter(_is_there, own["_modules"].values())
@@ -272,6 +276,9 @@ def _export(
     backbone: nn.Module, frame_shape: torch.Size
 ) -> tuple[torch.export.ExportedProgram, dict[str, torch.Size]]:
     """The graph for any number of frames, and the names of what it gives with their shapes per frame."""
-    module, frames = _Outputs(backbone).eval(), torch.zeros(2, *frame_shape)
+    # Of modules of its own, with the same weights: torch.export exchanges those of what it traces, for all threads.
+    weights = (*backbone.parameters(), *backbone.buffers())
+    module = _Outputs(copy.deepcopy(backbone, {id(tensor): tensor for tensor in weights})).eval()
+    frames = torch.zeros(2, *frame_shape)
     exported = torch.export.export(module, (frames,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     return exported, {name: output.shape[1:] for name, output in exported.module()(frames).items()}
