@@ -310,18 +310,20 @@ def test_a_model_that_reads_changes_is_to_be_calibrated():
         assert StopRule.of_model(SimpleNamespace(config=config), "stored", None, None).min_frames == 8
 
 
-def test_pictures_of_the_next_look_wait(tmp_path, monkeypatch):
-    """Of two looks the frames are decoded in one go; those of the second are not encoded if the first suffices."""
-    path, model = write_video(tmp_path / "video.mp4", make_pictures(100)), make_model()
-    rounds, read = [], video_decoding_vtn.VideoReader.read
+def test_frames_of_the_next_looks_are_decoded_once(tmp_path, monkeypatch):
+    """Those that a look passes on its way; they are not encoded if it suffices."""
+    path, model = write_video(tmp_path / "video.ts", make_pictures(100)), make_model()
+    decoded, check_frame = [], video_decoding_vtn.VideoReader._check_frame
     monkeypatch.setattr(
         video_decoding_vtn.VideoReader,
-        "read",
-        lambda self, numbers: rounds.append(len(numbers)) or read(self, numbers),
+        "_check_frame",
+        lambda *args, **kwargs: decoded.append(1) or check_frame(*args, **kwargs),
     )
     monkeypatch.setattr(anytime, "measure_agreement", lambda earlier, scores, _: 0.9 if len(looks) == 3 else 0.0)
     looks, classify = [], model.classifier.forward
     monkeypatch.setattr(model.classifier, "forward", lambda *args: looks.append(1) or classify(*args))
     calls = count_encoded(model)
-    result = classify_video(model, PROCESSOR, path, confidence=0.8, optimize=False)
-    assert (result.stopped, result.num_frames_seen, sum(calls), rounds) == ("certain", 16, 16, [12, 12])
+    result = classify_video(model, PROCESSOR, path, confidence=0.8, optimize=False, window=16)
+    assert (result.stopped, result.num_frames_seen, sum(calls), len(decoded)) == ("certain", 16, 16, 100)
+    assert len(looks) == 3  # the last of which is the result
+    torch.testing.assert_close(result.logits, result.video.classify(model))

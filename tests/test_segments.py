@@ -73,9 +73,12 @@ def test_frames_and_times(files):
 def test_rounds(files):
     _, cut, segment = files
     expected = decode_video(cut)[0]
-    rounds = [[0, 20, 47], [3, 46]]
+    rounds = [[0, 20, 47], [3, 46], [2, 4, 30], [29, 31]]
+    numbers = []
     for number, frame in iter_frame_rounds(segment, lambda metadata: rounds):
         assert np.array_equal(frame, expected[number])
+        numbers.append(number)
+    assert numbers == [number for part in rounds for number in part]
 
 
 @pytest.mark.parametrize("settings", [{}, {"fps": 3.0}, {"num_frames": None}])

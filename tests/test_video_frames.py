@@ -1,9 +1,11 @@
 """Frames one by one, and in rounds: those of `decode_video`, in memory that does not grow."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 import test_video_decoding_vtn
-from test_video_decoding_vtn import NUM_FRAMES, decode_sequentially, remux
+from test_video_decoding_vtn import NUM_FRAMES, RECIPES, decode_sequentially, remux
 
 from vtn_hf import VideoDecodeError, video_decoding_vtn
 from vtn_hf.data.video_frames import iter_frame_rounds, iter_video_frames
@@ -57,12 +59,53 @@ class TestIteration:
 class TestRounds:
     ROUNDS = [[0, 30, 58], [10, 20, 57], list(range(1, 10))]
 
-    @pytest.mark.parametrize("name", ["bframes.mp4", "open_gop.mkv", "mpeg4_bframes.avi", "transport.ts", "vp8.webm"])
-    def test_frames_and_numbers(self, clip, name, always_seek):
+    @pytest.fixture
+    def decoded(self, monkeypatch):
+        """The frames that are decoded, asked for or not."""
+        decoded, check_frame = [], video_decoding_vtn.VideoReader._check_frame
+
+        def note_and_check(reader, *args, **kwargs):
+            decoded.append(reader._file.position)
+            check_frame(reader, *args, **kwargs)
+
+        monkeypatch.setattr(video_decoding_vtn.VideoReader, "_check_frame", note_and_check)
+        return decoded
+
+    @pytest.mark.parametrize("max_kept", [0, 20, 1000])
+    @pytest.mark.parametrize("name", [name for name in RECIPES if name != "one_frame.mp4"])
+    def test_frames_and_numbers(self, clip, name, max_kept, always_seek, monkeypatch):
         expected = decode_sequentially(clip(name))
+        monkeypatch.setattr(video_decoding_vtn, "_MAX_KEPT_PIXELS", max_kept * expected[0, ..., 0].size)
         numbers, frames = zip(*iter_frame_rounds(clip(name), lambda metadata: self.ROUNDS), strict=True)
         assert list(numbers) == [number for part in self.ROUNDS for number in part]
         np.testing.assert_array_equal(np.stack(frames), expected[list(numbers)])
+
+    @pytest.mark.parametrize("name", ["raw.h264", "transport.ts", "mpeg4_bframes.avi", "vp8.webm", "bframes.mp4"])
+    def test_what_is_on_the_way_is_decoded_once(self, clip, name, decoded):
+        list(iter_frame_rounds(clip(name), lambda metadata: [[0, 30, 58], [10, 20, 57], [1, 2, 12]]))
+        assert len(decoded) <= NUM_FRAMES
+
+    def test_frames_that_nobody_asks_for_soon_are_left_out(self, clip, decoded):
+        with closing(iter_frame_rounds(clip("bframes.mp4"), lambda metadata: [[0, 58], range(1, 58)])) as frames:
+            for _ in range(2):
+                next(frames)
+            assert len(decoded) < 0.9 * NUM_FRAMES
+
+    @pytest.mark.parametrize(
+        "max_kept, expected", [(4, [[1, 10, 20, 57], [1], []]), (1000, [[1, 2, 3, 4, 5, 6, 10, 20, 57], [*range(1, 7)], []])]
+    )
+    def test_no_more_is_kept_than_allowed(self, clip, max_kept, expected, monkeypatch):
+        kept, read = [], video_decoding_vtn.VideoReader.read
+
+        def read_and_look(reader, numbers, later):
+            yield from read(reader, numbers, later)
+            kept.append(sorted(reader._kept))
+
+        monkeypatch.setattr(video_decoding_vtn.VideoReader, "read", read_and_look)
+        height, width = decode_sequentially(clip("transport.ts")).shape[1:3]
+        monkeypatch.setattr(video_decoding_vtn, "_MAX_KEPT_PIXELS", max_kept * height * width)
+        list(iter_frame_rounds(clip("transport.ts"), lambda metadata: self.ROUNDS))
+        assert kept == expected
 
     def test_counted_once(self, clip, monkeypatch):
         counted, opened = [], []

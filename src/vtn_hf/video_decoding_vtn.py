@@ -71,6 +71,10 @@ MAX_REORDERED = 16
 # loses nothing but the seek itself.
 _MIN_FRAMES_TO_SKIP = 16
 _MIN_FRAMES_TO_SKIP_IN_WORKER = 2
+# Whoever reads a video in several calls may stop after each of them: of what later ones ask for, this many times as many
+# frames as were read so far are kept as they were decoded, and no more than 200 MB in 8-bit 4:2:0.
+_KEPT_PER_READ = 3
+_MAX_KEPT_PIXELS = 2**27
 
 # FFmpeg makes an index of all frames that a container claims, and takes a time that grows with the square of their
 # number for tags; and both of them before anything else can be asked.
@@ -626,6 +630,9 @@ class VideoReader:
         self._converter = FrameConverter(self._av, choose_region)
         self._container = self._codec = self._first_frame = None
         self._num_pixels = 0  # decoded so far
+        self._num_asked = 0  # frames, in all calls
+        self._later: set[int] = set()  # frames that are kept if they are on the way to others
+        self._kept: dict[int, Any] = {}
         self._is_plain = False  # whether files are opened anew to decode them, and without frame threads
 
     def open(self) -> None:
@@ -643,6 +650,11 @@ class VideoReader:
         self._describe(packets.num_shown, packets.ticks, packets.is_joined, num_missing)
 
     def close(self) -> None:
+        """Let go of all that was decoded, and of the decoder."""
+        self._kept.clear()
+        self._close_container()
+
+    def _close_container(self) -> None:
         """Let go of the decoder: the garbage collector could do so in a forked process, without threads to end."""
         if self._container is not None:
             self._container.close()
@@ -669,8 +681,26 @@ class VideoReader:
         self.metadata.frames_indices = indices
         return indices
 
-    def read(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (number, frame) for distinct, ascending frame numbers; a frame is an array (height, width, 3)."""
+    def read(self, numbers: list[int], later: Sequence[int] = ()) -> Iterator[tuple[int, np.ndarray]]:
+        """
+        Yield (number, frame) for distinct, ascending frame numbers; a frame is an array (height, width, 3). What further
+        calls will ask for, the soonest first, need not be decoded again where it is on the way.
+        """
+        self._num_asked += len(numbers)
+        max_kept = _MAX_KEPT_PIXELS // max(1, math.prod(self._opened_size))
+        self._later = set(later[: min(_KEPT_PER_READ * self._num_asked, max_kept)])
+        missing = [number for number in numbers if number not in self._kept]
+        decoded = self._decode_all(missing) if missing else iter(())
+        for number in numbers:
+            if number in self._kept:
+                with self._file.reporting_errors():
+                    yield number, self._to_array(self._kept.pop(number))
+            else:
+                yield next(decoded)
+        next(decoded, None)  # whatever has to follow the last frame
+
+    def _decode_all(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Decode frames, in other ways if the first one fails."""
         if self._times is not None:
             # Over how many frames to seek at least; without a number, all are decoded one by one, from the first on.
             attempts = [_MIN_FRAMES_TO_SKIP if get_worker_info() is None else _MIN_FRAMES_TO_SKIP_IN_WORKER, 1, None]
@@ -690,6 +720,7 @@ class VideoReader:
             except VideoDecodeError:
                 # What goes wrong with frames left out, with frame threads, or after going back, says nothing about the
                 # file; only decoding all frames one by one can judge it.
+                self._kept = {number: frame for number, frame in self._kept.items() if number not in self._later}
                 if not attempts:
                     raise
 
@@ -712,7 +743,7 @@ class VideoReader:
 
     def _open_container(self) -> None:
         """Open the container, or open it again, with its best video stream, as FFmpeg chooses it."""
-        self.close()
+        self._close_container()
         file = self._file
         file.seek(0)
         file.num_tags, file.opening_since = 0, time.thread_time()
@@ -863,6 +894,8 @@ class VideoReader:
                     self._file.position = number + 1
                     if number in wanted:
                         yield number, self._to_array(frame)
+                    elif number in self._later and not self._is_damaged:
+                        self._kept[number] = frame
 
     def _choose_packets(self, numbers: list[int], start: int | None, expected: list[int]) -> Iterator[Any]:
         """Yield what the decoder needs, then None, which empties it; add the frames it will show to `expected`."""
@@ -870,7 +903,8 @@ class VideoReader:
         for packet in self._packets_from(start or 0):
             number = bisect_left(self._times, packet.pts)
             if not packet.is_discard and packet.pts >= self._times[start or 0]:
-                may_leave_out = start is not None and number not in unsent and self._nal_length_size
+                is_wanted = number in unsent or number in self._later
+                may_leave_out = start is not None and not is_wanted and self._nal_length_size
                 if may_leave_out and _is_disposable(packet, self._nal_length_size):
                     continue
                 unsent.discard(number)

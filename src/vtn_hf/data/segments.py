@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,21 +165,22 @@ class _SegmentReader(VideoReader):
     def _needs_seek(self, start: int) -> bool:
         return self._lead_sec is not None or super()._needs_seek(start)
 
-    def read(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        num_read = 0
+    def read(self, numbers: list[int], later: Sequence[int] = ()) -> Iterator[tuple[int, np.ndarray]]:
+        num_read, in_file = 0, [[number + self._offset for number in each] for each in (numbers, later)]
         try:
-            for number, frame in super().read([number + self._offset for number in numbers]):
+            for number, frame in super().read(*in_file):
                 num_read += 1
                 yield number - self._offset, frame
         except VideoDecodeError:
             if self._lead_sec is None:
                 raise
             self._give_up_nearness()
-            yield from self.read(numbers[num_read:])
+            yield from self.read(numbers[num_read:], later)
 
     def _give_up_nearness(self) -> None:
         """Count all packets after all."""
         before, self._lead_sec = self.metadata, None
+        self._kept.clear()  # by numbers that no longer hold
         with self._file.reporting_errors():
             self._open_container()
             super()._count_packets()

@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -29,7 +29,6 @@ from .scores import to_scores
 
 
 DEFAULT_MIN_FRAMES = 8
-_MAX_WAITING = 128  # pictures; of 224 x 224 pixels 19 MB
 
 
 def order_coarse_to_fine(num_frames: int) -> np.ndarray:
@@ -214,9 +213,7 @@ class _Plan:
     Attributes:
         looks (`list[list[int]]`): Frame numbers of each look, ascending.
         rounds (`list[list[int]]`): Frame numbers that are decoded in one go, ascending in each round.
-        round_ends (`set[int]`): The last frame of each.
-        waiting (`set[int]`): Frames whose pictures wait until the look before theirs has not sufficed.
-        ends (`dict[int, int]`): From the last frame that a look waits for to the number of looks possible by then.
+        ends (`dict[int, int]`): From the last frame of each round to the number of looks possible by then.
         last (`int`): The frame after which all have been seen.
     """
 
@@ -227,20 +224,9 @@ class _Plan:
         # A single look never suffices, so the frames of two are new together where time is no concern.
         first = 0 if rule.max_seconds is not None or len(counts) == 1 else 1
         edges = [0, *counts[first:]]
-        parts = [np.sort(order[start:end]).tolist() for start, end in itertools.pairwise(edges)]
-        self.ends = {part[-1]: first + place for place, part in enumerate(parts, start=1)}
-        self.last = parts[-1][-1]
-        # In a file of one group of pictures, each round is decoded from the beginning: so those of two looks together.
-        self.rounds = [parts.pop(0)]
-        self.waiting: set[int] = set()
-        nothing: list[int] = []
-        for part, following in itertools.zip_longest(parts[::2], parts[1::2], fillvalue=nothing):
-            if len(following) > _MAX_WAITING:
-                self.rounds += [part, following]
-            else:
-                self.rounds.append(sorted(part + following))
-                self.waiting.update(following)
-        self.round_ends = {part[-1] for part in self.rounds}
+        self.rounds = [np.sort(order[start:end]).tolist() for start, end in itertools.pairwise(edges)]
+        self.ends = {part[-1]: first + place for place, part in enumerate(self.rounds, start=1)}
+        self.last = self.rounds[-1][-1]
 
 
 class _Looker:
@@ -254,6 +240,7 @@ class _Looker:
         self._is_multi_label = model.config.problem_type == "multi_label_classification"
         self._num_looks = 0
         self._scores: torch.Tensor | None = None
+        self._last_look: tuple[list[int], torch.Tensor] | None = None  # numbers of the frames, and their logits
 
     def limit_chunk(self, chunk_size: int, encoder: ChunkEncoder) -> int:
         """Makes a chunk so small that it ends in time, by what the last one took."""
@@ -276,10 +263,18 @@ class _Looker:
         """Takes the looks that are due, if they can end it, and says whether the last two agree and are certain."""
         due, self._num_looks, is_settled = looks[self._num_looks :], len(looks), False
         for numbers in due if self._rule.may_be_certain else ():
-            scores = to_scores(self._model, seen.gather(numbers).classify(self._model).float(), calibrated=True)
+            logits = seen.gather(numbers).classify(self._model)
+            self._last_look = numbers, logits
+            scores = to_scores(self._model, logits.float(), calibrated=True)
             is_settled = self._rule.is_settled(self._scores, scores, self._is_multi_label)
             self._scores = scores
         return is_settled
+
+    def classify(self, seen: VideoFeatures) -> torch.Tensor:
+        """Logits `(num_labels,)` of what was seen in the end, mostly that of the last look."""
+        if self._last_look is not None and self._last_look[0] == seen.frame_numbers.tolist():
+            return self._last_look[1]
+        return seen.classify(self._model)
 
 
 class _Seen:
@@ -322,24 +317,12 @@ def _number_pictures(pictures: PictureSource, rule: StopRule, finder: RepeatFind
         plan = _Plan(numbers, rule)
         return plan.rounds
 
-    def iter_looks() -> Iterator[tuple[int, torch.Tensor]]:
-        waiting: list[tuple[int, torch.Tensor]] = []
-        for number, picture in pictures.iter_rounds(plan_rounds):
-            if number in plan.waiting:
-                waiting.append((number, picture))
-            else:
-                yield number, picture
-            if number in plan.round_ends:
-                yield from waiting
-                waiting = []
-        yield from waiting
-
-    for number, picture in iter_looks():
+    for number, picture in pictures.iter_rounds(plan_rounds):
         yield plan, number, picture, *finder.find(picture)
 
 
 @torch.no_grad()
-def encode_until_certain(
+def classify_until_certain(
     model: VTNForVideoClassification,
     processor: VTNVideoProcessor,
     video: VideoSource | Sequence[np.ndarray],
@@ -350,9 +333,9 @@ def encode_until_certain(
     frames_per_chunk: int | None = None,
     repeat_threshold: float | None = None,
     progress: bool = False,
-) -> tuple[VideoFeatures, str]:
+) -> tuple[VideoFeatures, torch.Tensor, str]:
     """
-    Runs the backbone over as many frames as a rule asks for, coarse to fine, while a thread decodes them.
+    Looks at as many frames as a rule asks for, coarse to fine, while a thread decodes them.
 
     Args:
         model, processor, video, num_frames, fps, frames_per_chunk, repeat_threshold, progress:
@@ -360,7 +343,8 @@ def encode_until_certain(
         rule (`StopRule`): When to stop.
 
     Returns:
-        The features of the frames looked at, and why there are no more: `"certain"`, `"time"` or `"all frames"`.
+        The features of the frames looked at, their logits `(num_labels,)`, and why there are no more: `"certain"`,
+        `"time"` or `"all frames"`.
 
     Raises:
         VideoDecodeError, ValueError: As [`encode_video`].
@@ -388,4 +372,5 @@ def encode_until_certain(
                 break
     if stopped == "all frames":
         seen.encoder.flush()
-    return seen.gather(seen.list_encoded()), stopped
+    features = seen.gather(seen.list_encoded())
+    return features, looker.classify(features), stopped

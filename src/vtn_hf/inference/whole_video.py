@@ -17,7 +17,7 @@ from ..modeling_vtn import VTNForVideoClassification
 from ..optimization import optimize_once
 from ..video_decoding_vtn import VideoSource
 from ..video_processing_vtn import VTNVideoProcessor
-from .anytime import StopRule, encode_until_certain
+from .anytime import StopRule, classify_until_certain
 from .frame_features import VideoFeatures, encode_video
 from .scores import to_scores
 
@@ -114,10 +114,10 @@ def classify_video(
     rule = StopRule.of_model(model, confidence, max_seconds, min_frames)
     model = optimize_once(model) if optimize else model
     if rule.may_stop:
-        features, stopped = encode_until_certain(model, processor, video, rule, **kwargs)
+        features, logits, stopped = classify_until_certain(model, processor, video, rule, **kwargs)
     else:
         features, stopped = encode_video(model, processor, video, optimize=optimize, **kwargs), "all frames"
-    logits = features.classify(model)
+        logits = features.classify(model)
     timeline = make_timeline(model, features, window=window, stride=stride, calibrated=calibrated, logits=logits)
     return VideoClassification(logits, to_scores(model, logits, calibrated), timeline, features, stopped)
 

@@ -65,16 +65,16 @@ class Derived:
     STRIDE = 61
 
     def __init__(self):
-        self._sources, self._key, self._value = None, None, None
+        self._kept = None  # the sources, the key and the value, exchanged at once: threads may share a module
 
     def get(self, compute: Callable, *tensors: torch.Tensor | None, key: Hashable = None):
         """`compute(*tensors)`, which may also depend on what the key stands for."""
-        if self._sources is None or self._key != key or not all(map(_Source.is_same, self._sources, tensors)):
+        sources, known_key, value = self._kept or (None, None, None)
+        if sources is None or known_key != key or not all(map(_Source.is_same, sources, tensors)):
             with torch.no_grad():
                 value = compute(*tensors)
-            self._sources, self._key, self._value = [_Source(tensor) for tensor in tensors], key, value
-            return value
-        return self._value
+            self._kept = [_Source(tensor) for tensor in tensors], key, value
+        return value
 
     def __reduce__(self):
         return Derived, ()  # a copy has weights of its own
