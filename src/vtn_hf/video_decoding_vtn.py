@@ -71,8 +71,8 @@ MAX_REORDERED = 16
 # loses nothing but the seek itself.
 _MIN_FRAMES_TO_SKIP = 16
 _MIN_FRAMES_TO_SKIP_IN_WORKER = 2
-# Whoever reads a video in several calls may stop after each of them: of what later ones ask for, this many times as many
-# frames as were read so far are kept as they were decoded, and no more than 200 MB in 8-bit 4:2:0.
+# Whoever reads a video in several calls may stop after each of them: of what later ones ask for, up to this many times
+# the frames read so far are kept as they were decoded, and no more than take 200 MB in 8-bit 4:2:0.
 _KEPT_PER_READ = 3
 _MAX_KEPT_PIXELS = 2**27
 
@@ -683,8 +683,8 @@ class VideoReader:
 
     def read(self, numbers: list[int], later: Sequence[int] = ()) -> Iterator[tuple[int, np.ndarray]]:
         """
-        Yield (number, frame) for distinct, ascending frame numbers; a frame is an array (height, width, 3). What further
-        calls will ask for, the soonest first, need not be decoded again where it is on the way.
+        Yield (number, frame) for distinct, ascending frame numbers; a frame is an array (height, width, 3). What later
+        calls will ask for, the soonest first, need not be decoded again if it is on the way.
         """
         self._num_asked += len(numbers)
         max_kept = _MAX_KEPT_PIXELS // max(1, math.prod(self._opened_size))
