@@ -1,5 +1,7 @@
 """Convolutions with packed weights: what torch's give, in every geometry, and only at inference in float32."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -57,6 +59,22 @@ def test_every_geometry_and_size(name, norm, kernels):
             states = torch.randn(shape)
             assert is_packed(fast[0], states)
             torch.testing.assert_close(fast(states), layers(states), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("answers", [[True, False, False], [False, True, True]])
+def test_what_follows_goes_by_what_the_convolution_did(answers, kernels, monkeypatch):
+    """Another thread that compiles or exports sets flags of the whole process, at any time."""
+    activation = nn.ReLU() if convolution._has_packed_convolution() else None
+    layers = make_layers(activation=activation, kernel_size=3)
+    fast = pack_copy(layers)
+    changing = itertools.chain(answers, itertools.repeat(True))
+    monkeypatch.setattr(convolution, "is_plain_float32", lambda *tensors: next(changing))
+    with torch.no_grad():
+        states = torch.randn(2, 8, 9, 9)
+        for _ in range(3):
+            output = fast(states)
+            torch.testing.assert_close(output, layers(states), atol=1e-4, rtol=1e-4)
+            assert not vars(output)
 
 
 @pytest.mark.parametrize("norm", [True, False], ids=["norm", "alone"])

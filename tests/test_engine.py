@@ -99,7 +99,8 @@ def test_frames_keep_their_order_among_threads(monkeypatch):
             expected, actual = (each.vtn.get_frame_features(frames[None]) for each in (model, fast))
     finally:
         torch.set_num_threads(num_threads)
-    assert fast.vtn.backbone._graphs._graph._request_size == 1
+    *_, graph = fast.vtn.backbone._graphs._made
+    assert graph._request_size == 1
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -144,7 +145,7 @@ def test_an_interrupted_call_ends_before_its_memory_is_freed(monkeypatch):
 
     with torch.no_grad():
         expected = backbone(pixel_values=frames).pooler_output
-        graph = backbone._graphs._graph
+        *_, graph = backbone._graphs._made
         monkeypatch.setattr(graph, "_request_size", 1)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(graph, "_requests", Interrupted(graph._requests))
@@ -179,6 +180,14 @@ def test_other_threads_see_the_weights_while_a_graph_is_made(monkeypatch):
     with torch.no_grad():
         backbone(pixel_values=torch.randn(1, 3, 40, 40))
     assert seen and all(seen)
+
+
+def test_a_graph_that_is_there_waits_for_none_that_is_made(graphs):
+    fast = optimize_silently(make("vit"), engine="openvino")
+    graphs.calls.clear()
+    with ThreadPoolExecutor(1) as pool, engine._making:
+        pool.submit(compute_logits, fast).result(timeout=60)
+    assert graphs.calls
 
 
 def test_no_frames_are_pytorchs(calls):

@@ -1,14 +1,16 @@
 """Frames one by one, and in rounds: those of `decode_video`, in memory that does not grow."""
 
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
 import test_video_decoding_vtn
-from test_video_decoding_vtn import NUM_FRAMES, RECIPES, decode_sequentially, remux
+from test_video_decoding_vtn import HEIGHT, NUM_FRAMES, RECIPES, WIDTH, decode_sequentially, encode, remux
 
 from vtn_hf import VideoDecodeError, video_decoding_vtn
 from vtn_hf.data.video_frames import iter_frame_rounds, iter_video_frames
+from vtn_hf.video_decoding_vtn import decode_video
 
 
 # Its fixtures.
@@ -107,6 +109,23 @@ class TestRounds:
         monkeypatch.setattr(video_decoding_vtn, "_MAX_KEPT_PIXELS", max_kept * height * width)
         list(iter_frame_rounds(clip("transport.ts"), lambda metadata: self.ROUNDS))
         assert kept == expected
+
+    def test_frames_that_grow_are_not_kept(self, clip, tmp_path, monkeypatch):
+        first, second, grown = (str(tmp_path / name) for name in ("first.ts", "second.ts", "grown.ts"))
+        encode(first, num_frames=10)
+        encode(second, num_frames=10, size=(2 * WIDTH, 2 * HEIGHT))
+        Path(grown).write_bytes(b"".join(Path(name).read_bytes() for name in (first, second)))
+        expected, _ = decode_video(grown)
+        kept, to_array = [], video_decoding_vtn.VideoReader._to_array
+
+        def look_and_convert(reader, frame):
+            kept.extend(reader._kept)
+            return to_array(reader, frame)
+
+        monkeypatch.setattr(video_decoding_vtn.VideoReader, "_to_array", look_and_convert)
+        for number, frame in iter_frame_rounds(grown, lambda metadata: [[0, 5, 19], [1, 2, 3, 12, 18]]):
+            np.testing.assert_array_equal(frame, expected[number])
+        assert {1, 2, 3} == set(kept)
 
     def test_counted_once(self, clip, monkeypatch):
         counted, opened = [], []

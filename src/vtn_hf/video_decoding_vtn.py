@@ -71,8 +71,8 @@ MAX_REORDERED = 16
 # loses nothing but the seek itself.
 _MIN_FRAMES_TO_SKIP = 16
 _MIN_FRAMES_TO_SKIP_IN_WORKER = 2
-# Whoever reads a video in several calls may stop after each of them: of what later ones ask for, up to this many times
-# the frames read so far are kept as they were decoded, and no more than take 200 MB in 8-bit 4:2:0.
+# Of the frames that later calls will ask for, at most this many times the number read so far are kept, as decoded, and
+# no more than fit into 200 MB (8-bit 4:2:0).
 _KEPT_PER_READ = 3
 _MAX_KEPT_PIXELS = 2**27
 
@@ -683,18 +683,19 @@ class VideoReader:
 
     def read(self, numbers: list[int], later: Sequence[int] = ()) -> Iterator[tuple[int, np.ndarray]]:
         """
-        Yield (number, frame) for distinct, ascending frame numbers; a frame is an array (height, width, 3). What later
-        calls will ask for, the soonest first, need not be decoded again if it is on the way.
+        Yield (number, frame) for distinct, ascending frame numbers; a frame is an array (height, width, 3). Frames in
+        `later`, in the order in which later calls will ask for them, are kept if they are decoded on the way.
         """
-        self._num_asked += len(numbers)
-        max_kept = _MAX_KEPT_PIXELS // max(1, math.prod(self._opened_size))
-        self._later = set(later[: min(_KEPT_PER_READ * self._num_asked, max_kept)])
         missing = [number for number in numbers if number not in self._kept]
+        self._num_asked += len(numbers)
+        max_kept = _MAX_KEPT_PIXELS // max(1, math.prod(self._opened_size)) - (len(numbers) - len(missing))
+        self._later = set(later[: max(0, min(_KEPT_PER_READ * self._num_asked, max_kept))]) - self._kept.keys()
         decoded = self._decode_all(missing) if missing else iter(())
         for number in numbers:
             if number in self._kept:
                 with self._file.reporting_errors():
-                    yield number, self._to_array(self._kept.pop(number))
+                    picture = self._to_array(self._kept.pop(number))
+                yield number, picture
             else:
                 yield next(decoded)
         next(decoded, None)  # whatever has to follow the last frame
@@ -895,7 +896,8 @@ class VideoReader:
                     if number in wanted:
                         yield number, self._to_array(frame)
                     elif number in self._later and not self._is_damaged:
-                        self._kept[number] = frame
+                        if (frame.width, frame.height) == self._opened_size:  # others may take any memory
+                            self._kept[number] = frame
 
     def _choose_packets(self, numbers: list[int], start: int | None, expected: list[int]) -> Iterator[Any]:
         """Yield what the decoder needs, then None, which empties it; add the frames it will show to `expected`."""

@@ -166,7 +166,8 @@ class _SegmentReader(VideoReader):
         return self._lead_sec is not None or super()._needs_seek(start)
 
     def read(self, numbers: list[int], later: Sequence[int] = ()) -> Iterator[tuple[int, np.ndarray]]:
-        num_read, in_file = 0, [[number + self._offset for number in each] for each in (numbers, later)]
+        num_read = 0
+        in_file = ([number + self._offset for number in each] for each in (numbers, later))
         try:
             for number, frame in super().read(*in_file):
                 num_read += 1

@@ -66,7 +66,7 @@ def iter_frame_rounds(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """
     Decodes a video in rounds, so that whoever has seen enough after some of them can stop. Frames of the next
-    rounds that are on the way to others are decoded with them and kept, in up to some 200 MB.
+    rounds that are on the way to others are decoded with them and kept, as far as they fit into about 200 MB.
 
     As [`vtn_hf.video_decoding_vtn.decode_video`], but `plan_rounds` returns rounds of frame numbers, ascending in
     each, no number twice. If it is called again, frames that were given out are not given again.

@@ -270,11 +270,11 @@ class _Looker:
             self._scores = scores
         return is_settled
 
-    def classify(self, seen: VideoFeatures) -> torch.Tensor:
-        """Logits `(num_labels,)` of what was seen in the end, mostly that of the last look."""
-        if self._last_look is not None and self._last_look[0] == seen.frame_numbers.tolist():
+    def classify(self, features: VideoFeatures) -> torch.Tensor:
+        """Logits `(num_labels,)` of what was seen in the end, mostly those of the last look."""
+        if self._last_look is not None and self._last_look[0] == features.frame_numbers.tolist():
             return self._last_look[1]
-        return seen.classify(self._model)
+        return features.classify(self._model)
 
 
 class _Seen:
@@ -307,8 +307,8 @@ class _Seen:
 
 def _number_pictures(pictures: PictureSource, rule: StopRule, finder: RepeatFinder) -> Generator[tuple]:
     """
-    Yields the plan, the number of a frame, its picture, the number of the picture, and whether that is new, look by
-    look.
+    Yields the plan, the number of a frame, its picture, the number of the picture, and whether that is new, round by
+    round.
     """
     plan: _Plan | None = None
 

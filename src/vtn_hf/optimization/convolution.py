@@ -32,9 +32,14 @@ class Packed(Replacement):
         compute = partial(_pack, self, input.shape)
         weight, bias = self._packed_weights.get(compute, *_get_weights(self), key=(len(input) > 1, *input.shape[2:]))
         padding, *others = _get_geometry(self)
-        if not _has_packed_convolution():
-            return nn.functional.conv2d(input, weight, bias, others[0], padding, *others[1:])
-        return torch.ops.mkldnn._convolution_pointwise(input, weight, bias, padding, *others, *self._activation, "")
+        if _has_packed_convolution():
+            output = torch.ops.mkldnn._convolution_pointwise(input, weight, bias, padding, *others, *self._activation, "")
+        else:
+            output = nn.functional.conv2d(input, weight, bias, others[0], padding, *others[1:])
+        if self._followers:
+            # They must not decide anew: when another thread compiles or exports, this changes at any time.
+            output._packed_by = id(self)
+        return output
 
 
 class Absorbed(Replacement):
@@ -42,8 +47,10 @@ class Absorbed(Replacement):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         convolution = self._convolution[0]
-        if not is_packed(convolution, input):
+        if getattr(input, "_packed_by", None) != id(convolution):
             return super().forward(input)
+        if self is convolution._followers[-1]:
+            del input._packed_by
         return self.act(self.drop(input)) if self._keeps_activation else input
 
 
@@ -146,8 +153,8 @@ def get_padding(convolution: nn.Conv2d) -> tuple[int, int] | None:
 
 def is_packed(convolution: nn.Conv2d, states: torch.Tensor) -> bool:
     """
-    Whether a convolution, whose input or output is given, runs with packed weights at present: nobody asks for
-    gradients, nor for what it gives to the modules behind it.
+    Whether a convolution runs with packed weights on these inputs: nobody asks for gradients, nor for what it gives to
+    the modules behind it.
     """
     norm, weights = convolution._norm[0], [tensor for tensor in _get_weights(convolution) if tensor is not None]
     return (

@@ -66,7 +66,7 @@ class OpenVINO(Replacement):
 def find_plain_weights(backbone: nn.Module) -> list[torch.Tensor] | None:
     """
     All parameters and buffers, unless somebody listens to a module, has changed what it computes, or has put it into
-    training, be it dropout alone.
+    training mode, even just a dropout.
     """
     weights, modules = [], [backbone]
     while modules:  # several times as fast as `modules()` and `parameters()`, for a network that takes milliseconds
@@ -164,17 +164,23 @@ class _Graphs:
     def __init__(self, precision: str):
         self._precision = precision
         self.process_id = os.getpid()
-        self._weights: _Snapshot | None = None
-        self._key: Hashable = None
-        self._graph: _Graph | None = None
+        self._made: tuple[Hashable, _Snapshot, _Graph] | None = None  # what for, and of which weights
 
     def get(self, backbone: nn.Module, weights: list[torch.Tensor], frame_shape: torch.Size) -> "_Graph":
         key = (tuple(frame_shape), torch.get_num_threads())
-        with _making:
-            if self._weights is None or self._key != key or not self._weights.is_same(weights):
-                self._graph = _Graph(backbone, frame_shape, self._precision)
-                self._weights, self._key = _Snapshot(weights), key
-            return self._graph
+        if (graph := self._find(key, weights)) is None:
+            with _making:
+                if (graph := self._find(key, weights)) is None:  # nor has another thread made it meanwhile
+                    snapshot = _Snapshot(weights)
+                    graph = _Graph(backbone, frame_shape, self._precision)
+                    self._made = key, snapshot, graph
+        return graph
+
+    def _find(self, key: Hashable, weights: list[torch.Tensor]) -> "_Graph | None":
+        if self._made is None:
+            return None
+        known_key, known_weights, graph = self._made
+        return graph if known_key == key and known_weights.is_same(weights) else None
 
     def __reduce__(self):
         return _Graphs, (self._precision,)  # a copy has weights of its own
@@ -276,7 +282,8 @@ def _export(
     backbone: nn.Module, frame_shape: torch.Size
 ) -> tuple[torch.export.ExportedProgram, dict[str, torch.Size]]:
     """The graph for any number of frames, and the names of what it gives with their shapes per frame."""
-    # Of modules of its own, with the same weights: torch.export exchanges those of what it traces, for all threads.
+    # Of modules of its own, with the same weights, as torch.export exchanges those of what it traces, for all threads;
+    # `share_weights` would share the dictionaries in which it does so.
     weights = (*backbone.parameters(), *backbone.buffers())
     module = _Outputs(copy.deepcopy(backbone, {id(tensor): tensor for tensor in weights})).eval()
     frames = torch.zeros(2, *frame_shape)
