@@ -33,7 +33,8 @@ class Packed(Replacement):
         weight, bias = self._packed_weights.get(compute, *_get_weights(self), key=(len(input) > 1, *input.shape[2:]))
         padding, *others = _get_geometry(self)
         if _has_packed_convolution():
-            output = torch.ops.mkldnn._convolution_pointwise(input, weight, bias, padding, *others, *self._activation, "")
+            others += *self._activation, ""
+            output = torch.ops.mkldnn._convolution_pointwise(input, weight, bias, padding, *others)
         else:
             output = nn.functional.conv2d(input, weight, bias, others[0], padding, *others[1:])
         if self._followers:
