@@ -895,9 +895,8 @@ class VideoReader:
                     self._file.position = number + 1
                     if number in wanted:
                         yield number, self._to_array(frame)
-                    elif number in self._later and not self._is_damaged:
-                        if (frame.width, frame.height) == self._opened_size:  # others may take any memory
-                            self._kept[number] = frame
+                    elif number in self._later and self._may_keep(frame):
+                        self._kept[number] = frame
 
     def _choose_packets(self, numbers: list[int], start: int | None, expected: list[int]) -> Iterator[Any]:
         """Yield what the decoder needs, then None, which empties it; add the frames it will show to `expected`."""
@@ -984,6 +983,10 @@ class VideoReader:
         self._is_damaged = frame.is_corrupt or (self._is_damaged and not is_key_frame)
         if self._is_damaged and is_wanted:
             raise self._file.error("a frame is damaged")
+
+    def _may_keep(self, frame: Any) -> bool:
+        """Whether a frame is whole, and takes the memory that was counted on."""
+        return not self._is_damaged and (frame.width, frame.height) == self._opened_size
 
     def _to_array(self, frame: Any) -> np.ndarray:
         """Make an `av.VideoFrame` upright uint8 RGB, (height, width, 3), in the size of the first frame of all."""
