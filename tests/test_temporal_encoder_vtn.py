@@ -1,5 +1,6 @@
 """The shortcuts of the temporal encoder. What it computes is compared in test_longformer_parity.py."""
 
+import itertools
 from functools import partial
 
 import pytest
@@ -68,9 +69,9 @@ def test_mask_of_one_block():
 @pytest.mark.parametrize("num_frames, window", [(1, 2), (5, 2), (9, 6), (10, 18), (130, 18)])
 def test_blocks_cover_every_pair_in_the_window_once(num_frames, window, block_size):
     mask = make_local_mask(torch.ones(1, num_frames, dtype=torch.bool), window, block_size)[0, :, :, 1:]
-    blocks = split_into_blocks(
-        torch.arange(num_frames + 1)[None, :, None], mask.shape[0], block_size, half_window=window // 2
-    )
+    tokens = torch.arange(num_frames + 1)[None, :, None]
+    is_one_block = mask.shape[0] == 1  # whose keys are those of the video
+    blocks = tokens[None] if is_one_block else split_into_blocks(tokens, mask.shape[0], block_size, half_window=window // 2)
     numbers = blocks[0, :, 1:, 0] - 1
     pairs = [(block * block_size + query, numbers[block, key].item()) for block, query, key in mask.nonzero().tolist()]
     expected = [
@@ -159,6 +160,20 @@ def test_one_compiled_graph_serves_all_lengths():
             torch.testing.assert_close(compiled(*inputs), encoder(*inputs), atol=1e-5, rtol=1e-5)
             counts.append(counter.frame_count)
     assert counts == counts[:1] * 5
+
+
+@pytest.mark.parametrize("num_frames", [5, 70, 200])
+@pytest.mark.parametrize("num_calls", range(1, 8))
+@pytest.mark.parametrize("first", [True, False])
+def test_while_another_thread_compiles(num_frames, num_calls, first, monkeypatch):
+    """What torch says of that is for the whole process, and may change between any two questions."""
+    encoder, _ = make_encoder()
+    inputs = torch.randn(2, num_frames, WIDTH), torch.arange(num_frames)[None]
+    with torch.no_grad():
+        expected = encoder(*inputs)
+        answers = itertools.chain(itertools.repeat(first, num_calls), itertools.repeat(not first))
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: next(answers))
+        torch.testing.assert_close(encoder(*inputs), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_export_with_any_number_of_videos_and_frames():

@@ -43,12 +43,12 @@ def make_local_mask(
     """
     Which keys each token may attend to, with frames `(B or 1, T)`, false at padding, in the blocks of
     [`split_into_blocks`] and a two-sided window: booleans `(B or 1, blocks, block_size * K, 1 + (block_size + window)
-    * K)`, the class token first, which all may attend to. Without `block_size` the video is one block, `(B or 1, 1,
-    T * K, N)`.
+    * K)`, the class token first, which all may attend to. Without `block_size`, and where it fits into one, the video
+    is one block, `(B or 1, 1, T * K, N)`.
     """
     num_frames, half, device = is_frame.shape[1], window // 2, is_frame.device
-    num_blocks, reach = (1, 0) if block_size is None else (count_blocks(num_frames, block_size), half)
-    block_size = block_size or num_frames
+    num_blocks = 1 if block_size is None else count_blocks(num_frames, block_size)
+    block_size, reach = (num_frames, 0) if num_blocks == 1 else (block_size, half)
     query = torch.arange(block_size, device=device)[:, None]
     key = torch.arange(block_size + 2 * reach, device=device)[None, :] - reach
     in_window = (key - query).abs() <= half
