@@ -70,8 +70,9 @@ def test_mask_of_one_block():
 def test_blocks_cover_every_pair_in_the_window_once(num_frames, window, block_size):
     mask = make_local_mask(torch.ones(1, num_frames, dtype=torch.bool), window, block_size)[0, :, :, 1:]
     tokens = torch.arange(num_frames + 1)[None, :, None]
-    is_one_block = mask.shape[0] == 1  # whose keys are those of the video
-    blocks = tokens[None] if is_one_block else split_into_blocks(tokens, mask.shape[0], block_size, half_window=window // 2)
+    blocks = tokens[None]  # one has the keys of the video
+    if mask.shape[0] > 1:
+        blocks = split_into_blocks(tokens, mask.shape[0], block_size, half_window=window // 2)
     numbers = blocks[0, :, 1:, 0] - 1
     pairs = [(block * block_size + query, numbers[block, key].item()) for block, query, key in mask.nonzero().tolist()]
     expected = [
