@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from vtn_hf.optimization import convolution, share_weights
+from vtn_hf.optimization import convolution, replacement, share_weights
 from vtn_hf.optimization.convolution import get_padding, is_packed, pack
+from vtn_hf.optimization.replacement import Derived
 
 
 GEOMETRIES = {
@@ -171,3 +172,18 @@ def test_frozen_weights_are_packed_with_gradients_elsewhere():
     layers = make_layers(kernel_size=3).requires_grad_(False)
     states = torch.randn(2, 8, 9, 9)
     assert is_packed(pack_copy(layers)[0], states) and not is_packed(pack_copy(layers)[0], states.requires_grad_())
+
+
+def test_threads_with_other_sizes_get_the_weights_for_theirs(monkeypatch):
+    """Another thread packs for its own size between the check and the answer."""
+    derived, weight = Derived(), torch.ones(2)
+    assert derived.get(lambda _: "large", weight, key="large") == "large"
+    is_same = replacement._Source.is_same
+
+    def is_same_while_another_packs(source, tensor):
+        monkeypatch.undo()
+        derived.get(lambda _: "small", weight, key="small")
+        return is_same(source, tensor)
+
+    monkeypatch.setattr(replacement._Source, "is_same", is_same_while_another_packs)
+    assert derived.get(lambda _: "large", weight, key="large") == "large"
