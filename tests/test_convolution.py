@@ -174,6 +174,17 @@ def test_frozen_weights_are_packed_with_gradients_elsewhere():
     assert is_packed(pack_copy(layers)[0], states) and not is_packed(pack_copy(layers)[0], states.requires_grad_())
 
 
+def test_whoever_listens_to_all_modules_may_change_what_they_give():
+    layers = make_layers(activation=nn.ReLU(), kernel_size=3)
+    fast, states = pack_copy(layers), torch.randn(2, 8, 9, 9)
+    hook = nn.modules.module.register_module_forward_hook(lambda module, args, output: output.clone())
+    try:
+        with torch.no_grad():
+            torch.testing.assert_close(fast(states), layers(states), atol=1e-4, rtol=1e-4)
+    finally:
+        hook.remove()
+
+
 def test_threads_with_other_sizes_get_the_weights_for_theirs(monkeypatch):
     """Another thread packs for its own size between the check and the answer."""
     derived, weight = Derived(), torch.ones(2)

@@ -257,6 +257,18 @@ def test_whoever_listens_later_hears_everything(graphs):
     assert heard and not graphs.calls
 
 
+def test_whoever_listens_to_all_modules_hears_them(graphs):
+    fast = optimize_silently(make("vit"), engine="openvino")
+    graphs.calls.clear()
+    heard = []
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda module, *_: heard.append(module))
+    try:
+        compute_logits(fast)
+    finally:
+        hook.remove()
+    assert fast.vtn.backbone.layers[0] in heard and not graphs.calls
+
+
 def test_copies_and_the_backbone_alone(graphs):
     model = make("resnet")
     fast = optimize_silently(model, engine="openvino")

@@ -13,7 +13,15 @@ from transformers.modeling_utils import PreTrainedModel
 
 from ..backbone_vtn import encode, get_frame_shape, is_convolutional
 from .linear import is_plain_float32
-from .replacement import Derived, Replacement, is_altered, is_from_library, replace, restore
+from .replacement import (
+    Derived,
+    Replacement,
+    all_modules_are_heard,
+    is_altered,
+    is_from_library,
+    replace,
+    restore,
+)
 from .trial import Trial, is_close
 
 
@@ -163,6 +171,7 @@ def is_packed(convolution: nn.Conv2d, states: torch.Tensor) -> bool:
         and not (norm is not None and norm.training)
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (states, *weights)))
         and is_plain_float32(states, *weights)
+        and not all_modules_are_heard()
     )
 
 

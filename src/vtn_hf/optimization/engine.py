@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from ..backbone_vtn import choose_frames_per_chunk, encode, get_frame_shape, is_convolutional
 from .linear import is_plain_float32
-from .replacement import Replacement, is_altered, replace, restore
+from .replacement import Replacement, all_modules_are_heard, is_altered, replace, restore
 from .trial import Trial, is_aligned, is_close
 
 
@@ -68,6 +68,8 @@ def find_plain_weights(backbone: nn.Module) -> list[torch.Tensor] | None:
     All parameters and buffers, unless somebody listens to a module, has changed what it computes, or has put it into
     training mode, even just a dropout.
     """
+    if all_modules_are_heard():
+        return None
     weights, modules = [], [backbone]
     while modules:  # several times as fast as `modules()` and `parameters()`, for a network that takes milliseconds
         module = modules.pop()

@@ -57,6 +57,11 @@ def is_altered(module: nn.Module) -> bool:
     )
 
 
+def all_modules_are_heard() -> bool:
+    """Whether somebody listens to every module there is, as torch's FlopCounterMode does, or changes what they give."""
+    return bool(nn.modules.module._has_any_global_hook())
+
+
 class Derived:
     """What is computed from weights, and computed again when they have changed, in whatever way."""
 
