@@ -58,7 +58,7 @@ def is_altered(module: nn.Module) -> bool:
 
 
 def all_modules_are_heard() -> bool:
-    """Whether somebody listens to every module there is, as torch's FlopCounterMode does, or changes what they give."""
+    """Whether somebody listens to every module there is, as torch's FlopCounterMode does, and may change outputs."""
     return bool(nn.modules.module._has_any_global_hook())
 
 
